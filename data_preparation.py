@@ -62,7 +62,8 @@ def read_oxford_pets(split: str, data_dir: Path | None) -> tuple[int, Iterator[S
     Raises:
         pipeline.UserError: the data set is not there and cannot be downloaded.
     """
-    import tensorflow_datasets as tfds  # slow to import, and not needed by the other data sets
+    with pipeline.silenced():
+        import tensorflow_datasets as tfds  # slow to import, and not needed by the other data sets
 
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
@@ -368,6 +369,7 @@ def draw_picture(path: Path, images: np.ndarray, masks: np.ndarray, title: str) 
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = pipeline.argument_parser(__doc__)
     parser.add_argument("--dataset", choices=("oxford_iiit_pet", "synthetic", "folder"), default="oxford_iiit_pet",
                         help="where the examples come from (default: %(default)s)")  # fmt: skip
@@ -382,6 +384,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises pipeline.UserError for what the user can mend."""
     arguments = parse(argv)
     models_dir, size = arguments.models_dir, arguments.image_size
     stage = pipeline.Stage(__file__, arguments, *["data_dir"] * (arguments.dataset != "folder"))

@@ -106,6 +106,20 @@ def progress(label: str, total: int, unit: str) -> Any:
     return tqdm(desc=label, total=total, unit=f" {unit}", leave=False, disable=None)
 
 
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps C++ chatter (TensorFlow's start, the converter) off the terminal; exceptions come through."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 # --- files --------------------------------------------------------------------------------
 
 

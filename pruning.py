@@ -87,11 +87,14 @@ def total_sparsity(per_layer: dict[str, dict[str, Any]]) -> float:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = pipeline.argument_parser(__doc__)
     parser.add_argument("--sparsity", type=pipeline.bounded(float, 0.0, 0.98), default=SPARSITY, metavar="SHARE",
                         help="share of zeros in each pruned kernel, 0 to 0.98 (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=EPOCHS, help="of fine-tuning (default: %(default)s)")
-    parser.add_argument("--batch-size", type=pipeline.bounded(int, 1), default=BATCH_SIZE, help="images per step (default: %(default)s)")
+    parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=EPOCHS,
+                        help="of fine-tuning (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--batch-size", type=pipeline.bounded(int, 1), default=BATCH_SIZE,
+                        help="images per step (default: %(default)s)")  # fmt: skip
     parser.add_argument("--learning-rate", type=pipeline.bounded(float, 0), default=LEARNING_RATE,
                         help="peak learning rate of AdamW (default: %(default)s)")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from an unfinished run of the same settings")
@@ -99,6 +102,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises pipeline.UserError for what the user can mend."""
     arguments = parse(argv)
     models_dir = arguments.models_dir
     stage = pipeline.Stage(__file__, arguments)

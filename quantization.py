@@ -16,8 +16,6 @@ put in place.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,21 +78,8 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
         converter.representative_dataset = lambda: ([image[None]] for image in np.concatenate([calibration, ends]))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(int8_input)
-    with silenced():
+    with pipeline.silenced():
         return converter.convert()
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Keeps the converter's C++ chatter off the terminal; exceptions still come through."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 # --- running a converted file ---------------------------------------------------------------
@@ -107,7 +92,7 @@ def open_interpreter(path: Path, threads: int = 1) -> Interpreter:
         pipeline.UserError: the file is no .tflite file.
     """
     try:
-        with silenced():
+        with pipeline.silenced():
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
         return interpreter
@@ -165,12 +150,14 @@ def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray) ->
             raise pipeline.UserError(f"the int8 input has scale {scale}, zero point {zero_point}, not that of a pixel")
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
-        raise pipeline.UserError(f"the {variant} file agrees with the pruned model on only {agreement:.1%} of the pixels of "
-                                 f"{len(images)} validation images; try --calibration-images 500, or train for longer")  # fmt: skip
+        raise pipeline.UserError(f"the {variant} file agrees with the pruned model on only {agreement:.1%} of the "
+                                 f"pixels of {len(images)} validation images; try --calibration-images 500, "
+                                 "or train for longer")  # fmt: skip
     return round(agreement, 5)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = pipeline.argument_parser(__doc__)
     parser.add_argument("--calibration-images", type=pipeline.bounded(int, 1), default=CALIBRATION_IMAGES, metavar="N",
                         help="training images that set the int8 ranges (default: %(default)s)")  # fmt: skip
@@ -180,6 +167,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises pipeline.UserError for what the user can mend."""
     arguments = parse(argv)
     models_dir = arguments.models_dir
     stage = pipeline.Stage(__file__, arguments)

