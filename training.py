@@ -40,6 +40,7 @@ with pipeline.silenced():  # TensorFlow says at its start which CPU and GPU feat
     import tensorflow as tf
 
     tf.config.list_physical_devices()
+    tf.get_logger().setLevel("ERROR")  # Keras warns that a model without an optimizer has no metrics
 import tf_keras as keras
 from tf_keras import layers
 
@@ -364,9 +365,12 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Iterator[np.ndarray]:
     """Class indices (batch, height, width) of uint8 images, batch by batch."""
-    call = tf.function(lambda batch: tf.argmax(model(tf.cast(batch, tf.float32) / 255, training=False), -1))
+    if not hasattr(model, "classes_of"):  # compiled once per model, not once per call
+        model.classes_of = tf.function(
+            lambda batch: tf.argmax(model(tf.cast(batch, tf.float32) / 255, training=False), -1),
+            input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])  # fmt: skip
     for start in range(0, len(images), batch_size):
-        yield call(images[start : start + batch_size]).numpy()
+        yield model.classes_of(images[start : start + batch_size]).numpy()
 
 
 def validation_iou(model: keras.Model, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -424,9 +428,12 @@ class TrainingState:
         self.history: list[dict[str, float]] = []
         self.best: list[np.ndarray] = []  # the model's weights at the best epoch
 
-    def save(self) -> None:
-        """Writes everything after a finished epoch."""
+    def save(self, chief: bool = True) -> None:
+        """Writes everything after a finished epoch. All workers call it: to read a variable they may
+        have to average what each of them holds; only the chief writes."""
         values = {f"now{k}": v.numpy() for k, v in enumerate(self.variables)}
+        if not chief:
+            return
         values |= {f"best{k}": v for k, v in enumerate(self.best)}
         with pipeline.atomic(self.path) as temporary:
             np.savez(temporary, settings=self.settings, history=json.dumps(self.history), **values)
@@ -491,7 +498,8 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
     if len(images) < batch_size:
         raise pipeline.UserError(f"{len(images)} training images do not fill a batch; use --batch-size {len(images)} or less")
     strategy = strategy or tf.distribute.get_strategy()
-    optimizer.build(model.trainable_variables)
+    with strategy.scope():
+        optimizer.build(model.trainable_variables)
     step = make_train_step(model, optimizer, strategy, loss)
     path = models_dir / f".{name}_training_state.npz"
     state = TrainingState(path, {**stage.settings, **stage.inputs}, model, optimizer)
@@ -523,21 +531,22 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
         rate = steps * batch_size / (time.time() - started)
         with average(model, optimizer):
             iou = validation_iou(model, *validation)
-            row = {"epoch": epoch + 1, "loss": np.mean([float(value) for value in losses]), "mean_iou": iou.mean(),
+            row = {"loss": np.mean([float(value) for value in losses]), "mean_iou": iou.mean(),
                    "iou_pet": iou[0], "iou_background": iou[1], "iou_border": iou[2],
                    "learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}  # fmt: skip
-            history.append({key: round(float(value), 6) for key, value in row.items()})
+            history.append({"epoch": epoch + 1} | {key: round(float(value), 6) for key, value in row.items()})
             if best_epoch() == epoch:
                 state.best = model.get_weights()
         left = (epochs - epoch - 1) * (time.time() - started) / 60
         pipeline.say(f"epoch {epoch + 1:3}/{epochs}   loss {row['loss']:.4f}   validation mean IoU {iou.mean():.4f} "
                      f"(pet {iou[0]:.3f}, background {iou[1]:.3f}, border {iou[2]:.3f})   "
                      f"{rate:.0f} images/s   {left:.1f} min left")  # fmt: skip
+        state.save(chief)
         if chief:
-            state.save()
             write_csv(models_dir / f"{name}_training.csv", history)
     model.set_weights(state.best)
-    path.unlink(missing_ok=True)
+    if chief:
+        path.unlink(missing_ok=True)
     return history
 
 
@@ -557,7 +566,7 @@ def draw_curves(path: Path, history: list[dict[str, float]], title: str) -> None
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["loss"] for row in history], color="#3a4862")
-    left.set(xlabel="epoch", ylabel="training loss", title=title)
+    left.set(xlabel="epoch", ylabel="training loss")
     for key, colour in (("mean_iou", "black"), ("iou_pet", "#f28e2b"), ("iou_background", "#3a4862"), ("iou_border", "#9c755f")):
         right.plot(epochs, [row[key] for row in history], color=colour, label=key.removeprefix("iou_").replace("_iou", " IoU"))
     best = max(history, key=lambda row: row["mean_iou"])
@@ -565,6 +574,7 @@ def draw_curves(path: Path, history: list[dict[str, float]], title: str) -> None
     right.annotate(f"{best['mean_iou']:.4f}", (best["epoch"], best["mean_iou"]), (0, 6), textcoords="offset points", ha="right")
     right.set(xlabel="epoch", ylabel="validation IoU", ylim=(None, 1))
     right.legend(ncols=2, fontsize=8)
+    figure.suptitle(title)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     with pipeline.atomic(path) as temporary:
@@ -659,6 +669,7 @@ def main(argv: list[str] | None = None) -> None:
     history = fit(model, optimizer, stage, "original", epochs=arguments.epochs,
                   batch_size=arguments.batch_size, seed=arguments.seed, strategy=strategy,
                   patience=arguments.patience, resume=arguments.resume)  # fmt: skip
+    weights = model.get_weights()  # on every worker, see TrainingState.save
     if not is_chief(strategy):
         return
 
@@ -666,12 +677,12 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {"parameters": model.count_params(), "best_epoch": best["epoch"], "validation_mean_iou": best["mean_iou"],
                "images_per_second": float(np.median([row["images_per_second"] for row in history]))}  # fmt: skip
     plain = build(size)  # without the policy and the strategy of the training
-    plain.set_weights(model.get_weights())
+    plain.set_weights(weights)
     with stage.new_artifact("original", metrics) as path:
         save_model(plain, path)
     draw_curves(models_dir / "original_training.png", history, f"{model.name} on {data_set['source']}")
     pipeline.say(f"wrote {pipeline.artifact_path(models_dir, 'original')}: validation mean IoU {best['mean_iou']:.4f} "
-                 f"(epoch {best['epoch']:.0f}) in {stage.seconds() / 60:.1f} min")  # fmt: skip
+                 f"(epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min")  # fmt: skip
 
 
 if __name__ == "__main__":

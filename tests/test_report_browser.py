@@ -1,0 +1,105 @@
+"""The report in a real browser: no error, every picture there, nothing wider than the window."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pipeline  # first: it sets what TensorFlow reads at import
+
+import numpy as np
+import pytest
+
+import evaluation
+from test_evaluation import HISTORY, numbers  # noqa: F401 (a fixture)
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+# Put into a copy of the page, before everything else, so that it hears every error.
+LISTENER = """<script>
+window.faults = [];
+for (const kind of ["error", "warn"]) {
+  const original = console[kind]; console[kind] = (...words) => { window.faults.push(words.join(" ")); original(...words); };
+}
+addEventListener("error", event => window.faults.push("error: " + (event.message || event.target.outerHTML.slice(0, 100))), true);
+addEventListener("securitypolicyviolation", event => window.faults.push("not inside the page: " + event.blockedURI));
+</script>
+<meta http-equiv="Content-Security-Policy" content="default-src data: 'unsafe-inline'">
+"""
+# A headless window is at least 500 pixels wide, hence frames. Frame and page are one document: no origins to cross.
+FRAME = """<!doctype html><meta charset="utf-8"><body><pre id="findings">none</pre><script>
+const page = PAGE, findings = {}, widths = WIDTHS;
+let left = widths.length;
+for (const width of widths) {
+  const frame = document.createElement("iframe");
+  frame.style = `width:${width}px;height:900px;border:0`;
+  frame.onload = () => {  // which waits for pictures
+    const inner = frame.contentDocument, pictures = [...inner.images];
+    findings[width] = {faults: frame.contentWindow.faults, width: inner.documentElement.scrollWidth,
+      room: inner.documentElement.clientWidth, pictures: pictures.length,
+      missing: pictures.filter(picture => !picture.complete || !picture.naturalWidth).map(picture => picture.alt),
+      wide: [...inner.body.querySelectorAll("*")].filter(element => !element.parentElement.closest(".scroll, .card") &&
+        element.getBoundingClientRect().right > width + 1).map(element => element.outerHTML.slice(0, 80)).slice(0, 5)};
+    if (--left === 0) { document.getElementById("findings").textContent = JSON.stringify(findings); }
+  };
+  frame.srcdoc = page;
+  document.body.append(frame);
+}
+</script></body>
+"""
+
+
+def look(page, folder, widths=(375, 1280)):
+    """What the browser finds in a page, for each width in pixels."""
+    heard = page.replace("<head>", "<head>" + LISTENER, 1)
+    frame = folder / "frame.html"
+    literal = json.dumps(heard).replace("</", "<\\/").replace("<!--", "<\\!--")
+    frame.write_text(FRAME.replace("WIDTHS", json.dumps(widths)).replace("PAGE", literal, 1))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1400,1000",
+               f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", frame.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    text = re.search(r'<pre id="findings">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
+    assert text != "none", f"the page did not load:\n{done.stderr[-2000:]}"
+    return json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+@pytest.fixture
+def page(numbers, tmp_path):  # noqa: F811
+    """A report with every part, and with names and photos as wide as they come."""
+    for name in ("original", "pruned"):
+        (tmp_path / f"{name}_training.csv").write_text(HISTORY)
+    numbers["models"][5]["stale"] = "models/int8_quantized_model.tflite was made from another pruned_model.h5"
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    cells = [evaluation.picture_html([picture, picture], f"picture {k}") for k in range(8)]
+    photos = evaluation.html_table(["photo", "truth", *evaluation.MODELS], [["worst 1", *cells]], "test photos", "photos")
+    return evaluation.report_page(numbers, tmp_path, photos)
+
+
+def check(findings):
+    for width, found in findings.items():
+        assert found["faults"] == [], width
+        assert found["pictures"] >= 7, width
+        assert found["missing"] == [], width
+        assert found["width"] <= found["room"] == int(width), found["wide"]
+
+
+def test_report_in_a_browser(page, tmp_path):
+    check(look(page, tmp_path))
+
+
+def test_report_of_the_last_evaluation(tmp_path):
+    report = pipeline.MODELS_DIR / "report.html"
+    if not report.exists():
+        pytest.skip("models/report.html has not been made")
+    check(look(report.read_text(), tmp_path))
+
+
+def test_the_check_itself_finds_faults(tmp_path):
+    bad = ('<html><head></head><body><p style="width:2000px">wide</p><img src="data:image/png;base64,AAAA" alt="broken">'
+           '<img src="http://127.0.0.1:9/x.png" alt="outside"><script>console.error("oh")</script></body></html>')  # fmt: skip
+    found = look(bad, tmp_path, (375,))["375"]
+    assert found["width"] > found["room"]
+    assert found["missing"] == ["broken", "outside"]
+    assert any("oh" in fault for fault in found["faults"])
+    assert any("not inside the page" in fault for fault in found["faults"])
