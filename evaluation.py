@@ -507,8 +507,8 @@ def explain(evaluation: dict[str, Any]) -> list[str]:
         speed = times(a["latency_ms"]["median"] / b["latency_ms"]["median"])
         sentences.append(
             f"Pruning set {1 - b['nonzero_share']:.0%} of the weights to zero: the file is as large as before, after gzip "
-            f"{times(a['gzip_bytes'] / b['gzip_bytes'])} smaller, and runs at {speed} the speed, because dense kernels also "
-            "multiply zeros.")  # fmt: skip
+            f"{times(a['gzip_bytes'] / b['gzip_bytes'])} smaller. It ran at {speed} the speed here; dense kernels also multiply "
+            "zeros, so 1 is to be expected.")  # fmt: skip
     for name in ("float16", "dynamic", "int8"):
         if {name, "pruned_float32"} <= rows.keys():
             row, base = rows[name], rows["pruned_float32"]

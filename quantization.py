@@ -65,7 +65,9 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
     size = model.input_shape[1]
     function = tf.function(lambda image: model(image, training=False))
     fixed = function.get_concrete_function(tf.TensorSpec((1, size, size, 3), tf.float32, name="image"))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], model)
+    holder = tf.Module()  # holds the weights alone: given the Keras model, the converter would trace every layer anew
+    holder.weights = model.variables
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], holder)
     converter.optimizations = options.get("optimizations", [])
     if options.get("float16"):
         converter.target_spec.supported_types = [tf.float16]
