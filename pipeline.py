@@ -132,6 +132,9 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # of a run that was killed while it wrote
+        if leftover.name.split(".")[-2].isdigit():
+            leftover.unlink()
     try:
         yield temporary
         os.replace(temporary, path)

@@ -67,9 +67,15 @@ ENCODER_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6
 DECODER_FILTERS = (96, 64, 48, 32)  # at 1/16, 1/8, 1/4 and 1/2 of the image side
 
 
+def normalisation(name: str) -> layers.Layer:
+    """Batch normalisation; with several devices, over the whole batch and not each device's share of it."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layers.BatchNormalization(-1, NORM_MOMENTUM, 1e-3, synchronized=several, name=f"{name}_norm")
+
+
 def normalised(x: Any, layer: layers.Layer, name: str, activate: bool = True) -> Any:
     """A convolution without bias, batch normalisation and ReLU6 (which int8 covers well)."""
-    x = layers.BatchNormalization(-1, NORM_MOMENTUM, 1e-3, name=f"{name}_norm")(layer(x))
+    x = normalisation(name)(layer(x))
     return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
 
 
@@ -120,7 +126,7 @@ def compact_unet(size: int) -> keras.Model:
         name = f"up{skip.shape[1]}"
         x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(pointwise(filters, f"{name}_deep")(x))
         x = layers.Add(name=f"{name}_add")([x, pointwise(filters, f"{name}_skip")(skip)])
-        x = layers.ReLU(6.0, name=f"{name}_relu")(layers.BatchNormalization(-1, NORM_MOMENTUM, 1e-3, name=f"{name}_norm")(x))
+        x = layers.ReLU(6.0, name=f"{name}_relu")(normalisation(name)(x))
         for kernel in (5, 3):
             x = normalised(x, depthwise(kernel, 1, f"{name}_depthwise{kernel}"), f"{name}_depthwise{kernel}", False)
             x = normalised(x, pointwise(filters, f"{name}_mix{kernel}"), f"{name}_mix{kernel}")
@@ -140,7 +146,7 @@ def classic_unet(size: int) -> keras.Model:
     def pair(x: Any, filters: int, name: str) -> Any:
         for part in "ab":
             convolution = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}{part}")
-            x = layers.BatchNormalization(-1, NORM_MOMENTUM, name=f"{name}{part}_norm")(convolution(x))
+            x = normalisation(f"{name}{part}")(convolution(x))
             x = layers.ReLU(name=f"{name}{part}_relu")(x)
         return x
 

@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
 sys.path.insert(0, str(ROOT))
 
-import pipeline  # first: it sets what TensorFlow reads at import
+import pipeline  # noqa: F401 (first: it sets what TensorFlow reads at import)
 
 import data_preparation
 
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
+PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
 TRAINING = ("--encoder", "scratch", "--epochs", "3", "--batch-size", "8", "--seed", "7")
 
 
@@ -65,7 +66,7 @@ def finished_run(small_data, tmp_path_factory) -> Path:
     # In a process of its own, because Keras numbers the layers of later models of one process.
     done = run_script("training.py", "--models-dir", models_dir, *TRAINING)
     assert done.returncode == 0, done.stderr
-    pruning.main(["--models-dir", str(models_dir), "--epochs", "3", "--batch-size", "4"])
+    pruning.main(["--models-dir", str(models_dir), *PRUNING])
     quantization.main(["--models-dir", str(models_dir), "--calibration-images", "20"])
     return models_dir
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import socket
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import TRAINING, start_script
 
 import pipeline
 import training
+from data_preparation import load_split
 
 
 def free_ports(number):
@@ -26,8 +28,6 @@ def free_ports(number):
 @pytest.fixture(scope="module")
 def two_workers(small_data, tmp_path_factory):
     """The training of `finished_run`, by two workers that share a models folder. Returns it and what they printed."""
-    import shutil
-
     models_dir = shutil.copytree(small_data, tmp_path_factory.mktemp("two_workers") / "models")
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
@@ -59,11 +59,16 @@ def test_both_workers_hold_the_same_model_in_every_epoch(two_workers):
 
 
 def test_two_workers_train_what_one_trains(two_workers, finished_run):
-    """They see the same batches, so only batch normalisation differs: each normalises by its own half."""
+    """They see the same batches and step by the mean of both gradients. Batch normalisation and the
+    Jaccard term look at each worker's half of the batch, so the two runs drift apart slowly: at this
+    size by 0.4 % of the loss, while it falls by 9 % over the three epochs."""
     rows = [list(csv.DictReader((folder / "original_training.csv").open())) for folder in (two_workers[0], finished_run)]
     for two, one in zip(*rows):
-        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=0.1)
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=0.02)
+        assert float(two["mean_iou"]) == pytest.approx(float(one["mean_iou"]), abs=0.02)
         assert float(two["learning_rate"]) == float(one["learning_rate"])
-    ours, theirs = (np.concatenate([value.ravel() for value in training.load_model(folder, "original").get_weights()])
+    assert float(rows[0][-1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
+    images = load_split(finished_run, "test")[0].astype(np.float32) / 255
+    ours, theirs = (np.argmax(training.load_model(folder, "original")(images), axis=-1)
                     for folder in (two_workers[0], finished_run))  # fmt: skip
-    assert np.corrcoef(ours, theirs)[0, 1] > 0.99
+    assert np.mean(ours == theirs) > 0.97

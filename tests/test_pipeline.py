@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run_script, start_script
+from conftest import PRUNING, ROOT, run_script, start_script
 
 import pipeline
 from pipeline import UserError
@@ -67,7 +67,7 @@ def test_pruned_made_from_another_original_is_stale_with_reason_and_command(stag
     reason = pipeline.stale_reason(stages.models_dir, "pruned")
     assert "pruned_model.h5 was made from another original_model.h5" in reason
     assert reason.endswith(f"make it anew with: python pruning.py --models-dir {stages.models_dir}")
-    with pytest.raises(UserError, match="was made from another original_model.h5"):
+    with pytest.raises(UserError, match=r"was made from another original_model\.h5"):
         stages.stage("dataset", "pruned")
 
 
@@ -288,6 +288,6 @@ def test_five_stages_leave_every_artifact_up_to_date(evaluated_run):
 
 def test_second_run_with_if_needed_does_nothing(run_copy):
     before = pipeline.sha256(run_copy / "pruned_model.h5.json")
-    done = run_script("pruning.py", "--models-dir", run_copy, "--epochs", "3", "--batch-size", "4", "--if-needed")
+    done = run_script("pruning.py", "--models-dir", run_copy, *PRUNING, "--if-needed")
     assert done.stdout == "pruning.py: up to date, nothing to do\n", done.stderr
     assert pipeline.sha256(run_copy / "pruned_model.h5.json") == before

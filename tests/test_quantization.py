@@ -85,7 +85,7 @@ def test_int8_input_of_type_int8_sees_the_same_pixels(pruned, finished_run, inte
 
 def test_batch_of_two_is_refused_by_the_file(interpreters):
     slot = interpreters["float16"].get_input_details()[0]
-    with pytest.raises(ValueError, match="[Dd]imension|shape"):
+    with pytest.raises(ValueError, match=r"[Dd]imension|shape"):
         interpreters["float16"].set_tensor(slot["index"], np.zeros((2, SIZE, SIZE, 3), np.float32))
 
 

@@ -333,13 +333,13 @@ def test_weights_know_the_breeds(tensors, shared_data):
     pictures, classes = [], []
     for example in tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False)):
         breed = breeds[example["label"]]
-        if breed in IMAGENET_CLASSES and classes.count(IMAGENET_CLASSES[breed]) < 2:
-            pictures.append(np.asarray(Image.fromarray(example["image"]).resize((224, 224), Image.Resampling.BICUBIC)))
+        if breed in IMAGENET_CLASSES and classes.count(IMAGENET_CLASSES[breed]) < 1:
+            pictures.append(np.asarray(Image.fromarray(example["image"]).resize((160, 160), Image.Resampling.BICUBIC)))
             classes.append(IMAGENET_CLASSES[breed])
-        if len(classes) == 2 * len(IMAGENET_CLASSES):
+        if len(classes) == len(IMAGENET_CLASSES):
             break
     found = [wanted in np.argsort(Reference(tensors).scores(picture[None])[0])[-5:] for picture, wanted in zip(pictures, classes)]
-    assert len(found) == 40 and np.mean(found) > 0.5, found
+    assert len(found) == 20 and np.mean(found) > 0.5, found
 
 
 # --- the networks -------------------------------------------------------------------------
