@@ -468,6 +468,11 @@ def write_overlays(photos: list[Path], model: Path) -> None:
 # --- the table ----------------------------------------------------------------------------
 
 
+def signed(value: float) -> str:
+    """A difference of mean IoU to four places, without a negative zero."""
+    return f"{round(value, 4) + 0.0:+.4f}"
+
+
 def format_table(evaluation: dict[str, Any]) -> str:
     """The numbers as a table of at most 100 columns, with what they mean below."""
     rows = evaluation["models"]
@@ -481,7 +486,7 @@ def format_table(evaluation: dict[str, Any]) -> str:
             f"{row['name']:15}{row['bytes'] / 1e6:6.2f}{row['gzip_bytes'] / 1e6:6.2f}"
             f"{reference['gzip_bytes'] / row['gzip_bytes']:8.1f}x{latency['median']:8.2f}{latency['p90']:8.2f}"
             f"{reference['latency_ms']['median'] / latency['median']:7.2f}x{row['mean_iou']:10.4f}"
-            f"    {low:.4f}-{high:.4f}{row['mean_iou_drop']:+9.4f}"
+            f"    {low:.4f}-{high:.4f}{signed(row['mean_iou_drop']):>9}"
         )
         if row.get("stale"):
             lines += textwrap.wrap(f"  stale: {row['stale']}", TABLE_WIDTH, subsequent_indent="  ")
@@ -514,7 +519,7 @@ def explain(evaluation: dict[str, Any]) -> list[str]:
             row, base = rows[name], rows["pruned_float32"]
             gain = base["latency_ms"]["median"] / row["latency_ms"]["median"]
             sentences.append(f"{name}: {times(base['bytes'] / row['bytes'])} smaller than the pruned float32 file, "
-                             f"{times(gain)} its speed, mean IoU {row['mean_iou'] - base['mean_iou']:+.4f}.")  # fmt: skip
+                             f"{times(gain)} its speed, mean IoU {signed(row['mean_iou'] - base['mean_iou'])}.")  # fmt: skip
     best_drop = 0.01
     fit_to_ship = [row for row in rows.values() if row["file"].endswith(".tflite") and row["mean_iou_drop"] <= best_drop]
     if fit_to_ship:
@@ -555,7 +560,7 @@ def readme_table(evaluation: dict[str, Any]) -> str:
                       f"{latency['median']:.2f} ({latency['p90']:.2f})", f"{baseline / latency['median']:.2f}",
                       f"{row['mean_iou']:.4f} ({low:.4f} to {high:.4f})",
                       " / ".join(f"{row['iou'][name]:.3f}" for name in pipeline.CLASSES),
-                      f"{row['mean_iou_drop']:+.4f}"))  # fmt: skip
+                      f"{signed(row['mean_iou_drop'])}"))  # fmt: skip
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
@@ -770,7 +775,7 @@ def numbers_html(evaluation: dict[str, Any]) -> str:
             name += f' <span class="stale" title="{html.escape(row["stale"])}">stale</span>'
         rows.append([name, f"{row['bytes'] / 1e6:.2f}", f"{row['gzip_bytes'] / 1e6:.2f}", f"{latency['median']:.2f}",
                      f"{latency['p90']:.2f}", f"<b>{row['mean_iou']:.4f}</b>",
-                     "{:.4f}&ndash;{:.4f}".format(*row["mean_iou_interval"]), f"{row['mean_iou_drop']:+.4f}",
+                     "{:.4f}&ndash;{:.4f}".format(*row["mean_iou_interval"]), f"{signed(row['mean_iou_drop'])}",
                      *(f"{row['iou'][key]:.3f}" for key in pipeline.CLASSES),
                      f"{row['pixel_accuracy']:.3f}", f"{latency['first']:.2f}", f"{every['median']:.2f}" if every else "unknown",
                      f"{memory / 1e6:.1f}" if memory else "unknown", f"{row['parameters']:,}",
