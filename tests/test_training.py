@@ -233,28 +233,23 @@ def same_padding(x, size, stride):
     return np.pad(x, [(0, 0), *pads, (0, 0)])
 
 
-def convolve(x, kernel, stride):
-    """Images (n, height, width, in), torch kernel (out, in, size, size)."""
-    size = kernel.shape[2]
+def windows(x, size, stride):
+    """For each place (i, j) of a size x size kernel: the pixels that it meets, (n, height, width, in)."""
     height, width = (-(-side // stride) for side in x.shape[1:3])
-    padded, total = same_padding(x, size, stride), 0
+    padded = same_padding(x, size, stride)
     for i in range(size):
         for j in range(size):
-            window = padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width]
-            total = total + window @ kernel[:, :, i, j].T
-    return total
+            yield i, j, padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width]
+
+
+def convolve(x, kernel, stride):
+    """Images (n, height, width, in), torch kernel (out, in, size, size)."""
+    return sum(window @ kernel[:, :, i, j].T for i, j, window in windows(x, kernel.shape[2], stride))
 
 
 def convolve_depthwise(x, kernel, stride):
     """The same with a torch kernel (channels, 1, size, size) of which each sees its own channel."""
-    size = kernel.shape[2]
-    height, width = (-(-side // stride) for side in x.shape[1:3])
-    padded, total = same_padding(x, size, stride), 0
-    for i in range(size):
-        for j in range(size):
-            window = padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width]
-            total = total + window * kernel[:, 0, i, j]
-    return total
+    return sum(window * kernel[:, 0, i, j] for i, j, window in windows(x, kernel.shape[2], stride))
 
 
 class Reference:
