@@ -1,43 +1,58 @@
 """Stage 4 of 5: convert the pruned model to LiteRT, in three precisions.
 
 Reads   models/pruned_model.h5, models/dataset/   (training images, for calibration)
-Writes  models/dynamic_quantized_model.tflite     int8 weights, float32 activations
+Writes  models/dynamic_quantized_model.tflite     int8 weights where they pay, float32 activations
         models/int8_quantized_model.tflite        int8 throughout, takes raw uint8 pixels
         models/float16_quantized_model.tflite     float16 weights
+        models/int8_sensitivity.csv, .png         with --sensitivity or --max-drop: what each operator costs
 
     python quantization.py
     python quantization.py --calibration-images 500 --int8-input int8
+    python quantization.py --sensitivity              (each operator in int8 alone, on the validation split)
+    python quantization.py --max-drop 0.002           (if int8 loses more, its worst operators stay float)
 
-Takes half a minute. Every file is opened again, run on a few validation images and compared with
-the model it came from; one that disagrees, or an int8 file that holds a float operator, is not
-put in place.
+Takes half a minute, with --sensitivity two minutes. Every file is opened again, run on a few validation
+images and compared with the model it came from; one that disagrees, or an int8 file that holds a float
+operator nobody asked for, is not put in place.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
-from training import load_model, predict
+from training import confusion_matrix, iou_per_class, load_model, predict, write_csv
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
+from litert_quantizer.algorithm_manager import AlgorithmName
+from litert_quantizer.qtyping import TFLOperationName
+from litert_quantizer.quantizer import Quantizer
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
 COMPARED_IMAGES = 16  # validation images on which a written file must agree with its source
 LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file is refused
+DYNAMIC_DEPTH = 64  # products per sum of a convolution, from which dynamic range pays
+SENSITIVITY_IMAGES = 128  # validation images on which each operator is tried
+TIMED_RUNS = 60
+SHOWN_OPERATORS = 30  # in the picture
+FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # litert-quantizer has no int8 form of these
 
 # What sets the variants apart: attributes of tf.lite.TFLiteConverter. float32 is the baseline of
-# evaluation.py. `calibrated` asks for a representative data set.
+# evaluation.py. `calibrated` asks for a representative data set, `chosen_operators` for quantise_chosen.
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {},
-    "dynamic": {"optimizations": [tf.lite.Optimize.DEFAULT]},
+    "dynamic": {"chosen_operators": True},
     "int8": {"optimizations": [tf.lite.Optimize.DEFAULT], "calibrated": True},
     "float16": {"optimizations": [tf.lite.Optimize.DEFAULT], "float16": True},
 }
@@ -81,7 +96,60 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(int8_input)
     with pipeline.silenced():
-        return converter.convert()
+        content = converter.convert()
+    return quantise_dynamic(content) if options.get("chosen_operators") else content
+
+
+# --- operator by operator -------------------------------------------------------------------
+
+
+@dataclass
+class Operator:
+    """An operator of a float32 .tflite file."""
+
+    kind: str  # as LiteRT calls it: CONV_2D
+    tensor: str  # name of its output
+    depth: int  # of a convolution: products per sum, kernel height x width x input channels; else 0
+
+    @property
+    def layer(self) -> str:
+        """The Keras layer that it came from; of several fused ones, the convolution."""
+        parts = self.tensor.split(";")[-1].split("/")  # network/layer/operation
+        return parts[1] if len(parts) > 2 else self.kind.lower()
+
+
+def operators(content: bytes) -> list[Operator]:
+    """The operators of a .tflite file in the order of execution."""
+    interpreter = Interpreter(model_content=content)
+    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    found = []
+    for node in interpreter._get_ops_details():  # LiteRT has no public call for this
+        convolution = node["op_name"] in ("CONV_2D", "TRANSPOSE_CONV")  # the kernel is input 1: (out, height, width, in)
+        depth = int(np.prod(tensors[node["inputs"][1]]["shape"][1:])) if convolution else 0
+        found.append(Operator(node["op_name"], tensors[node["outputs"][0]]["name"], depth))
+    return found
+
+
+def recipe_scope(operator: Operator) -> dict[str, Any]:
+    """How litert-quantizer's recipes name one operator."""
+    name = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(operator.kind, operator.kind)
+    return {"regex": f"^{re.escape(operator.tensor)};?$", "operation_name": TFLOperationName(name)}
+
+
+def quantise_dynamic(content: bytes) -> bytes:
+    """A float32 file with int8 weights in the convolutions where that saves time.
+
+    Activations are quantised while it runs: every input value is read twice more, and each is used once per
+    output channel. Depthwise convolutions with int8 weights leave XNNPACK altogether. So the converter's own
+    dynamic range, which quantises everything, is slower than float32 on a network of depthwise blocks. Here
+    only convolutions with long sums are quantised (docs/choices.md has the measurements).
+    """
+    quantizer = Quantizer(bytearray(content))
+    for operator in operators(content):
+        if operator.depth >= DYNAMIC_DEPTH:
+            quantizer.add_dynamic_config(**recipe_scope(operator), num_bits=8)
+    with pipeline.silenced():
+        return bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
 
 
 # --- running a converted file ---------------------------------------------------------------
@@ -125,14 +193,177 @@ def predict_tflite(interpreter: Interpreter, images: np.ndarray) -> Iterator[np.
         yield interpreter.get_tensor(output)[0].argmax(-1)
 
 
+# --- what each operator costs in int8 ---------------------------------------------------------
+
+
+def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Any]:
+    """Smallest and largest value of every tensor of a float32 file over float32 images (n, size, size, 3).
+
+    Image by image, because litert-quantizer keeps a moving average over images, which forgets the rare extremes.
+    """
+    quantizer = Quantizer(bytearray(content))
+    quantizer.add_static_config(".*", TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    ((signature, names),) = Interpreter(model_content=content).get_signature_list().items()
+    ranges: dict[str, Any] = {}
+    with pipeline.progress("calibration", len(images), "images") as bar:
+        for image in images:
+            with pipeline.silenced():
+                found = quantizer.calibrate({signature: [{names["inputs"][0]: image[None]}]})
+            for tensor, values in found.items():
+                known = ranges.setdefault(tensor, values)
+                ranges[tensor] = {"min": np.minimum(known["min"], values["min"]), "max": np.maximum(known["max"], values["max"])}
+            bar.update()
+    return ranges
+
+
+def quantise_static(content: bytes, ranges: dict[str, Any], *, only: Operator | None = None,
+                    but: Sequence[Operator] = ()) -> bytes:  # fmt: skip
+    """A float32 file with `only` one operator in int8, or all `but` some. Input and output are int8 in the second case."""
+    quantizer = Quantizer(bytearray(content))
+    scope = recipe_scope(only) if only else {"regex": ".*", "operation_name": TFLOperationName.ALL_SUPPORTED}
+    quantizer.add_static_config(**scope, activation_num_bits=8, weight_num_bits=8)
+    for operator in but:
+        quantizer.update_quantization_recipe(**recipe_scope(operator), algorithm_key=AlgorithmName.NO_QUANTIZE)
+    with pipeline.silenced():
+        return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
+    """Float32 logits (n, size, size, classes) of a .tflite file for uint8 images, on all cores."""
+    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    output = interpreter.get_output_details()[0]
+    logits = []
+    for image in images:
+        set_image(interpreter, image)
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(output["index"])[0])
+    if output["dtype"] == np.float32:
+        return np.stack(logits)
+    scale, zero_point = output["quantization"]
+    return (np.stack(logits).astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def scan_sensitivity(content: bytes, ranges: dict[str, Any], images: np.ndarray, masks: np.ndarray) -> list[dict[str, Any]]:
+    """What int8 costs operator by operator, each quantised alone: rows, the worst signal-to-noise ratio first.
+
+    A row: operator (its place in the file), layer, kind, `snr_db` of the logits (10 log10 of the power of the float
+    logits over that of the error) and `drop` of the mean IoU. Operators without an int8 form are left out.
+    """
+
+    def mean_iou(logits: np.ndarray) -> float:
+        return float(iou_per_class(confusion_matrix(masks, logits.argmax(-1)).sum(axis=0)).mean())
+
+    every = operators(content)
+    expected, rows = logits_of(content, images), []
+    power, whole = float(np.mean(expected**2)), mean_iou(expected)
+    with pipeline.progress("sensitivity", len(every), "operators") as bar:
+        for place, operator in enumerate(every):
+            bar.update()
+            if operator.kind in FLOAT_ONLY:
+                continue
+            logits = logits_of(quantise_static(content, ranges, only=operator), images)
+            noise = float(np.mean((logits - expected) ** 2))
+            rows.append({"operator": place, "layer": operator.layer, "kind": operator.kind,
+                         "snr_db": round(10 * float(np.log10(power / max(noise, 1e-12))), 2),
+                         "drop": round(whole - mean_iou(logits), 5)})  # fmt: skip
+    return sorted(rows, key=lambda row: row["snr_db"])
+
+
+def draw_sensitivity(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Signal-to-noise ratio and drop of mean IoU of the worst operators."""
+    import matplotlib.figure
+
+    shown = rows[:SHOWN_OPERATORS][::-1]
+    figure = matplotlib.figure.Figure((9, 1 + 0.24 * len(shown)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.barh([f"{row['layer']}  {row['kind'].lower()}" for row in shown], [row["snr_db"] for row in shown], color="#3a4862")
+    left.set(xlabel="signal to noise of the logits, dB (short: bad)")
+    right.barh(range(len(shown)), [100 * row["drop"] for row in shown], color="#f28e2b")
+    right.axvline(0, color="black", linewidth=0.8)
+    right.set(xlabel="points of validation mean IoU lost")
+    left.tick_params(axis="y", labelsize=8)
+    figure.suptitle(f"Each operator in int8 alone: the {len(shown)} worst of {len(rows)}")
+    for axis in (left, right):
+        axis.grid(axis="x", alpha=0.3)
+    with pipeline.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def int8_within(content: bytes, full: bytes, calibration: np.ndarray, models_dir: Path,
+                max_drop: float | None) -> tuple[bytes, dict[str, Any]]:  # fmt: skip
+    """The int8 file that loses at most `max_drop` validation mean IoU against the float32 file `content`.
+
+    That is `full`, int8 throughout, if it holds. Else the operators with the worst signal-to-noise ratio stay in
+    float: 1, 2, 4 ... of them, until it does. Writes `int8_sensitivity.csv` and `.png`. With `max_drop` None it
+    only writes these.
+
+    Returns:
+        The file and what its record says of it.
+
+    Raises:
+        pipeline.UserError: not even half of the operators in float are enough.
+    """
+    images, masks = load_split(models_dir, "validation")
+
+    def mean_iou(file: bytes) -> float:
+        return float(iou_per_class(confusion_matrix(masks, logits_of(file, images).argmax(-1)).sum(axis=0)).mean())
+
+    ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])  # as in `convert`
+    ranges = activation_ranges(content, np.concatenate([calibration, ends]))
+    rows = scan_sensitivity(content, ranges, images[:SENSITIVITY_IMAGES], masks[:SENSITIVITY_IMAGES])
+    write_csv(models_dir / "int8_sensitivity.csv", rows)
+    draw_sensitivity(models_dir / "int8_sensitivity.png", rows)
+    pipeline.say("worst operators in int8 alone: " + ", ".join(f"{row['layer']} ({row['snr_db']:.0f} dB)" for row in rows[:5])
+                 + f"; all in {models_dir / 'int8_sensitivity.png'}")  # fmt: skip
+    if max_drop is None:
+        return full, {}
+
+    whole, every = mean_iou(content), operators(content)
+    file, count, chosen = full, 0, []
+    drop = whole - mean_iou(full)
+    while drop > max_drop and count < len(rows) // 2:
+        count = max(1, 2 * count)
+        chosen = [every[row["operator"]] for row in rows[:count]]
+        file = quantise_static(content, ranges, but=chosen)
+        drop = whole - mean_iou(file)
+    pipeline.say(f"int8 with {count} operators in float loses {drop:.4f} validation mean IoU, {max_drop:.4f} are allowed")
+    if drop > max_drop:
+        raise pipeline.UserError(f"int8 loses {drop:.4f} mean IoU even with {count} of {len(every)} operators in float; "
+                                 "allow more with --max-drop, or train for it with --qat")  # fmt: skip
+    about: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": [operator.layer for operator in chosen]}
+    if chosen:
+        about |= {"more_bytes": len(file) - len(full), "times_slower": round(time_ratio(file, full, images[0]), 3)}
+        pipeline.say(f"kept in float: {', '.join(about['float_operators'])}; they cost {about['more_bytes']:+,} bytes "
+                     f"and {about['times_slower']:.2f} times the time")  # fmt: skip
+    return file, about
+
+
+def time_ratio(first: bytes, second: bytes, image: np.ndarray) -> float:
+    """Median time of the first .tflite file over that of the second, taking turns on one thread."""
+    interpreters = [Interpreter(model_content=content, num_threads=1) for content in (first, second)]
+    for interpreter in interpreters:
+        interpreter.allocate_tensors()
+        set_image(interpreter, image)
+    times = np.empty((TIMED_RUNS, 2))
+    for run in range(TIMED_RUNS):
+        for k, interpreter in enumerate(interpreters):
+            started = time.perf_counter()
+            interpreter.invoke()
+            times[run, k] = time.perf_counter() - started
+    first_median, second_median = np.median(times[TIMED_RUNS // 10 :], axis=0)
+    return float(first_median / second_median)
+
+
 # --- checks of what was written -------------------------------------------------------------
 
 
-def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray) -> float:
+def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray, mixed: bool = False) -> float:
     """Opens a written file and compares it with the model it came from.
 
     Args:
         images: uint8 (n, size, size, 3). expected: the source's class indices (n, size, size).
+        mixed: whether an int8 file may hold float operators.
 
     Returns:
         The share of pixels on which both agree.
@@ -142,7 +373,7 @@ def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray) ->
             input is not a plain pixel.
     """
     interpreter = open_interpreter(path)
-    if variant == "int8":
+    if variant == "int8" and not mixed:
         floats = [t["name"] for t in interpreter.get_tensor_details() if t["dtype"] in (np.float16, np.float32)]
         if floats:
             raise pipeline.UserError(f"the int8 file computes in float at {floats[0]}; replace that layer in training.py")
@@ -165,6 +396,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="training images that set the int8 ranges (default: %(default)s)")  # fmt: skip
     parser.add_argument("--int8-input", choices=("uint8", "int8"), default="uint8",
                         help="type of the int8 file's input and output (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--sensitivity", action="store_true",
+                        help="try each operator in int8 alone; writes a table and a picture")  # fmt: skip
+    parser.add_argument("--max-drop", type=pipeline.bounded(float, 0.0, 1.0), default=None, metavar="MEAN_IOU",
+                        help="what int8 may lose on the validation split; its worst operators stay float if it loses more; "
+                             "such a file takes int8 pixels, 0..255 less 128 (default: no limit)")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -185,11 +421,16 @@ def main(argv: list[str] | None = None) -> None:
     for variant in variants:
         content = convert(model, variant, calibration, arguments.int8_input)
         metrics: dict[str, Any] = {"bytes": len(content)}
-        if VARIANTS[variant].get("calibrated"):
+        if variant == "dynamic":
+            metrics["int8_layers"] = [operator.layer for operator in operators(content) if operator.depth >= DYNAMIC_DEPTH]
+        if variant == "int8":
             metrics["calibration_rows"] = rows.tolist()
+            if arguments.sensitivity or arguments.max_drop is not None:
+                content, about = int8_within(convert(model, "float32"), content, calibration, models_dir, arguments.max_drop)
+                metrics |= {"bytes": len(content)} | about
         with stage.new_artifact(variant, metrics) as path:
             path.write_bytes(content)
-            metrics["agreement"] = check(path, variant, images, expected)
+            metrics["agreement"] = check(path, variant, images, expected, mixed=bool(metrics.get("float_operators")))
         pipeline.say(f"wrote {pipeline.artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
                      f"same class as the pruned model on {metrics['agreement']:.2%} of pixels")  # fmt: skip
     pipeline.say(f"done in {stage.seconds()} s")

@@ -46,8 +46,8 @@ import tf_keras as keras
 from tf_keras import layers
 
 EPOCHS = 40
-BATCH_SIZE = 32  # images, over all devices together
-LEARNING_RATE = 2e-3  # the peak, after warm-up
+BATCH_SIZE = 16  # images, over all devices together
+LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 WARM_UP_STEPS = 200
 WEIGHT_DECAY = 2e-2
 AVERAGE_WINDOW = 0.03  # of all steps: how far back the moving average of the weights reaches
@@ -65,7 +65,7 @@ NUMBER_OF_CLASSES = len(pipeline.CLASSES)
 # kernel size, stride, expansion, filters, repeats. Its last stages are cut off here.
 ENCODER_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3),
                   (5, 2, 6, 192, 1))  # fmt: skip
-DECODER_FILTERS = (96, 64, 48, 32)  # at 1/16, 1/8, 1/4 and 1/2 of the image side
+DECODER_FILTERS = (96, 64, 48)  # at 1/16, 1/8 and 1/4 of the image side, where the logits are computed
 
 
 def normalisation(name: str) -> layers.Layer:
@@ -105,7 +105,8 @@ def compact_unet(size: int) -> keras.Model:
 
     A 1x1 convolution over concat([x, skip]) equals the sum of one over x and one over skip, so
     skips are added, and x is projected before it is enlarged, where it has a quarter of the
-    pixels. The last layer predicts 2 x 2 pixels at once, at half resolution.
+    pixels. The last layer predicts 4 x 4 pixels at once, at a quarter of the resolution: as accurate
+    as another scale of decoder and a quarter faster (docs/choices.md).
 
     Args:
         size: side of the image in pixels, a multiple of 32.
@@ -131,8 +132,9 @@ def compact_unet(size: int) -> keras.Model:
         for kernel in (5, 3):
             x = normalised(x, depthwise(kernel, 1, f"{name}_depthwise{kernel}"), f"{name}_depthwise{kernel}", False)
             x = normalised(x, pointwise(filters, f"{name}_mix{kernel}"), f"{name}_mix{kernel}")
-    x = layers.Conv2D(4 * NUMBER_OF_CLASSES, 1, name="logits_2x2")(x)
-    x = tf.nn.depth_to_space(x, 2, name="depth_to_space")
+    block = size // x.shape[1]  # side of the square of pixels that one pixel here predicts
+    x = layers.Conv2D(block**2 * NUMBER_OF_CLASSES, 1, name="logits_block")(x)
+    x = tf.nn.depth_to_space(x, block, name="depth_to_space")
     return keras.Model(image, layers.Activation("linear", dtype="float32", name="logits")(x), name="compact_unet")
 
 

@@ -129,7 +129,7 @@ def test_int8_without_calibration_images_is_an_error(pruned):
 def test_file_that_disagrees_is_not_put_in_place(run_copy, pruned, monkeypatch):
     before = {path.name: pipeline.sha256(path) for path in run_copy.glob("*.tflite*")}
     wrong = training.load_model(run_copy, "pruned")
-    last = wrong.get_layer("logits_2x2")
+    last = wrong.get_layer("logits_block")
     last.set_weights([-value for value in last.get_weights()])
     content = quantization.convert(wrong, "float16")
     monkeypatch.setattr(quantization, "convert", lambda *_: content)

@@ -1,0 +1,244 @@
+"""Short trainings that differ in one thing: decoders and recipes, side by side on the validation split.
+
+    python tests/benchmarks/recipe_variants.py --epochs 5              (all variants, one after the other)
+    python tests/benchmarks/recipe_variants.py --epochs 5 wide light   (these alone)
+    python tests/benchmarks/recipe_variants.py --table                 (times what was trained, prints the table)
+
+Each variant trains as `training.py` does, with the default settings but for what it changes, and leaves
+its curve, its int8 file and row.json in models/variants/NAME/. One that was trained already is left alone.
+Never reads the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import pipeline  # first: it sets what TensorFlow reads at import
+import quantization
+import training
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras import layers
+
+LATENCY_RUNS = 300
+BATCH_16 = ["--batch-size", "16", "--learning-rate", "1.5e-3"]
+ENCODER = ("stem", "block")  # how the names of the encoder's layers begin
+
+
+class TwoRates(keras.optimizers.AdamW):
+    """AdamW that moves the encoder's weights by a share of what it moves the others."""
+
+    share = 0.3
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        before = tf.identity(variable)
+        super().update_step(gradient, variable)
+        if variable.name.startswith(ENCODER):
+            variable.assign(before + self.share * (variable - before))
+
+
+def lower_encoder_rate() -> None:
+    keras.optimizers.AdamW = TwoRates
+
+
+def cutmix() -> None:
+    """Half of the images get a rectangle of the next image of the batch, mask and all (Yun et al. 2019)."""
+    plain = training.augment
+
+    def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, masks = plain(images, masks, draws)
+        dice = tf.math.floormod(draws[:, :5] * 997.0, 1.0)  # numbers that the other changes do not use
+        height, width = (0.2 + 0.4 * dice[:, k, None, None] for k in (0, 1))
+        top, left = (1 - height) * dice[:, 2, None, None], (1 - width) * dice[:, 3, None, None]
+        place = tf.linspace(0.0, 1.0, tf.shape(images)[1])
+        rows, columns = place[None, :, None], place[None, None, :]
+        inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+        inside &= dice[:, 4, None, None] < 0.5
+        other_images, other_masks = tf.roll(images, 1, 0), tf.roll(masks, 1, 0)
+        return tf.where(inside[..., None], other_images, images), tf.where(inside, other_masks, masks)
+
+    training.augment = augment
+
+
+def cutout() -> None:
+    """Half of the images lose a rectangle, which becomes grey; the mask stays (DeVries and Taylor 2017)."""
+    plain = training.augment
+
+    def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, masks = plain(images, masks, draws)
+        dice = tf.math.floormod(draws[:, :5] * 997.0, 1.0)
+        height, width = (0.1 + 0.25 * dice[:, k, None, None] for k in (0, 1))
+        top, left = (1 - height) * dice[:, 2, None, None], (1 - width) * dice[:, 3, None, None]
+        place = tf.linspace(0.0, 1.0, tf.shape(images)[1])
+        rows, columns = place[None, :, None], place[None, None, :]
+        inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+        inside &= dice[:, 4, None, None] < 0.5
+        return tf.where(inside[..., None], 0.5, images), masks
+
+    training.augment = augment
+
+
+def lovasz() -> None:
+    """Lovasz-softmax (Berman et al. 2018) instead of the soft Jaccard term."""
+
+    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(masks, logits))
+        probabilities = tf.reshape(tf.nn.softmax(logits), (-1, training.NUMBER_OF_CLASSES))
+        labels, terms = tf.reshape(masks, (-1,)), []
+        for index in range(training.NUMBER_OF_CLASSES):
+            truth = tf.cast(labels == index, tf.float32)
+            errors, order = tf.math.top_k(tf.abs(truth - probabilities[:, index]), k=tf.size(labels))
+            truth = tf.gather(truth, order)
+            shared = tf.reduce_sum(truth) - tf.cumsum(truth)
+            either = tf.reduce_sum(truth) + tf.cumsum(1 - truth)
+            jaccard = 1 - shared / either
+            steps = tf.concat([jaccard[:1], jaccard[1:] - jaccard[:-1]], 0)
+            terms.append(tf.reduce_sum(errors * tf.stop_gradient(steps)))
+        return cross_entropy + tf.add_n(terms) / len(terms)
+
+    training.segmentation_loss = loss
+
+
+def setting(**values: Any) -> Callable[[], None]:
+    """Other values for settings of training.py."""
+
+    def change() -> None:
+        for name, value in values.items():
+            setattr(training, name, value)
+
+    return change
+
+
+def decoder(filters: tuple[int, ...], kernels: tuple[int, ...]) -> Callable[[], None]:
+    """Another decoder: filters per scale, from the deepest; depthwise kernels at each scale."""
+
+    def unet(size: int) -> keras.Model:
+        image = layers.Input((size, size, 3), name="image")
+        x = layers.Rescaling(255 / 128, -127 / 128, name="rescale")(image)
+        stem = layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem")
+        x, skips, number = training.normalised(x, stem, "stem"), [], 0
+        for kernel, stride, expansion, width, repeats in training.ENCODER_STAGES:
+            if stride == 2:
+                skips.append(x)
+            for repeat in range(repeats):
+                x = training.inverted_residual(x, expansion, width, kernel, stride if repeat == 0 else 1, f"block{number}")
+                number += 1
+        for width, skip in zip(filters, reversed(skips)):
+            name = f"up{skip.shape[1]}"
+            x = training.pointwise(width, f"{name}_deep")(x)
+            x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+            x = layers.Add(name=f"{name}_add")([x, training.pointwise(width, f"{name}_skip")(skip)])
+            x = layers.ReLU(6.0, name=f"{name}_relu")(training.normalisation(name)(x))
+            for place, kernel in enumerate(kernels):
+                part = f"{name}_part{place}_"
+                x = training.normalised(x, training.depthwise(kernel, 1, f"{part}depthwise"), f"{part}depthwise", False)
+                x = training.normalised(x, training.pointwise(width, f"{part}mix"), f"{part}mix")
+        block = 2 ** (5 - len(filters))
+        x = layers.Conv2D(block**2 * training.NUMBER_OF_CLASSES, 1, name="logits_block")(x)
+        x = tf.nn.depth_to_space(x, block, name="depth_to_space")
+        return keras.Model(image, layers.Activation("linear", dtype="float32", name="logits")(x), name="compact_unet")
+
+    return lambda: training.NETWORKS.update(compact=unet)
+
+
+# name: (what differs from the default, how, further flags of training.py)
+VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
+    "default": ("decoder 96-64-48, a 5x5 and a 3x3 at each scale", lambda: None, []),
+    "half": ("decoder 96-64-48-32: one scale more, logits 2x2 at half resolution", setting(DECODER_FILTERS=(96, 64, 48, 32)), []),
+    "eighth": ("decoder 96-64: one scale less, logits 8x8 at an eighth", setting(DECODER_FILTERS=(96, 64)), []),
+    "light": ("decoder 64-48-32", setting(DECODER_FILTERS=(64, 48, 32)), []),
+    "wide": ("decoder 144-96-72", setting(DECODER_FILTERS=(144, 96, 72)), []),
+    "one_block": ("decoder 96-64-48, one 5x5 at each scale", decoder((96, 64, 48), (5,)), []),
+    "three_blocks": ("decoder 96-64-48, 5x5, 5x5 and 3x3 at each scale", decoder((96, 64, 48), (5, 5, 3)), []),
+    "lower_encoder_rate": ("encoder at 0.3 of the learning rate", lower_encoder_rate, []),
+    "batch_16": ("batch 16, peak learning rate 1.5e-3", lambda: None, BATCH_16),
+    "batch_16_lower_encoder_rate": ("batch 16, the encoder at 0.3 of the rate", lower_encoder_rate, BATCH_16),
+    "batch_16_cutmix": ("batch 16, CutMix on half of the images", cutmix, BATCH_16),
+    "batch_8": ("batch 8, peak learning rate 1e-3", lambda: None, ["--batch-size", "8", "--learning-rate", "1e-3"]),
+    "rate_4e-3": ("peak learning rate 4e-3", lambda: None, ["--learning-rate", "4e-3"]),
+    "rate_1e-3": ("peak learning rate 1e-3", lambda: None, ["--learning-rate", "1e-3"]),
+    "cross_entropy": ("cross-entropy alone", setting(JACCARD_WEIGHT=0.0), []),
+    "jaccard_3": ("soft Jaccard term three times as heavy", setting(JACCARD_WEIGHT=3.0), []),
+    "lovasz": ("Lovasz-softmax instead of soft Jaccard", lovasz, []),
+    "cutmix": ("CutMix on half of the images", cutmix, []),
+    "cutout": ("cutout on half of the images", cutout, []),
+    "milder": ("crops from 0.8 of the side, 6 degrees, colours 0.15",
+               setting(SMALLEST_CROP=0.8, ROTATION=6.0, COLOUR_CHANGE=0.15), []),
+    "no_rotation": ("no rotation", setting(ROTATION=0.0), []),
+}  # fmt: skip
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Trains one variant, in a process of its own: variants change the training module."""
+    (name,) = arguments.names
+    about, change, flags = VARIANTS[name]
+    models_dir = arguments.models_dir / "variants" / name
+    models_dir.mkdir(parents=True, exist_ok=True)
+    if not (models_dir / "dataset").exists():
+        (models_dir / "dataset").symlink_to((arguments.models_dir / "dataset").resolve())
+    change()
+    training.main(["--models-dir", str(models_dir), "--epochs", str(arguments.epochs), "--seed", str(arguments.seed), *flags])
+    metrics = pipeline.read_record(models_dir, "original")["metrics"]
+    model = training.load_model(models_dir, "original")
+    _, calibration = quantization.calibration_sample(models_dir, quantization.CALIBRATION_IMAGES, pipeline.SEED)
+    pipeline.artifact_path(models_dir, "int8").write_bytes(quantization.convert(model, "int8", calibration))
+    row = {"name": name, "about": about, "epochs": arguments.epochs, "seed": arguments.seed, **metrics}
+    pipeline.write_json(models_dir / "row.json", row)
+
+
+def table(folders: list[Path]) -> None:
+    """Prints a Markdown table of the trained variants; their int8 files take turns on one thread."""
+    rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
+    interpreters = [quantization.open_interpreter(pipeline.artifact_path(folder, "int8")) for folder in folders]
+    times: list[list[float]] = [[] for _ in rows]
+    for _ in range(LATENCY_RUNS):
+        for interpreter, list_of_times in zip(interpreters, times):
+            started = time.perf_counter()
+            interpreter.invoke()
+            list_of_times.append(1e3 * (time.perf_counter() - started))
+    pipeline.say("| variant | what differs | epochs | parameters | int8 ms | validation mean IoU |")
+    pipeline.say("| --- | --- | ---: | ---: | ---: | ---: |")
+    for row, values in zip(rows, times):
+        pipeline.say(f"| {row['name']} | {row['about']} | {row['epochs']} | {row['parameters']:,} | {np.median(values):.2f} "
+                     f"| {row['validation_mean_iou']:.4f} |")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=pipeline.SEED)
+    parser.add_argument("--table", action="store_true", help="print the table of what was trained")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # train it in this process
+    arguments = parser.parse_args()
+    arguments.names = arguments.names or list(VARIANTS)
+    if unknown := set(arguments.names) - set(VARIANTS):
+        raise pipeline.UserError(f"there is no variant {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
+    folders = {name: arguments.models_dir / "variants" / name for name in arguments.names}
+    if arguments.one:
+        train(arguments)
+    elif arguments.table:
+        table([folder for folder in folders.values() if (folder / "row.json").exists()])
+    else:
+        for name, folder in folders.items():
+            if not (folder / "row.json").exists():
+                pipeline.say(f"--- {name}: {VARIANTS[name][0]}")
+                settings = ["--models-dir", arguments.models_dir, "--epochs", arguments.epochs, "--seed", arguments.seed]
+                subprocess.run([sys.executable, __file__, "--one", *map(str, settings), name], check=True)
+
+
+if __name__ == "__main__":
+    pipeline.run(main)
