@@ -48,6 +48,7 @@ from tf_keras import layers
 EPOCHS = 40
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # the peak, after warm-up
+ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
 WARM_UP_STEPS = 200
 WEIGHT_DECAY = 2e-2
 AVERAGE_WINDOW = 0.03  # of all steps: how far back the moving average of the weights reaches
@@ -406,14 +407,32 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
 
 
-def make_optimizer(steps: int, learning_rate: float, warm_up: int, average: bool = True) -> keras.optimizers.Optimizer:
+class TwoRateAdamW(keras.optimizers.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) that moves the compact encoder's weights by only a share of its step,
+    so that what they learned on ImageNet is not overwritten before the decoder can use it."""
+
+    encoder_share = 1.0
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """One update of one variable."""
+        if self.encoder_share == 1 or not variable.name.startswith(("stem", "block")):
+            super().update_step(gradient, variable)
+            return
+        before = tf.identity(variable)
+        super().update_step(gradient, variable)
+        variable.assign(before + self.encoder_share * (variable - before))
+
+
+def make_optimizer(steps: int, learning_rate: float, warm_up: int, average: bool = True,
+                   encoder_share: float = 1.0) -> keras.optimizers.Optimizer:  # fmt: skip
     """AdamW with linear warm-up and cosine decay to zero over `steps`, and a moving average of the
     weights (Polyak and Juditsky 1992). Scales, offsets and biases do not decay."""
     warm_up = min(warm_up, steps // 4)
     rate = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warm_up), warmup_target=learning_rate,
                                                   warmup_steps=warm_up)  # fmt: skip
     decay = 1 - 1 / max(2.0, AVERAGE_WINDOW * steps)
-    optimizer = keras.optimizers.AdamW(rate, WEIGHT_DECAY, use_ema=average, ema_momentum=decay, jit_compile=False)
+    optimizer = TwoRateAdamW(rate, WEIGHT_DECAY, use_ema=average, ema_momentum=decay, jit_compile=False)
+    optimizer.encoder_share = encoder_share
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
@@ -671,7 +690,8 @@ def main(argv: list[str] | None = None) -> None:
         keras.mixed_precision.set_global_policy("float32")
         if arguments.encoder == "imagenet":
             load_imagenet_encoder(model)
-        optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS)
+        share = ENCODER_SHARE if arguments.encoder == "imagenet" else 1.0
+        optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS, encoder_share=share)
     pipeline.say(f"{model.name}: {model.count_params():,} parameters, encoder from {arguments.encoder}; {number} images of "
                  f"{size} x {size} from {data_set['source']}; {strategy.num_replicas_in_sync} device(s)")  # fmt: skip
 

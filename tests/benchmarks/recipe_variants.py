@@ -33,24 +33,6 @@ import tf_keras as keras
 from tf_keras import layers
 
 LATENCY_RUNS = 300
-BATCH_16 = ["--batch-size", "16", "--learning-rate", "1.5e-3"]
-ENCODER = ("stem", "block")  # how the names of the encoder's layers begin
-
-
-class TwoRates(keras.optimizers.AdamW):
-    """AdamW that moves the encoder's weights by a share of what it moves the others."""
-
-    share = 0.3
-
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        before = tf.identity(variable)
-        super().update_step(gradient, variable)
-        if variable.name.startswith(ENCODER):
-            variable.assign(before + self.share * (variable - before))
-
-
-def lower_encoder_rate() -> None:
-    keras.optimizers.AdamW = TwoRates
 
 
 def cutmix() -> None:
@@ -153,19 +135,21 @@ def decoder(filters: tuple[int, ...], kernels: tuple[int, ...]) -> Callable[[], 
     return lambda: training.NETWORKS.update(compact=unet)
 
 
+FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe that was tried
+
 # name: (what differs from the default, how, further flags of training.py)
 VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
-    "default": ("decoder 96-64-48, a 5x5 and a 3x3 at each scale", lambda: None, []),
+    "default": ("decoder 96-64-48, a 5x5 and a 3x3 at each scale; batch 16; encoder at 0.3 of the rate", lambda: None, []),
     "half": ("decoder 96-64-48-32: one scale more, logits 2x2 at half resolution", setting(DECODER_FILTERS=(96, 64, 48, 32)), []),
     "eighth": ("decoder 96-64: one scale less, logits 8x8 at an eighth", setting(DECODER_FILTERS=(96, 64)), []),
     "light": ("decoder 64-48-32", setting(DECODER_FILTERS=(64, 48, 32)), []),
     "wide": ("decoder 144-96-72", setting(DECODER_FILTERS=(144, 96, 72)), []),
     "one_block": ("decoder 96-64-48, one 5x5 at each scale", decoder((96, 64, 48), (5,)), []),
     "three_blocks": ("decoder 96-64-48, 5x5, 5x5 and 3x3 at each scale", decoder((96, 64, 48), (5, 5, 3)), []),
-    "lower_encoder_rate": ("encoder at 0.3 of the learning rate", lower_encoder_rate, []),
-    "batch_16": ("batch 16, peak learning rate 1.5e-3", lambda: None, BATCH_16),
-    "batch_16_lower_encoder_rate": ("batch 16, the encoder at 0.3 of the rate", lower_encoder_rate, BATCH_16),
-    "batch_16_cutmix": ("batch 16, CutMix on half of the images", cutmix, BATCH_16),
+    "one_rate": ("one learning rate for all", setting(ENCODER_SHARE=1.0), []),
+    "batch_32": ("batch 32, peak learning rate 2e-3, one rate for all", setting(ENCODER_SHARE=1.0), FIRST),
+    "batch_32_half": ("the same with the decoder of \"half\"",
+                      setting(ENCODER_SHARE=1.0, DECODER_FILTERS=(96, 64, 48, 32)), FIRST),
     "batch_8": ("batch 8, peak learning rate 1e-3", lambda: None, ["--batch-size", "8", "--learning-rate", "1e-3"]),
     "rate_4e-3": ("peak learning rate 4e-3", lambda: None, ["--learning-rate", "4e-3"]),
     "rate_1e-3": ("peak learning rate 1e-3", lambda: None, ["--learning-rate", "1e-3"]),
