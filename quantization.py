@@ -149,7 +149,7 @@ def quantise_dynamic(content: bytes) -> bytes:
         if operator.depth >= DYNAMIC_DEPTH:
             quantizer.add_dynamic_config(**recipe_scope(operator), num_bits=8)
     with pipeline.silenced():
-        return bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
+        return bytes(quantizer.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
 # --- running a converted file ---------------------------------------------------------------
@@ -225,7 +225,7 @@ def quantise_static(content: bytes, ranges: dict[str, Any], *, only: Operator | 
     for operator in but:
         quantizer.update_quantization_recipe(**recipe_scope(operator), algorithm_key=AlgorithmName.NO_QUANTIZE)
     with pipeline.silenced():
-        return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+        return bytes(quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
 def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
