@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAINING, run_script, start_script
+from conftest import SIZE, TRAINING, run_script, start_script
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
@@ -481,3 +481,22 @@ def test_failed_stage_leaves_the_old_model(run_copy):
     done = run_script("training.py", "--models-dir", run_copy)
     assert done.returncode == 2
     assert hashlib.sha256((run_copy / "original_model.h5").read_bytes()).digest() == before
+
+
+def test_encoder_moves_by_its_share_of_the_step_and_the_decoder_by_the_whole():
+    moved = {}
+    for share in (1.0, 0.25):
+        tf.keras.utils.set_random_seed(0)
+        model = training.compact_unet(SIZE)
+        optimizer = training.make_optimizer(100, 1e-3, 1, average=False, encoder_share=share)
+        optimizer.weight_decay = None  # which is another movement
+        optimizer.build(model.trainable_variables)
+        before = [variable.numpy() for variable in model.trainable_variables]
+        gradients = [tf.ones_like(variable) for variable in model.trainable_variables]
+        for _ in range(2):  # the first step of the warm-up has rate 0
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        moved[share] = {variable.name: variable.numpy() - was for variable, was in zip(model.trainable_variables, before)}
+    for name, whole in moved[1.0].items():
+        share = 0.25 if name.startswith(("stem", "block")) else 1.0
+        assert np.abs(whole).min() > 0
+        np.testing.assert_allclose(moved[0.25][name], share * whole, rtol=1e-3, atol=1e-7, err_msg=name)
