@@ -22,7 +22,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ SHOWN_OPERATORS = 30  # in the picture
 FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # litert-quantizer has no int8 form of these
 
 # What sets the variants apart: attributes of tf.lite.TFLiteConverter. float32 is the baseline of
-# evaluation.py. `calibrated` asks for a representative data set, `chosen_operators` for quantise_chosen.
+# evaluation.py. `calibrated` asks for a representative data set, `chosen_operators` for quantise_dynamic.
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {},
     "dynamic": {"chosen_operators": True},
@@ -97,7 +97,7 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(int8_input)
     with pipeline.silenced():
         content = converter.convert()
-    return quantise_dynamic(content) if options.get("chosen_operators") else content
+    return quantise_dynamic(content, worth_it(content)) if options.get("chosen_operators") else content
 
 
 # --- operator by operator -------------------------------------------------------------------
@@ -136,18 +136,22 @@ def recipe_scope(operator: Operator) -> dict[str, Any]:
     return {"regex": f"^{re.escape(operator.tensor)};?$", "operation_name": TFLOperationName(name)}
 
 
-def quantise_dynamic(content: bytes) -> bytes:
-    """A float32 file with int8 weights in the convolutions where that saves time.
+def worth_it(content: bytes) -> list[Operator]:
+    """The operators of a float32 file to which dynamic range is applied.
 
     Activations are quantised while it runs: every input value is read twice more, and each is used once per
     output channel. Depthwise convolutions with int8 weights leave XNNPACK altogether. So the converter's own
     dynamic range, which quantises everything, is slower than float32 on a network of depthwise blocks. Here
     only convolutions with long sums are quantised (docs/choices.md has the measurements).
     """
+    return [operator for operator in operators(content) if operator.depth >= DYNAMIC_DEPTH]
+
+
+def quantise_dynamic(content: bytes, chosen: Iterable[Operator]) -> bytes:
+    """A float32 file with int8 weights in the chosen operators and activations that are quantised as it runs."""
     quantizer = Quantizer(bytearray(content))
-    for operator in operators(content):
-        if operator.depth >= DYNAMIC_DEPTH:
-            quantizer.add_dynamic_config(**recipe_scope(operator), num_bits=8)
+    for operator in chosen:
+        quantizer.add_dynamic_config(**recipe_scope(operator), num_bits=8)
     with pipeline.silenced():
         return bytes(quantizer.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
@@ -422,7 +426,7 @@ def main(argv: list[str] | None = None) -> None:
         content = convert(model, variant, calibration, arguments.int8_input)
         metrics: dict[str, Any] = {"bytes": len(content)}
         if variant == "dynamic":
-            metrics["int8_layers"] = [operator.layer for operator in operators(content) if operator.depth >= DYNAMIC_DEPTH]
+            metrics["int8_layers"] = [operator.layer for operator in worth_it(content)]
         if variant == "int8":
             metrics["calibration_rows"] = rows.tolist()
             if arguments.sensitivity or arguments.max_drop is not None:
