@@ -43,9 +43,9 @@ import tf_keras as keras
 from tf_keras import layers
 
 SPARSITY = 0.6  # share of zeros in each pruned layer's kernel
-EPOCHS = 10
-BATCH_SIZE = 32
-LEARNING_RATE = 1e-3
+EPOCHS = 6
+BATCH_SIZE = 16
+LEARNING_RATE = 7e-4
 WARM_UP_STEPS = 50
 PRUNING_SHARE = 0.5  # of the steps, over which sparsity rises; the rest of them mend
 MASK_INTERVAL = 10  # steps between two updates of the masks
@@ -59,7 +59,7 @@ SCAN_IMAGES = 128  # validation images for it
 SCAN_DROP = 0.004  # of mean IoU, that a layer alone may cost before any fine-tuning
 
 CHANNEL_ROUNDS = 8  # importance is measured anew after each
-CHANNEL_BATCHES = 8  # training batches per round
+CHANNEL_BATCHES = 16  # training batches per round
 CHANNEL_BLOCK = 8  # channels that go together: kernels compute 8 or 16 at a time
 SAME_OUTPUT = 1e-4  # of the largest logit: how far the smaller network may be from the masked one
 DEPTHWISE_COST = 2.8  # time of a product in a depthwise convolution over one in another; XNNPACK, float32, measured
