@@ -10,10 +10,11 @@ Writes  models/dynamic_quantized_model.tflite     int8 weights where they pay, f
     python quantization.py --calibration-images 500 --int8-input int8
     python quantization.py --sensitivity              (each operator in int8 alone, on the validation split)
     python quantization.py --max-drop 0.002           (if int8 loses more, its worst operators stay float)
+    python quantization.py --qat                      (fine-tunes for int8 first; zeros stay zeros)
 
-Takes half a minute, with --sensitivity two minutes. Every file is opened again, run on a few validation
-images and compared with the model it came from; one that disagrees, or an int8 file that holds a float
-operator nobody asked for, is not put in place.
+Takes half a minute, with --sensitivity two minutes, with --qat a few epochs of training. Every file is
+opened again, run on a few validation images and compared with the model it came from; one that
+disagrees, or an int8 file that holds a float operator nobody asked for, is not put in place.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
-from training import confusion_matrix, iou_per_class, load_model, predict, write_csv
+from pruning import distillation_loss, is_convolution
+from training import (confusion_matrix, fit, iou_per_class, load_model, make_optimizer, predict, segmentation_loss,
+                      write_csv)  # fmt: skip
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from litert_quantizer.algorithm_manager import AlgorithmName
 from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
+from tf_keras import layers
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
 COMPARED_IMAGES = 16  # validation images on which a written file must agree with its source
@@ -45,6 +49,9 @@ LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file 
 DYNAMIC_DEPTH = 64  # products per sum of a convolution, from which dynamic range pays
 SENSITIVITY_IMAGES = 128  # validation images on which each operator is tried
 TIMED_RUNS = 60
+EPOCHS = 3  # of --qat
+BATCH_SIZE = 16
+LEARNING_RATE = 2e-4
 SHOWN_OPERATORS = 30  # in the picture
 FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # litert-quantizer has no int8 form of these
 
@@ -105,11 +112,12 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
 
 @dataclass
 class Operator:
-    """An operator of a float32 .tflite file."""
+    """An operator of a .tflite file."""
 
     kind: str  # as LiteRT calls it: CONV_2D
     tensor: str  # name of its output
     depth: int  # of a convolution: products per sum, kernel height x width x input channels; else 0
+    limits: tuple[float, float] | None  # smallest and largest value of an int8 output; None in float
 
     @property
     def layer(self) -> str:
@@ -126,7 +134,10 @@ def operators(content: bytes) -> list[Operator]:
     for node in interpreter._get_ops_details():  # LiteRT has no public call for this
         convolution = node["op_name"] in ("CONV_2D", "TRANSPOSE_CONV")  # the kernel is input 1: (out, height, width, in)
         depth = int(np.prod(tensors[node["inputs"][1]]["shape"][1:])) if convolution else 0
-        found.append(Operator(node["op_name"], tensors[node["outputs"][0]]["name"], depth))
+        output = tensors[node["outputs"][0]]
+        scale, zero_point = output["quantization"]
+        limits = (scale * (-128 - zero_point), scale * (127 - zero_point)) if output["dtype"] == np.int8 else None
+        found.append(Operator(node["op_name"], output["name"], depth, limits))
     return found
 
 
@@ -154,6 +165,81 @@ def quantise_dynamic(content: bytes, chosen: Iterable[Operator]) -> bytes:
         quantizer.add_dynamic_config(**recipe_scope(operator), num_bits=8)
     with pipeline.silenced():
         return bytes(quantizer.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+
+
+# --- quantisation-aware fine-tuning -----------------------------------------------------------
+
+
+class Int8Imitation(layers.Wrapper):
+    """Runs a layer as its int8 form will: kernel and output rounded to 8 bits, by gradients that ignore the rounding
+    (Jacob et al., *Quantization and Training of Neural Networks*, 2018). What is zero in the kernel stays zero.
+
+    The layer is the given one, not a copy: to train the wrapper is to train it.
+    """
+
+    def __init__(self, layer: layers.Layer, limits: tuple[float, float] | None) -> None:
+        """`limits`: smallest and largest value of the output, None for an output that int8 does not round."""
+        super().__init__(layer, name=layer.name)
+        self.limits = limits
+        self.kernel_name = next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)
+        if self.kernel_name:
+            self.own = getattr(layer, self.kernel_name)
+            self.mask = tf.constant((self.own.numpy() != 0).astype(np.float32))
+            outputs = 2 if isinstance(layer, (layers.DepthwiseConv2D, layers.Conv2DTranspose)) else 3
+            self.other_axes = [axis for axis in range(4) if axis != outputs]
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The layer's output. Normalisation after it scales whole output channels, which per-channel rounding follows."""
+        if self.kernel_name:
+            kernel = self.own * self.mask
+            step = tf.maximum(tf.reduce_max(tf.abs(kernel), self.other_axes, keepdims=True), 1e-12) / 127
+            rounded = kernel + tf.stop_gradient(tf.round(kernel / step) * step - kernel)
+            object.__setattr__(self.layer, self.kernel_name, rounded)  # past Keras, which would track it as a weight
+        output = self.layer(inputs)
+        if self.kernel_name:
+            object.__setattr__(self.layer, self.kernel_name, self.own)
+        if self.limits is None:
+            return output
+        return tf.quantization.fake_quant_with_min_max_args(output, *self.limits)
+
+
+def imitate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
+    """A network on the same weights that rounds where the int8 file rounds, by the ranges that are in the file.
+
+    TFMOT's own quantize API refuses the functional depth_to_space call, and is wrong for int8 transposed convolutions
+    (its issue 771) and bilinear enlargement (1000). Normalisation keeps its statistics: call it frozen.
+    """
+    limits = {}
+    for operator in operators(convert(model, "int8", calibration)):
+        parts = operator.tensor.split(";")[0].split("/")  # of fused layers the first is the one whose output is left
+        if len(parts) > 2 and operator.limits:
+            limits[parts[1]] = operator.limits
+
+    def wrap(layer: layers.Layer) -> layers.Layer:
+        worth = layer.name in limits or hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
+        return Int8Imitation(layer, limits.get(layer.name)) if worth else layer
+
+    return keras.models.clone_model(model, clone_function=wrap)
+
+
+def train_for_int8(stage: pipeline.Stage, calibration: np.ndarray, arguments: argparse.Namespace) -> tuple[keras.Model, float]:
+    """The pruned model fine-tuned to bear int8, and its validation mean IoU while it imitates int8.
+
+    Learns from the masks and from the pruned model's own float32 predictions. Writes `qat_training.csv`.
+    """
+    teacher, model = load_model(stage.models_dir, "pruned"), load_model(stage.models_dir, "pruned")
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)  # its statistics are folded into int8 weights
+    student = imitate_int8(model, calibration)
+    examples = pipeline.read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
+    optimizer = make_optimizer(arguments.epochs * (examples // arguments.batch_size), arguments.learning_rate, 0, average=False)
+
+    def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return segmentation_loss(masks, logits) + distillation_loss(teacher(images, training=False), logits)
+
+    history = fit(student, optimizer, stage, "qat", epochs=arguments.epochs, batch_size=arguments.batch_size,
+                  seed=arguments.seed, loss=loss, resume=arguments.resume)  # fmt: skip
+    return model, max(row["mean_iou"] for row in history)
 
 
 # --- running a converted file ---------------------------------------------------------------
@@ -362,6 +448,32 @@ def time_ratio(first: bytes, second: bytes, image: np.ndarray) -> float:
 # --- checks of what was written -------------------------------------------------------------
 
 
+def kernel_zeros(content: bytes) -> dict[str, float]:
+    """Share of zeros in the kernel of each convolution of a .tflite file, by layer."""
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK would keep the kernels to itself
+    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    nodes = [node for node in interpreter._get_ops_details() if node["op_name"] in ("CONV_2D", "TRANSPOSE_CONV")]
+    names = {operator.tensor: operator.layer for operator in operators(content)}
+    tensors = {tensor["index"]: tensor["name"] for tensor in interpreter.get_tensor_details()}
+    return {names[tensors[node["outputs"][0]]]: float(np.mean(interpreter.get_tensor(node["inputs"][1]) == 0)) for node in nodes}
+
+
+def check_zeros(content: bytes, model: keras.Model) -> float:
+    """The share of zeros in an int8 file's convolution kernels, weighted by size.
+
+    Raises:
+        pipeline.UserError: a kernel has fewer zeros than the Keras layer it came from: the pruning was lost.
+    """
+    found, own = kernel_zeros(content), {layer.name: layer.kernel.numpy() for layer in model.layers if is_convolution(layer)}
+    for name, kernel in own.items():
+        if name in found and found[name] < np.mean(kernel == 0) - 1e-6:
+            raise pipeline.UserError(f"the int8 file has {found[name]:.1%} zeros in {name}, the pruned model "
+                                     f"{np.mean(kernel == 0):.1%}; make it anew with: python pruning.py")  # fmt: skip
+    sizes = {name: kernel.size for name, kernel in own.items() if name in found}
+    return round(sum(found[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values())), 4)
+
+
 def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray, mixed: bool = False) -> float:
     """Opens a written file and compares it with the model it came from.
 
@@ -405,6 +517,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-drop", type=pipeline.bounded(float, 0.0, 1.0), default=None, metavar="MEAN_IOU",
                         help="what int8 may lose on the validation split; its worst operators stay float if it loses more; "
                              "such a file takes int8 pixels, 0..255 less 128 (default: no limit)")  # fmt: skip
+    parser.add_argument("--qat", action="store_true", help="fine-tune for int8 before converting to it")
+    parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=EPOCHS, help="of --qat (default: %(default)s)")
+    parser.add_argument("--batch-size", type=pipeline.bounded(int, 1), default=BATCH_SIZE,
+                        help="images per step of --qat (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--learning-rate", type=pipeline.bounded(float, 0), default=LEARNING_RATE,
+                        help="peak learning rate of --qat (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="go on from an unfinished --qat of the same settings")
     return parser.parse_args(argv)
 
 
@@ -423,20 +542,26 @@ def main(argv: list[str] | None = None) -> None:
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
     expected = np.concatenate(list(predict(model, images)))
     for variant in variants:
-        content = convert(model, variant, calibration, arguments.int8_input)
-        metrics: dict[str, Any] = {"bytes": len(content)}
+        source, about = (model, expected), {}
+        if variant == "int8" and arguments.qat:
+            trained, imitated = train_for_int8(stage, calibration, arguments)
+            source = trained, np.concatenate(list(predict(trained, images)))
+            about["qat_validation_mean_iou"] = imitated
+        content = convert(source[0], variant, calibration, arguments.int8_input)
         if variant == "dynamic":
-            metrics["int8_layers"] = [operator.layer for operator in worth_it(content)]
+            about["int8_layers"] = [operator.layer for operator in worth_it(content)]
         if variant == "int8":
-            metrics["calibration_rows"] = rows.tolist()
+            about["calibration_rows"] = rows.tolist()
             if arguments.sensitivity or arguments.max_drop is not None:
-                content, about = int8_within(convert(model, "float32"), content, calibration, models_dir, arguments.max_drop)
-                metrics |= {"bytes": len(content)} | about
+                content, found = int8_within(convert(source[0], "float32"), content, calibration, models_dir, arguments.max_drop)
+                about |= found
+            about["zeros"] = check_zeros(content, model)
+        metrics: dict[str, Any] = {"bytes": len(content)} | about
         with stage.new_artifact(variant, metrics) as path:
             path.write_bytes(content)
-            metrics["agreement"] = check(path, variant, images, expected, mixed=bool(metrics.get("float_operators")))
+            metrics["agreement"] = check(path, variant, images, source[1], mixed=bool(about.get("float_operators")))
         pipeline.say(f"wrote {pipeline.artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
-                     f"same class as the pruned model on {metrics['agreement']:.2%} of pixels")  # fmt: skip
+                     f"same class as its source on {metrics['agreement']:.2%} of pixels")  # fmt: skip
     pipeline.say(f"done in {stage.seconds()} s")
 
 

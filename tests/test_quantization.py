@@ -35,6 +35,17 @@ def validation(finished_run):
     return data_preparation.load_split(finished_run, "validation")[0]
 
 
+@pytest.fixture(scope="module")
+def classic():
+    """Random weights with running statistics that fit them, as after training."""
+    tf.keras.utils.set_random_seed(0)
+    model = training.classic_unet(SIZE)
+    images = np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32)
+    for _ in range(60):
+        model(images, training=True)
+    return model
+
+
 def quantized_types(interpreter):
     return {detail["dtype"] for detail in interpreter.get_tensor_details()}
 
@@ -266,6 +277,91 @@ def test_limit_that_holds_anyway_leaves_int8_throughout(run_copy):
     assert types <= {np.int8, np.uint8, np.int32}
 
 
+# --- quantisation-aware fine-tuning ---------------------------------------------------------
+
+
+def noise(file, imitated, exact):
+    """Power of the error of the int8 file, and of the imitation, against the float model."""
+    return np.mean((file - exact) ** 2), np.mean((imitated - exact) ** 2)
+
+
+def test_imitation_is_as_noisy_as_the_int8_file(finished_run, pruned, validation):
+    """Which roundings go up and which go down differs, because sums differ in their last bit."""
+    _, calibration = quantization.calibration_sample(finished_run, 36, 7)
+    student = quantization.imitate_int8(training.load_model(finished_run, "pruned"), calibration)
+    file = quantization.logits_of(quantization.convert(pruned, "int8", calibration), validation)
+    images = validation.astype(np.float32) / 255
+    in_file, in_imitation = noise(file, student(images, training=False).numpy(), pruned(images).numpy())
+    assert in_file > 0 and 0.5 < in_imitation / in_file < 2
+
+
+def test_imitation_trains_the_weights_of_the_model_and_spares_its_zeros_and_norms(finished_run):
+    model = training.load_model(finished_run, "pruned")
+    for layer in model.layers:
+        layer.trainable = "norm" not in layer.name
+    calibration = quantization.calibration_sample(finished_run, 8, 7)[1]
+    student = quantization.imitate_int8(model, calibration)
+    before = {variable.name: variable.numpy() for variable in model.variables}
+    assert {variable.name for variable in student.variables} == set(before)
+    optimizer = training.make_optimizer(4, 1e-2, 0, average=False)
+    optimizer.build(student.trainable_variables)
+    step = training.make_train_step(student, optimizer, tf.distribute.get_strategy(),
+                                    lambda images, masks, logits: training.segmentation_loss(masks, logits))  # fmt: skip
+    for batch in training.epoch_batches(*data_preparation.load_split(finished_run, "train"), 8, 7, 0):
+        step(*batch)
+    for variable in model.variables:
+        name, was, now = variable.name, before[variable.name], variable.numpy()
+        assert (was == now).all() if "norm" in name else (was != now).any(), name
+        if "norm" not in name:
+            np.testing.assert_array_equal(was == 0, now == 0, err_msg=name)
+
+
+def test_rounded_kernel_has_255_steps_per_output_channel():
+    layer = tf_keras.layers.Conv2D(3, 3, use_bias=False)
+    layer.build((None, 8, 8, 4))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 3)) * [1, 10, 100]
+    kernel = kernel.astype(np.float32)
+    layer.set_weights([kernel])
+    wrapped = quantization.Int8Imitation(layer, None)
+    ones = np.eye(4, dtype=np.float32).reshape(4, 1, 1, 4).repeat(3, 1).repeat(3, 2)
+    sums = wrapped(ones).numpy().reshape(4, 3)  # of one input channel's kernel each
+    scale = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    np.testing.assert_allclose(sums, (np.round(kernel / scale) * scale).sum(axis=(0, 1)), rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(layer.kernel.numpy(), kernel)
+
+
+def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, pruned):
+    before = pipeline.sha256(run_copy / FILES["int8"])
+    quantization.main(["--models-dir", str(run_copy), "--calibration-images", "20", "--qat", "--epochs", "1",
+                       "--batch-size", "8"])  # fmt: skip
+    metrics = pipeline.read_record(run_copy, "int8")["metrics"]
+    assert pipeline.sha256(run_copy / FILES["int8"]) != before
+    assert 0 <= metrics["qat_validation_mean_iou"] <= 1 and metrics["agreement"] >= 0.9
+    found = quantization.kernel_zeros((run_copy / FILES["int8"]).read_bytes())
+    wanted = {name: layer["sparsity"] for name, layer in pipeline.read_record(run_copy, "pruned")["metrics"]["layers"].items()}
+    assert len(wanted) > 10 and all(found[name] >= share - 1e-4 for name, share in wanted.items())
+    assert (run_copy / "qat_training.csv").exists()
+
+
+def test_classic_network_is_imitated_too(classic):
+    images = np.random.default_rng(1).random((8, SIZE, SIZE, 3), np.float32)
+    student = quantization.imitate_int8(classic, images)
+    content = quantization.convert(classic, "int8", images)
+    pixels = np.round(images * 255).astype(np.uint8)
+    file = quantization.logits_of(content, pixels)
+    pixels = pixels / np.float32(255)
+    in_file, in_imitation = noise(file, student(pixels, training=False).numpy(), classic(pixels).numpy())
+    assert in_file > 0 and 0.5 < in_imitation / in_file < 2
+
+
+def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned):
+    dense = training.load_model(finished_run, "original")
+    _, calibration = quantization.calibration_sample(finished_run, 8, 7)
+    content = quantization.convert(dense, "int8", calibration)
+    with pytest.raises(pipeline.UserError, match=r"the int8 file has \d\.\d% zeros in \w+, the pruned model [67]\d\.\d%"):
+        quantization.check_zeros(content, pruned)
+
+
 # --- files that are refused ---------------------------------------------------------------
 
 
@@ -296,17 +392,6 @@ def test_file_that_is_no_tflite_file_is_named(tmp_path):
 
 
 # --- the classic network ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def classic():
-    """Random weights with running statistics that fit them, as after training."""
-    tf.keras.utils.set_random_seed(0)
-    model = training.classic_unet(SIZE)
-    images = np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32)
-    for _ in range(60):
-        model(images, training=True)
-    return model
 
 
 @pytest.mark.parametrize(("variant", "least"), [("float32", 0.999), ("dynamic", 0.95), ("int8", 0.9), ("float16", 0.99)])
