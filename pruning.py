@@ -43,9 +43,9 @@ import tf_keras as keras
 from tf_keras import layers
 
 SPARSITY = 0.6  # share of zeros in each pruned layer's kernel
-EPOCHS = 6
-BATCH_SIZE = 16
-LEARNING_RATE = 7e-4
+EPOCHS = 10
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 50
 PRUNING_SHARE = 0.5  # of the steps, over which sparsity rises; the rest of them mend
 MASK_INTERVAL = 10  # steps between two updates of the masks
