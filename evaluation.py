@@ -510,10 +510,15 @@ def explain(evaluation: dict[str, Any]) -> list[str]:
     if {"float32", "pruned_float32"} <= rows.keys():
         a, b = rows["float32"], rows["pruned_float32"]
         speed = times(a["latency_ms"]["median"] / b["latency_ms"]["median"])
-        sentences.append(
-            f"Pruning set {1 - b['nonzero_share']:.0%} of the weights to zero: the file is as large as before, after gzip "
-            f"{times(a['gzip_bytes'] / b['gzip_bytes'])} smaller. It ran at {speed} the speed here; dense kernels also multiply "
-            "zeros, so 1 is to be expected.")  # fmt: skip
+        packed = times(a["gzip_bytes"] / b["gzip_bytes"])
+        if b["bytes"] < 0.98 * a["bytes"]:
+            sentences.append(f"Pruning removed channels: the float32 file is {times(a['bytes'] / b['bytes'])} smaller, "
+                             f"{packed} after gzip, and ran at {speed} the speed.")  # fmt: skip
+        else:
+            sentences.append(
+                f"Pruning set {1 - b['nonzero_share']:.0%} of the weights to zero: the file is as large as before, after gzip "
+                f"{packed} smaller. It ran at {speed} the speed here; dense kernels also multiply zeros, so 1 is to be "
+                "expected.")  # fmt: skip
     for name in ("float16", "dynamic", "int8"):
         if {name, "pruned_float32"} <= rows.keys():
             row, base = rows[name], rows["pruned_float32"]

@@ -1,22 +1,38 @@
-"""The same trained network in LiteRT, ONNX Runtime and OpenVINO, float32 and int8, in one run.
+"""The same network in LiteRT, ONNX Runtime and OpenVINO, in float32 and int8, in one run.
 
     pip install -r tests/benchmarks/requirements.txt
-    python tests/benchmarks/against_other_runtimes.py --models-dir models
+    python tests/benchmarks/against_other_runtimes.py                            (models/pruned_model.h5)
+    python tests/benchmarks/against_other_runtimes.py --model original --json other_runtimes.json
 
-All are made from models/pruned_model.h5 with the same calibration images and take turns, one run each. ONNX Runtime:
-static int8, per channel, uint8 activations, its own graph optimisation before. OpenVINO: NNCF's post-training int8, latency
-hint. Times are of the inference call alone; mean IoU is of the validation split. Run it on an otherwise idle machine.
+All int8 forms are made here after training, from the same calibration images; a file that `quantization.py --qat` wrote is
+not read. The others start from the float32 .tflite file: there normalisation is folded into the convolutions already, and
+tf2onnx leaves one transposition at either end (from the Keras function ONNX Runtime got 11 and was 6 % slower in int8).
+
+Each runtime has the settings that its documentation recommends, or what proved faster on a processor with AVX-512 VNNI:
+ONNX Runtime    quant_pre_process, QDQ, int8 weights per channel, uint8 activations (S8S8 took 1.5 times as long), all graph
+                optimisation, input and output bound beforehand
+OpenVINO        latency hint, NNCF's default preset (MIXED took 1.15 times as long); float32 is told to compute in float32,
+                int8 leaves what is not int8 to OpenVINO's choice: bfloat16 where the processor has it. "bfloat16", printed
+                only there, is what OpenVINO makes of the float32 network when nothing is said
+
+Times are of the inference call alone. The networks take turns of TURN_RUNS runs; before each turn a pause, in which the last
+one's waiting threads fall asleep, and runs that do not count. LiteRT's int8 file takes the bytes of a photo, the others
+floats; the conversion is not timed. Mean IoU is of the validation split: evaluation.py alone reads test. Takes about 2
+minutes for the compact network on an otherwise idle machine; for the classic one use --runs 40.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +43,6 @@ import evaluation
 import quantization
 import training
 from data_preparation import load_split
-
-import tensorflow as tf
 
 try:
     import nncf
@@ -41,20 +55,36 @@ except ImportError as missing:
 else:
     MISSING = None
 
-WARM_UP_RUNS = 10
-Run = Callable[[np.ndarray], np.ndarray]  # an image (1, size, size, 3) to logits: float32 in 0..1, or uint8 for LiteRT int8
+THREADS = (1, 2)
+RUNS = 200  # timed, of each network and number of threads
+TURN_RUNS = 20  # timed runs in a turn
+WARM_UP_RUNS = 5  # before those, in every turn
+PAUSE_SECONDS = 0.05
+ONNX_OPSET = 17
+OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of its time
 
 
-def write_onnx(model: Any, path: Path) -> None:
-    """The Keras model as ONNX, for one image."""
-    size = model.input_shape[1]
-    signature = [tf.TensorSpec((1, size, size, 3), tf.float32, name="image")]
-    function = tf.function(lambda image: model(image, training=False), input_signature=signature)
-    tf2onnx.convert.from_function(function, input_signature=signature, opset=17, output_path=str(path))
+class Network(NamedTuple):
+    """A network that is ready to run."""
+
+    give: Callable[[np.ndarray], Any]  # a uint8 image (size, size, 3)
+    invoke: Callable[[], Any]
+    logits: Callable[[], np.ndarray]  # (1, size, size, classes)
 
 
-def quantise_onnx(path: Path, calibration: np.ndarray) -> Path:
-    """ONNX Runtime's static quantisation, as its documentation recommends it for x86: QDQ, per channel, uint8 x int8."""
+# --- conversion -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps progress bars and warnings of the converters off the terminal; exceptions come through."""
+    with pipeline.silenced(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def quantise_onnx(source: Path, path: Path, calibration: np.ndarray) -> None:
+    """Writes ONNX Runtime's static int8 form of an ONNX file."""
+    name = onnxruntime.InferenceSession(str(source)).get_inputs()[0].name
 
     class Reader(onnx_quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -62,120 +92,172 @@ def quantise_onnx(path: Path, calibration: np.ndarray) -> Path:
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self.left, None)
-            return None if image is None else {"image": image[None]}
+            return None if image is None else {name: image[None]}
 
-    ready, result = path.with_suffix(".ready.onnx"), path.with_suffix(".int8.onnx")
-    onnx_quantization.quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+    prepared = path.with_suffix(".prepared.onnx")
+    onnx_quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     onnx_quantization.quantize_static(
-        str(ready), str(result), Reader(), per_channel=True, quant_format=onnx_quantization.QuantFormat.QDQ,
-        activation_type=onnx_quantization.QuantType.QUInt8, weight_type=onnx_quantization.QuantType.QInt8,
-        calibrate_method=onnx_quantization.CalibrationMethod.MinMax)  # fmt: skip
-    return result
+        str(prepared), str(path), Reader(), quant_format=onnx_quantization.QuantFormat.QDQ, per_channel=True,
+        activation_type=onnx_quantization.QuantType.QUInt8, weight_type=onnx_quantization.QuantType.QInt8)  # fmt: skip
 
 
-def litert(content: bytes, threads: int) -> Run:
-    """A LiteRT file."""
-    interpreter = quantization.Interpreter(model_content=content, num_threads=threads)
-    interpreter.allocate_tensors()
-    slot, output = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+def convert_all(model: Any, folder: Path, calibration: np.ndarray) -> dict[tuple[str, str], Path]:
+    """Writes the network in every form; gives the file of each runtime and precision (of OpenVINO, the .xml of two)."""
+    names = {"LiteRT": "{}.tflite", "ONNX Runtime": "{}.onnx", "OpenVINO": "{}.xml"}
+    files = {(runtime, precision): folder / name.format(precision)
+             for precision in ("float32", "int8") for runtime, name in names.items()}  # fmt: skip
+    for precision in ("float32", "int8"):
+        files["LiteRT", precision].write_bytes(quantization.convert(model, precision, calibration))
+    source = str(files["LiteRT", "float32"])
+    with quiet():
+        tf2onnx.convert.from_tflite(source, opset=ONNX_OPSET, output_path=str(files["ONNX Runtime", "float32"]))
+        quantise_onnx(files["ONNX Runtime", "float32"], files["ONNX Runtime", "int8"], calibration)
+        plain = openvino.convert_model(source)
+        openvino.save_model(plain, files["OpenVINO", "float32"], compress_to_fp16=False)
+        images = nncf.Dataset([image[None] for image in calibration])
+        small = nncf.quantize(plain, images, subset_size=len(calibration))
+        openvino.save_model(small, files["OpenVINO", "int8"], compress_to_fp16=False)
+    return files
 
-    def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(slot, image)
-        interpreter.invoke()
-        return interpreter.get_tensor(output)
 
-    return run
+# --- runtimes -------------------------------------------------------------------------------
 
 
-def onnx(path: Path, threads: int) -> Run:
+def as_float(image: np.ndarray) -> np.ndarray:
+    """A uint8 image as a batch of one in 0..1."""
+    return image[None].astype(np.float32) / 255
+
+
+def open_litert(path: Path, threads: int) -> Network:
+    """A .tflite file."""
+    interpreter = quantization.open_interpreter(path, threads)
+    output = interpreter.get_output_details()[0]["index"]
+    return Network(lambda image: quantization.set_image(interpreter, image), interpreter.invoke,
+                   lambda: interpreter.get_tensor(output))  # fmt: skip
+
+
+def open_onnx(path: Path, threads: int) -> Network:
     """An ONNX file in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": image})[0]
+    source, result = session.get_inputs()[0], session.get_outputs()[0]
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(end.shape, np.float32)) for end in (source, result)]
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(source.name, held[0])
+    binding.bind_ortvalue_output(result.name, held[1])
+    return Network(lambda image: held[0].update_inplace(as_float(image)), lambda: session.run_with_iobinding(binding),
+                   lambda: held[1].numpy())  # fmt: skip
 
 
-def intel(model: Any, threads: int) -> Run:
-    """An OpenVINO model."""
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        request.infer([image], share_inputs=True, share_outputs=True)
-        return request.get_output_tensor(0).data
-
-    return run
+def open_openvino(path: Path, threads: int, floats: str | None = None) -> Network:
+    """An OpenVINO file; `floats` is the type that it computes in where it is not int8 (default: as OpenVINO sees fit)."""
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    settings |= {"INFERENCE_PRECISION_HINT": floats} if floats else {}
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    slot = request.get_input_tensor().data  # a view of the runtime's own memory
+    return Network(lambda image: np.copyto(slot, as_float(image)), request.infer, lambda: request.get_output_tensor().data)
 
 
-def as_input(key: tuple[str, str], image: np.ndarray) -> np.ndarray:
-    """A uint8 image (1, size, size, 3) as a runtime takes it; LiteRT's int8 file takes the bytes themselves."""
-    return image if key == ("LiteRT", "int8") else image.astype(np.float32) / 255
+def open_all(files: dict[tuple[str, str], Path], threads: int) -> dict[tuple[str, str], Network]:
+    """Every file in its runtime, and the float32 one in bfloat16 too if OpenVINO would do so unasked."""
+    networks = {}
+    for (runtime, precision), path in files.items():
+        if runtime == "LiteRT":
+            networks[runtime, precision] = open_litert(path, threads)
+        elif runtime == "ONNX Runtime":
+            networks[runtime, precision] = open_onnx(path, threads)
+        else:
+            networks[runtime, precision] = open_openvino(path, threads, "f32" if precision == "float32" else None)
+    if openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.bf16:
+        networks["OpenVINO", "bfloat16"] = open_openvino(files["OpenVINO", "float32"], threads)
+    return networks
 
 
-def mean_iou(key: tuple[str, str], run: Run, images: np.ndarray, masks: np.ndarray) -> float:
+# --- measurement ----------------------------------------------------------------------------
+
+
+def time_networks(networks: dict[tuple[str, str], Network], image: np.ndarray, runs: int) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds of each timed run of each network."""
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in networks}
+    for network in networks.values():
+        network.give(image)
+    while len(times[OURS]) < runs:
+        for key, network in networks.items():
+            time.sleep(PAUSE_SECONDS)
+            for run in range(WARM_UP_RUNS + min(TURN_RUNS, runs - len(times[key]))):
+                started = time.perf_counter()
+                network.invoke()
+                if run >= WARM_UP_RUNS:
+                    times[key].append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def mean_iou(network: Network, images: np.ndarray, masks: np.ndarray) -> float:
     """Over a split of uint8 images."""
-    guesses = np.stack([run(as_input(key, image[None]))[0].argmax(-1) for image in images])
+    guesses = np.empty(masks.shape, np.uint8)
+    for guess, image in zip(guesses, images):
+        network.give(image)
+        network.invoke()
+        guess[:] = network.logits()[0].argmax(-1)
     return float(training.iou_per_class(training.confusion_matrix(masks, guesses).sum(axis=0)).mean())
+
+
+def stored_bytes(path: Path) -> int:
+    """Size of a model's file, and of the .bin file beside an .xml file."""
+    return sum(each.stat().st_size for each in {path, path.with_suffix(".bin")} if each.exists())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR)
-    parser.add_argument("--runs", type=int, default=200, help="of each, per number of threads (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR, metavar="DIR")
+    parser.add_argument("--model", choices=("original", "pruned"), default="pruned", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=pipeline.SEED, help="of the calibration images (default: %(default)s)")
+    parser.add_argument("--runs", type=pipeline.bounded(int, 1), default=RUNS,
+                        help="timed, of each, per number of threads (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures here as well")
     arguments = parser.parse_args()
     if MISSING:
-        raise pipeline.UserError(f"{MISSING.name} is not installed; pip install -r tests/benchmarks/requirements.txt")
-    model = training.load_model(arguments.models_dir, "pruned")
+        raise pipeline.UserError(f"{MISSING.name} is missing; pip install -r tests/benchmarks/requirements.txt")
+    model = training.load_model(arguments.models_dir, arguments.model)
     images, masks = load_split(arguments.models_dir, "validation")
-    _, calibration = quantization.calibration_sample(arguments.models_dir, quantization.CALIBRATION_IMAGES, pipeline.SEED)
-    rows = []
+    if model.input_shape[1] != images.shape[1]:
+        raise pipeline.UserError(f"the model takes {model.input_shape[1]} pixels, the data set has {images.shape[1]}; "
+                                 f"make it anew with: {pipeline.command(arguments.model, arguments.models_dir)}")  # fmt: skip
+    _, calibration = quantization.calibration_sample(arguments.models_dir, quantization.CALIBRATION_IMAGES, arguments.seed)
+
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(model, path)
-        onnx_int8 = quantise_onnx(path, calibration)
-        openvino_float = openvino.convert_model(str(path))
-        data = nncf.Dataset([image[None] for image in calibration])
-        openvino_int8 = nncf.quantize(openvino.convert_model(str(path)), data, preset=nncf.QuantizationPreset.MIXED,
-                                      subset_size=len(calibration))  # fmt: skip
-        openvino.save_model(openvino_float, Path(folder) / "float.xml", compress_to_fp16=False)
-        openvino.save_model(openvino_int8, Path(folder) / "int8.xml", compress_to_fp16=False)
-        files = {variant: quantization.convert(model, variant, calibration) for variant in ("float32", "int8")}
-        sizes = {("LiteRT", variant): len(content) for variant, content in files.items()}
-        sizes |= {("ONNX Runtime", "float32"): path.stat().st_size, ("ONNX Runtime", "int8"): onnx_int8.stat().st_size}
-        for variant, name in (("float32", "float"), ("int8", "int8")):
-            sizes["OpenVINO", variant] = sum((Path(folder) / f"{name}{end}").stat().st_size for end in (".xml", ".bin"))
-        accuracy: dict[tuple[str, str], float] = {}
-        for threads in (1, 2):
-            runs = {("LiteRT", "float32"): litert(files["float32"], threads), ("LiteRT", "int8"): litert(files["int8"], threads),
-                    ("ONNX Runtime", "float32"): onnx(path, threads), ("ONNX Runtime", "int8"): onnx(onnx_int8, threads),
-                    ("OpenVINO", "float32"): intel(openvino_float, threads),
-                    ("OpenVINO", "int8"): intel(openvino_int8, threads)}  # fmt: skip
-            accuracy = accuracy or {key: mean_iou(key, run, images, masks) for key, run in runs.items()}
-            given, times = {key: as_input(key, images[:1]) for key in runs}, {key: [] for key in runs}
-            for turn in range(WARM_UP_RUNS + arguments.runs):
-                for key, run in runs.items():
-                    started = time.perf_counter()
-                    run(given[key])
-                    if turn >= WARM_UP_RUNS:
-                        times[key].append(1e3 * (time.perf_counter() - started))
-            ours = np.median(times["LiteRT", "int8"])
-            for key, values in times.items():
-                rows.append({"runtime": key[0], "precision": key[1], "threads": threads, "median_ms": float(np.median(values)),
-                             "p90_ms": float(np.percentile(values, 90)), "over_litert_int8": float(np.median(values) / ours),
-                             "bytes": sizes[key], "validation_mean_iou": accuracy[key]})  # fmt: skip
-    versions = pipeline.versions() | {each.__name__: each.__version__ for each in (onnxruntime, openvino, nncf, tf2onnx)}
-    pipeline.say(f"{evaluation.cpu_name()}; onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}, "
-                 f"nncf {versions['nncf']}, ai-edge-litert {versions['ai-edge-litert']}")  # fmt: skip
-    pipeline.say("| runtime | precision | threads | median ms | p90 ms | time over LiteRT int8 | MB | validation mean IoU |")
+        files = convert_all(model, Path(folder), calibration)
+        for threads in THREADS:
+            networks = open_all(files, threads)
+            times = time_networks(networks, images[0], arguments.runs)
+            if not rows:
+                accuracy = {key: mean_iou(network, images, masks) for key, network in networks.items()}
+            for (runtime, precision), values in times.items():
+                median, ours = float(np.median(values)), float(np.median(times[OURS]))
+                path = files[runtime, precision.replace("bfloat16", "float32")]
+                rows.append({"runtime": runtime, "precision": precision, "threads": threads, "median_ms": median,
+                             "p90_ms": float(np.percentile(values, 90)), "times_litert_int8": median / ours,
+                             "bytes": stored_bytes(path), "validation_mean_iou": accuracy[runtime, precision]})  # fmt: skip
+    versions = {name: pipeline.versions()[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
+    versions |= {each.__name__: each.__version__.split("-")[0] for each in (onnxruntime, openvino, nncf, tf2onnx)}
+    about = {"model": f"{model.name}, {arguments.model}", "pixels": images.shape[1], "cpu": evaluation.cpu_name(),
+             "cores": os.cpu_count(), "threads": list(THREADS), "runs": arguments.runs, "calibration_images": len(calibration),
+             "validation_images": len(images), "versions": versions}  # fmt: skip
+
+    pipeline.say(f"{about['model']}, {about['pixels']} pixels; {about['cpu']}, {about['cores']} cores; medians of "
+                 f"{arguments.runs} runs; {len(calibration)} calibration and {len(images)} validation images")  # fmt: skip
+    pipeline.say(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
+    pipeline.say("| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB | validation mean IoU |")
     pipeline.say("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         pipeline.say(f"| {row['runtime']} | {row['precision']} | {row['threads']} | {row['median_ms']:.2f} | "
-                     f"{row['p90_ms']:.2f} | {row['over_litert_int8']:.2f} | {row['bytes'] / 1e6:.2f} | "
+                     f"{row['p90_ms']:.2f} | {row['times_litert_int8']:.2f} | {row['bytes'] / 1e6:.2f} | "
                      f"{row['validation_mean_iou']:.4f} |")  # fmt: skip
     if arguments.json:
-        pipeline.write_json(arguments.json, {"cpu": evaluation.cpu_name(), "versions": versions, "rows": rows})
+        pipeline.write_json(arguments.json, about | {"rows": rows})
 
 
 if __name__ == "__main__":
