@@ -205,8 +205,8 @@ def mean_iou(network: Network, images: np.ndarray, masks: np.ndarray) -> float:
 
 
 def stored_bytes(path: Path) -> int:
-    """Size of a model's file, and of the .bin file beside an .xml file."""
-    return sum(each.stat().st_size for each in {path, path.with_suffix(".bin")} if each.exists())
+    """Size of a model's file; OpenVINO keeps the weights in a .bin file beside the .xml file."""
+    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
 
 
 def main() -> None:
