@@ -308,3 +308,13 @@ def test_single_run_is_ready_for_every_kind(model_files):
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
     for name in ("original", "int8", "float32"):
         evaluation.single_run(model_files, name, 1, image)()
+
+
+def test_command_in_the_report_repeats_the_settings(tmp_path):
+    settings = vars(training.parse(["--models-dir", str(tmp_path), "--architecture", "large", "--epochs", "3"]))
+    recorded = {key: value for key, value in settings.items() if key not in ("models_dir", "if_needed", "resume")}
+    command = evaluation.stage_command(tmp_path, "teacher", recorded)
+    assert command.startswith(f"python training.py --models-dir {tmp_path} ") and "False" not in command
+    assert vars(training.parse(command.split()[2:])) == settings
+    taught = recorded | {"architecture": "compact", "teacher": True}
+    assert " --teacher --epochs 3 " in evaluation.stage_command(tmp_path, "original", taught)

@@ -209,6 +209,17 @@ def stored_bytes(path: Path) -> int:
     return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
 
 
+def markdown(record: dict[str, Any]) -> str:
+    """The table of a run."""
+    lines = ["| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB | validation mean IoU |",
+             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    for row in record["rows"]:
+        lines.append(f"| {row['runtime']} | {row['precision']} | {row['threads']} | {row['median_ms']:.2f} | "
+                     f"{row['p90_ms']:.2f} | {row['times_litert_int8']:.2f} | {row['bytes'] / 1e6:.2f} | "
+                     f"{row['validation_mean_iou']:.4f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR, metavar="DIR")
@@ -250,12 +261,7 @@ def main() -> None:
     pipeline.say(f"{about['model']}, {about['pixels']} pixels; {about['cpu']}, {about['cores']} cores; medians of "
                  f"{arguments.runs} runs; {len(calibration)} calibration and {len(images)} validation images")  # fmt: skip
     pipeline.say(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
-    pipeline.say("| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB | validation mean IoU |")
-    pipeline.say("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for row in rows:
-        pipeline.say(f"| {row['runtime']} | {row['precision']} | {row['threads']} | {row['median_ms']:.2f} | "
-                     f"{row['p90_ms']:.2f} | {row['times_litert_int8']:.2f} | {row['bytes'] / 1e6:.2f} | "
-                     f"{row['validation_mean_iou']:.4f} |")  # fmt: skip
+    pipeline.say(markdown({"rows": rows}))
     if arguments.json:
         pipeline.write_json(arguments.json, about | {"rows": rows})
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,17 @@ def time_files(paths: dict[str, Path], threads: int, runs: int) -> dict[str, np.
     return {name: np.array(values) for name, values in times.items()}
 
 
+def markdown(record: dict[str, Any]) -> str:
+    """The table of a run; each cell of times has the medians of all repeats."""
+    lines = [f"| file | MB | gzip, MB | median ms (p90) | times faster than {record['files'][0]['name']} |",
+             "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    for row in record["files"]:
+        both = ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in zip(row["median_ms"], row["p90_ms"]))
+        lines.append(f"| {row['name']} | {row['bytes'] / 1e6:.2f} | {row['gzip_bytes'] / 1e6:.2f} | {both} | "
+                     f"{', '.join(f'{ratio:.2f}' for ratio in row['times_faster'])} |")  # fmt: skip
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="NAME=FILE", help="a name for the table and a .tflite file")
@@ -60,14 +72,11 @@ def main() -> None:
                      "median_ms": medians, "p90_ms": [float(np.percentile(times[name], 90)) for times in repeats],
                      "times_faster": faster})  # fmt: skip
     pipeline.say(f"{evaluation.cpu_name()}, {arguments.threads} thread(s), {arguments.repeats} repeats")
-    pipeline.say(f"| file | MB | gzip, MB | median ms (p90) | times faster than {first} |\n| --- | ---: | ---: | ---: | ---: |")
-    for row in rows:
-        both = ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in zip(row["median_ms"], row["p90_ms"]))
-        pipeline.say(f"| {row['name']} | {row['bytes'] / 1e6:.2f} | {row['gzip_bytes'] / 1e6:.2f} | {both} | "
-                     f"{', '.join(f'{ratio:.2f}' for ratio in row['times_faster'])} |")  # fmt: skip
+    record = {"cpu": evaluation.cpu_name(), "threads": arguments.threads, "runs": arguments.runs,
+              "versions": pipeline.versions(), "files": rows}  # fmt: skip
+    pipeline.say(markdown(record))
     if arguments.json:
-        pipeline.write_json(arguments.json, {"cpu": evaluation.cpu_name(), "threads": arguments.threads,
-                                             "versions": pipeline.versions(), "files": rows})  # fmt: skip
+        pipeline.write_json(arguments.json, record)
 
 
 if __name__ == "__main__":
