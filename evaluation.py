@@ -300,7 +300,8 @@ def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
     graph = model.subgraphs[0]
     kinds = {number: kind for kind, number in vars(schema.BuiltinOperator).items()}
     empty = {tensor for tensor, about in enumerate(graph.tensors) if model.buffers[about.buffer].data is None}
-    unpackers = {int(operator.outputs[0]): operator for operator in graph.operators if int(operator.inputs[0]) not in empty}
+    unpackers = {int(operator.outputs[0]): operator for operator in graph.operators
+                 if not empty.intersection(map(int, operator.inputs))}  # fmt: skip
     times = []
     for number, operator in enumerate(graph.operators):
         if int(operator.outputs[0]) in unpackers:
