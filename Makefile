@@ -4,7 +4,8 @@
 #
 # A stage runs if a file it reads is newer than what it writes, or its settings changed; the stage itself then
 # compares script, settings and inputs by content (--if-needed) and does nothing if none differs.
-# Settings: make TRAINING="--epochs 80" PRUNING="--sparsity 0.8"
+# Settings: make TRAINING="--teacher --epochs 80" PRUNING="--sparsity 0.8"
+# Without a teacher, in half the time: make TRAINING= PRUNING=
 
 PYTHON ?= python3
 MODELS ?= models
@@ -12,8 +13,9 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 DATA         ?=
-TRAINING     ?=
-PRUNING      ?=
+TEACHER      ?=
+TRAINING     ?= --teacher
+PRUNING      ?= --teacher
 QUANTIZATION ?=
 EVALUATION   ?=
 
@@ -40,10 +42,15 @@ $(MODELS)/.settings-%: FORCE
 $(MODELS)/dataset/dataset.json: data_preparation.py $(MODELS)/.settings-DATA | $(VENV)/ready
 	$(RUN) data_preparation.py $(ARGUMENTS) $(DATA)
 
-$(MODELS)/original_model.h5: training.py $(MODELS)/dataset/dataset.json $(MODELS)/.settings-TRAINING | $(VENV)/ready
+$(MODELS)/teacher_model.h5: training.py $(MODELS)/dataset/dataset.json $(MODELS)/.settings-TEACHER | $(VENV)/ready
+	$(RUN) training.py $(ARGUMENTS) --architecture large --resume $(TEACHER)
+
+asks_teacher = $(if $(findstring --teacher,$(1)),$(MODELS)/teacher_model.h5)
+
+$(MODELS)/original_model.h5: training.py $(MODELS)/dataset/dataset.json $(call asks_teacher,$(TRAINING)) $(MODELS)/.settings-TRAINING | $(VENV)/ready
 	$(RUN) training.py $(ARGUMENTS) --resume $(TRAINING)
 
-$(MODELS)/pruned_model.h5: pruning.py $(MODELS)/original_model.h5 $(MODELS)/.settings-PRUNING | $(VENV)/ready
+$(MODELS)/pruned_model.h5: pruning.py $(MODELS)/original_model.h5 $(call asks_teacher,$(PRUNING)) $(MODELS)/.settings-PRUNING | $(VENV)/ready
 	$(RUN) pruning.py $(ARGUMENTS) --resume $(PRUNING)
 
 # One run writes all three .tflite files; the last of them stands for them.
