@@ -59,6 +59,7 @@ TEACHER_WEIGHT = 1.0  # of the teacher's predictions, beside the masks
 ROTATION = 12.0  # degrees either way
 SMALLEST_CROP = 0.65  # side of the smallest crop, as a share of the image side
 COLOUR_CHANGE = 0.25  # brightness, contrast and saturation, either way
+FADING_SHARE = 0.3  # of the epochs, the last ones, over which all that but the flip fades away
 
 NUMBER_OF_CLASSES = len(pipeline.CLASSES)
 
@@ -283,6 +284,7 @@ def load_imagenet_encoder(model: keras.Model) -> None:
 # --- batches ------------------------------------------------------------------------------
 
 DRAWS = 12  # random numbers per example, see `augment`
+UNCHANGED = np.array([1, 0.5, 1, *[0.5] * 9], np.float32)  # those that leave an image as it is
 
 
 def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -333,16 +335,29 @@ def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.T
     return tf.concat([tf.clip_by_value(images, 0.0, 1.0), others], 3), masks
 
 
-def epoch_batches(images: np.ndarray, masks: np.ndarray, batch_size: int, seed: int, epoch: int,
-                  worker: int = 0, workers: int = 1, devices: int = 1) -> tf.data.Dataset:  # fmt: skip
+def augmentation_strength(epoch: int, epochs: int) -> float:
+    """1, and in the last FADING_SHARE of the epochs (counted from 0) falling towards 0.
+
+    Crops show the animals larger, and their borders wider, than the photos will that the network is used on;
+    it ends its training on what it will see (Ge et al., *YOLOX*, 2021, stop their augmentation for the last epochs).
+    """
+    return min(1.0, (epochs - epoch) / (FADING_SHARE * epochs))
+
+
+def epoch_batches(images: np.ndarray, masks: np.ndarray, batch_size: int, seed: int, epoch: int, worker: int = 0,
+                  workers: int = 1, devices: int = 1, strength: float = 1.0) -> tf.data.Dataset:  # fmt: skip
     """One epoch of augmented batches; of each, this worker's share in one piece per device.
 
     Order and augmentation depend on seed and epoch alone, so that a resumed run goes on exactly
-    as if it had not stopped. What does not fill a batch is left for another epoch.
+    as if it had not stopped. What does not fill a batch is left for another epoch. At a strength of 0
+    images are flipped and otherwise left as they are.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(images))
     draws = random.random((len(images), DRAWS), np.float32)
+    flips = draws[:, 2].copy()
+    draws = UNCHANGED + np.float32(strength) * (draws - UNCHANGED)
+    draws[:, 2] = flips
     steps = len(images) // batch_size
     piece = batch_size // (workers * devices)
     mine = np.arange(steps * batch_size).reshape(steps, workers, -1)[:, worker].reshape(-1, piece)
@@ -612,7 +627,7 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
         def pieces(context: tf.distribute.InputContext, epoch: int = epoch) -> tf.data.Dataset:
             devices = strategy.num_replicas_in_sync // context.num_input_pipelines
             return epoch_batches(images, masks, batch_size, seed, epoch, context.input_pipeline_id,
-                                 context.num_input_pipelines, devices)  # fmt: skip
+                                 context.num_input_pipelines, devices, augmentation_strength(epoch, epochs))  # fmt: skip
 
         started, losses = time.time(), []
         steps = len(images) // batch_size

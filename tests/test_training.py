@@ -25,7 +25,7 @@ from data_preparation import load_split
 
 import tensorflow as tf
 
-IDENTITY = np.array([1, 0.5, 1, *[0.5] * 9], np.float32)  # whole image, not turned, not flipped, same colours
+IDENTITY = training.UNCHANGED  # whole image, not turned, not flipped, same colours
 GEOMETRY = slice(0, 6)
 
 
@@ -147,6 +147,22 @@ def test_epoch_shows_each_image_at_most_once_and_the_next_in_another_order(monke
         assert len(order) == len(set(order)) == 48
     assert all((one != other).any() for one, other in itertools.pairwise(orders))
     assert len(set(np.concatenate(orders))) == 50, "some image is never shown"
+
+
+def test_augmentation_fades_to_flips_over_the_last_epochs(monkeypatch):
+    strengths = [training.augmentation_strength(epoch, 10) for epoch in range(10)]
+    assert strengths[:8] == [1] * 8 and strengths[8:] == pytest.approx([2 / 3, 1 / 3])
+    assert training.augmentation_strength(0, 1) == 1
+    images, masks = blobs(24, 32)
+    mirrored = 0
+    for batch, truth in batches(images, masks, 8, 7, 0, strength=0.0):
+        for image, mask in zip(batch, truth):
+            match = [k for k, own in enumerate(masks) if (own == mask).all()] or [None]
+            if match[0] is None:
+                match = [k for k, own in enumerate(masks) if (own[:, ::-1] == mask).all()]
+                image, mirrored = image[:, ::-1], mirrored + 1
+            assert np.abs(image - images[match[0]] / 255).max() < 1e-3
+    assert 0 < mirrored < 24
 
 
 def test_image_keeps_its_own_mask(monkeypatch):
