@@ -165,6 +165,11 @@ def test_augmentation_fades_to_flips_over_the_last_epochs(monkeypatch):
     assert 0 < mirrored < 24
 
 
+def test_end_of_an_epoch_waits_for_no_tuning_thread():
+    """A stall of up to a minute per epoch, that comes and goes: too slow and too rare to be timed here."""
+    assert training.epoch_batches(*blobs(8, 32), 8, 7, 0).options().autotune.enabled is False
+
+
 def test_image_keeps_its_own_mask(monkeypatch):
     images, masks = numbered(50)
     monkeypatch.setattr(training, "augment", lambda images, masks, draws: (images, masks))
