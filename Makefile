@@ -4,8 +4,8 @@
 #
 # A stage runs if a file it reads is newer than what it writes, or its settings changed; the stage itself then
 # compares script, settings and inputs by content (--if-needed) and does nothing if none differs.
-# Settings: make TRAINING="--teacher --epochs 80" PRUNING="--sparsity 0.8"
-# Without a teacher, in half the time: make TRAINING= PRUNING=
+# Settings: make TRAINING="--epochs 80" PRUNING="--sparsity 0.8"
+# With a teacher, which is trained first: make TRAINING=--teacher PRUNING=--teacher
 
 PYTHON ?= python3
 MODELS ?= models
@@ -14,8 +14,8 @@ RUN    := $(VENV)/bin/python
 
 DATA         ?=
 TEACHER      ?=
-TRAINING     ?= --teacher
-PRUNING      ?= --teacher
+TRAINING     ?=
+PRUNING      ?=
 QUANTIZATION ?=
 EVALUATION   ?=
 
