@@ -5,7 +5,6 @@
 # A stage runs if a file it reads is newer than what it writes, or its settings changed; the stage itself then
 # compares script, settings and inputs by content (--if-needed) and does nothing if none differs.
 # Settings: make TRAINING="--epochs 80" PRUNING="--sparsity 0.8"
-# With a teacher, which is trained first: make TRAINING=--teacher PRUNING=--teacher
 
 PYTHON ?= python3
 MODELS ?= models
@@ -13,7 +12,6 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 
 DATA         ?=
-TEACHER      ?=
 TRAINING     ?=
 PRUNING      ?=
 QUANTIZATION ?=
@@ -42,15 +40,10 @@ $(MODELS)/.settings-%: FORCE
 $(MODELS)/dataset/dataset.json: data_preparation.py $(MODELS)/.settings-DATA | $(VENV)/ready
 	$(RUN) data_preparation.py $(ARGUMENTS) $(DATA)
 
-$(MODELS)/teacher_model.h5: training.py $(MODELS)/dataset/dataset.json $(MODELS)/.settings-TEACHER | $(VENV)/ready
-	$(RUN) training.py $(ARGUMENTS) --architecture large --resume $(TEACHER)
-
-asks_teacher = $(if $(findstring --teacher,$(1)),$(MODELS)/teacher_model.h5)
-
-$(MODELS)/original_model.h5: training.py $(MODELS)/dataset/dataset.json $(call asks_teacher,$(TRAINING)) $(MODELS)/.settings-TRAINING | $(VENV)/ready
+$(MODELS)/original_model.h5: training.py $(MODELS)/dataset/dataset.json $(MODELS)/.settings-TRAINING | $(VENV)/ready
 	$(RUN) training.py $(ARGUMENTS) --resume $(TRAINING)
 
-$(MODELS)/pruned_model.h5: pruning.py $(MODELS)/original_model.h5 $(call asks_teacher,$(PRUNING)) $(MODELS)/.settings-PRUNING | $(VENV)/ready
+$(MODELS)/pruned_model.h5: pruning.py $(MODELS)/original_model.h5 $(MODELS)/.settings-PRUNING | $(VENV)/ready
 	$(RUN) pruning.py $(ARGUMENTS) --resume $(PRUNING)
 
 # One run writes all three .tflite files; the last of them stands for them.

@@ -793,8 +793,7 @@ def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
     """The command that repeats a stage with the settings its record holds."""
     flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
              for key, value in settings.items() if value is not None and value is not False]  # fmt: skip
-    maker = "original" if name == "teacher" else name  # training.py makes both, by its settings
-    return " ".join([pipeline.command(maker, models_dir), *flags])
+    return " ".join([pipeline.command(name, models_dir), *flags])
 
 
 def sources_html(models_dir: Path, evaluation: dict[str, Any]) -> str:
@@ -935,7 +934,6 @@ def evaluate(stage: pipeline.Stage, seed: int) -> dict[str, Any]:
         np.savez_compressed(temporary, **confusions)
 
     data_set = pipeline.read_record(models_dir, "dataset")
-    teacher = ["teacher"] if pipeline.read_record(models_dir, "original")["settings"].get("teacher") else []
     background = np.zeros((NUMBER_OF_CLASSES, NUMBER_OF_CLASSES))
     background[:, 1] = confusions["original"].sum(axis=(0, 2))  # the truth, all of it called background
     least = round(float(iou_per_class(background).mean()), 4)
@@ -945,7 +943,7 @@ def evaluate(stage: pipeline.Stage, seed: int) -> dict[str, Any]:
         "environment": {"cpu": cpu_name(), "cores": cores, "threads": 1, "delegate": "XNNPACK", "system": platform.platform(),
                         "versions": pipeline.versions()},
         "stages": {name: {key: record[key] for key in ("settings", "wall_seconds", "sha256", "metrics")}
-                   for name in ("dataset", *teacher, "original", "pruned", "dynamic", "int8", "float16")
+                   for name in ("dataset", "original", "pruned", "dynamic", "int8", "float16")
                    if (record := pipeline.read_record(models_dir, name))},
         "seed": seed,
         "models": rows,

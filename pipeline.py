@@ -36,7 +36,6 @@ SEED = 7
 # The one place for paths. Artifact: (file under the models folder, script that writes it).
 ARTIFACTS = {
     "dataset": ("dataset/dataset.json", "data_preparation.py"),
-    "teacher": ("teacher_model.h5", "training.py --architecture large"),
     "original": ("original_model.h5", "training.py"),
     "pruned": ("pruned_model.h5", "pruning.py"),
     "dynamic": ("dynamic_quantized_model.tflite", "quantization.py"),

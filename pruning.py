@@ -33,8 +33,8 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
-from training import (distillation_loss, draw_curves, epoch_batches, fit, load_model, make_optimizer, save_model,
-                      segmentation_loss, soft_masks, validation_iou, write_csv)  # fmt: skip
+from training import (draw_curves, epoch_batches, fit, load_model, make_optimizer, save_model, segmentation_loss,
+                      validation_iou, write_csv)  # fmt: skip
 
 import numpy as np
 import tensorflow as tf
@@ -152,6 +152,11 @@ def wrap(model: keras.Model, sparsity: dict[str, float], steps: int) -> keras.Mo
 
     # One by one: wrapping the whole model refuses the functional depth_to_space call.
     return keras.models.clone_model(model, clone_function=wrap_layer)
+
+
+def distillation_loss(teacher_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy against the teacher's class probabilities; float32 logits (batch, height, width, classes)."""
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(teacher_logits), logits))
 
 
 def layer_sparsity(model: keras.Model, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -386,8 +391,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help='share of zeros in each pruned kernel, 0 to 0.98, or "auto" (default: %(default)s)')  # fmt: skip
     parser.add_argument("--channels", type=pipeline.bounded(float, 0.0, 0.9), default=0.0, metavar="SHARE",
                         help="share of channels to remove first, 0 to 0.9 (default: 0)")  # fmt: skip
-    parser.add_argument("--teacher", action="store_true",
-                        help="learn from teacher_model.h5, if you made one, instead of from the original model")  # fmt: skip
     parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=EPOCHS,
                         help="of fine-tuning (default: %(default)s)")  # fmt: skip
     parser.add_argument("--batch-size", type=pipeline.bounded(int, 1), default=BATCH_SIZE,
@@ -403,14 +406,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     models_dir = arguments.models_dir
     stage = pipeline.Stage(__file__, arguments)
-    stage.require("dataset", "original", *(["teacher"] if arguments.teacher else []))
+    stage.require("dataset", "original")
     if arguments.if_needed and stage.up_to_date("pruned"):
         return
 
     keras.utils.set_random_seed(arguments.seed)
     data_set = pipeline.read_record(models_dir, "dataset")
     steps = arguments.epochs * (data_set["splits"]["train"]["examples"] // arguments.batch_size)
-    teacher = load_model(models_dir, "teacher" if arguments.teacher else "original")
+    teacher = load_model(models_dir, "original")
     network, metrics = load_model(models_dir, "original"), {}
     if arguments.channels:
         network, metrics = cut_channels(stage, network, arguments)
@@ -431,16 +434,16 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS, average=not sparsity)
 
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return segmentation_loss(masks, logits) + DISTILLATION_WEIGHT * distillation_loss(images[..., 3:], logits)
+        imitation = distillation_loss(teacher(images, training=False), logits)
+        return segmentation_loss(masks, logits) + DISTILLATION_WEIGHT * imitation
 
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit would call it
     callback.set_model(student)
     callback.on_train_begin()
 
     rising = int(arguments.epochs * PRUNING_SHARE) if sparsity and arguments.epochs > 1 else 0
-    soft = soft_masks(teacher, load_split(models_dir, "train")[0])
     history = fit(student, optimizer, stage, "pruned", epochs=arguments.epochs, batch_size=arguments.batch_size,
-                  seed=arguments.seed, loss=loss, more_channels=soft, resume=arguments.resume,
+                  seed=arguments.seed, loss=loss, resume=arguments.resume,
                   after_epoch=lambda: callback.on_epoch_end(None), choose_from=rising)  # fmt: skip
 
     pruned = tfmot.sparsity.keras.strip_pruning(student)

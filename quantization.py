@@ -30,9 +30,9 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
-from pruning import is_convolution
-from training import (confusion_matrix, distillation_loss, fit, iou_per_class, load_model, make_optimizer, predict,
-                      segmentation_loss, write_csv)  # fmt: skip
+from pruning import distillation_loss, is_convolution
+from training import (confusion_matrix, fit, iou_per_class, load_model, make_optimizer, predict, segmentation_loss,
+                      write_csv)  # fmt: skip
 
 import numpy as np
 import tensorflow as tf
@@ -235,7 +235,7 @@ def train_for_int8(stage: pipeline.Stage, calibration: np.ndarray, arguments: ar
     optimizer = make_optimizer(arguments.epochs * (examples // arguments.batch_size), arguments.learning_rate, 0, average=False)
 
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return segmentation_loss(masks, logits) + distillation_loss(tf.nn.softmax(teacher(images, training=False)), logits)
+        return segmentation_loss(masks, logits) + distillation_loss(teacher(images, training=False), logits)
 
     history = fit(student, optimizer, stage, "qat", epochs=arguments.epochs, batch_size=arguments.batch_size,
                   seed=arguments.seed, loss=loss, resume=arguments.resume)  # fmt: skip

@@ -46,7 +46,6 @@ import tf_keras as keras
 from tf_keras import layers
 
 EPOCHS = 40
-LARGE_EPOCHS = 14
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
@@ -55,11 +54,9 @@ WEIGHT_DECAY = 2e-2
 AVERAGE_WINDOW = 0.03  # of all steps: how far back the moving average of the weights reaches
 NORM_MOMENTUM = 0.95  # per step, of batch normalisation's moving mean and variance
 JACCARD_WEIGHT = 1.0  # of the soft Jaccard term, beside cross-entropy
-TEACHER_WEIGHT = 1.0  # of the teacher's predictions, beside the masks
 ROTATION = 12.0  # degrees either way
 SMALLEST_CROP = 0.65  # side of the smallest crop, as a share of the image side
 COLOUR_CHANGE = 0.25  # brightness, contrast and saturation, either way
-FADING_SHARE = 0.3  # of the epochs, the last ones, over which all that but the flip fades away
 
 NUMBER_OF_CLASSES = len(pipeline.CLASSES)
 
@@ -70,9 +67,6 @@ NUMBER_OF_CLASSES = len(pipeline.CLASSES)
 ENCODER_STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3),
                   (5, 2, 6, 192, 1))  # fmt: skip
 DECODER_FILTERS = (96, 64, 48)  # at 1/16, 1/8 and 1/4 of the image side, where the logits are computed
-LARGE_ENCODER_STAGES = (*ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))  # nothing cut off
-LARGE_DECODER_FILTERS = (128, 96, 64)
-LARGE_SCALE = 1.5  # side of the image that the large network works on, as a multiple of its input's
 
 
 def normalisation(name: str) -> layers.Layer:
@@ -155,17 +149,6 @@ def compact_unet(size: int) -> keras.Model:
     return keras.Model(image, lite_unet(image, ENCODER_STAGES, DECODER_FILTERS), name="compact_unet")
 
 
-def large_unet(size: int) -> keras.Model:
-    """A teacher for the compact network: the whole encoder, a wider decoder, on an image enlarged to LARGE_SCALE.
-
-    About 3.2 M parameters; a step of training takes three times as long. Arguments and result as for `compact_unet`.
-    """
-    image, inner = layers.Input((size, size, 3), name="image"), int(size * LARGE_SCALE) // 32 * 32
-    enlarged = layers.Resizing(inner, inner, name="enlarge")(image)
-    logits = lite_unet(enlarged, LARGE_ENCODER_STAGES, LARGE_DECODER_FILTERS)
-    return keras.Model(image, layers.Resizing(size, size, name="shrink")(logits), name="large_unet")
-
-
 def classic_unet(size: int) -> keras.Model:
     """The textbook U-Net, about 1.86 M parameters: pairs of 3x3 convolutions of 64, 128 and, at
     the bottleneck, 256 filters, transposed convolutions, concatenated skips.
@@ -193,7 +176,7 @@ def classic_unet(size: int) -> keras.Model:
     return keras.Model(image, layers.Conv2D(NUMBER_OF_CLASSES, 1, dtype="float32", name="logits")(x), name="classic_unet")
 
 
-NETWORKS = {"compact": compact_unet, "classic": classic_unet, "large": large_unet}
+NETWORKS = {"compact": compact_unet, "classic": classic_unet}
 
 # --- ImageNet weights ---------------------------------------------------------------------
 
@@ -284,7 +267,6 @@ def load_imagenet_encoder(model: keras.Model) -> None:
 # --- batches ------------------------------------------------------------------------------
 
 DRAWS = 12  # random numbers per example, see `augment`
-UNCHANGED = np.array([1, 0.5, 1, *[0.5] * 9], np.float32)  # those that leave an image as it is
 
 
 def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -294,9 +276,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.T
     of machines. Image and mask move by one transformation; edges are mirrored.
 
     Args:
-        images: uint8 (batch, size, size, 3 or more). Channels after the third (a teacher's soft masks)
-            move with the image but keep their values.
-        masks: uint8 (batch, size, size).
+        images: uint8 (batch, size, size, 3). masks: uint8 (batch, size, size).
         draws: float32 (batch, DRAWS), uniform in 0..1.
 
     Returns:
@@ -323,8 +303,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.T
             interpolation=interpolation, fill_mode="REFLECT")  # fmt: skip
 
     masks = tf.cast(move(masks[..., None], "NEAREST")[..., 0], tf.int32)
-    moved = move(tf.cast(images, tf.float32), "BILINEAR") / 255
-    images, others = moved[..., :3], moved[..., 3:]
+    images = move(tf.cast(images, tf.float32), "BILINEAR") / 255
 
     brightness, contrast, saturation = (1 + COLOUR_CHANGE * signed[:, k, None, None, None] for k in (6, 7, 8))
     tint = 1 + 0.08 * signed[:, None, None, 9:12]
@@ -332,32 +311,19 @@ def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.T
     images = grey + (images - grey) * saturation
     mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
     images = ((images - mean) * contrast + mean * brightness) * tint
-    return tf.concat([tf.clip_by_value(images, 0.0, 1.0), others], 3), masks
+    return tf.clip_by_value(images, 0.0, 1.0), masks
 
 
-def augmentation_strength(epoch: int, epochs: int) -> float:
-    """1, and in the last FADING_SHARE of the epochs (counted from 0) falling towards 0.
-
-    Crops show the animals larger, and their borders wider, than the photos will that the network is used on;
-    it ends its training on what it will see (Ge et al., *YOLOX*, 2021, stop their augmentation for the last epochs).
-    """
-    return min(1.0, (epochs - epoch) / (FADING_SHARE * epochs))
-
-
-def epoch_batches(images: np.ndarray, masks: np.ndarray, batch_size: int, seed: int, epoch: int, worker: int = 0,
-                  workers: int = 1, devices: int = 1, strength: float = 1.0) -> tf.data.Dataset:  # fmt: skip
+def epoch_batches(images: np.ndarray, masks: np.ndarray, batch_size: int, seed: int, epoch: int,
+                  worker: int = 0, workers: int = 1, devices: int = 1) -> tf.data.Dataset:  # fmt: skip
     """One epoch of augmented batches; of each, this worker's share in one piece per device.
 
     Order and augmentation depend on seed and epoch alone, so that a resumed run goes on exactly
-    as if it had not stopped. What does not fill a batch is left for another epoch. At a strength of 0
-    images are flipped and otherwise left as they are.
+    as if it had not stopped. What does not fill a batch is left for another epoch.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(images))
     draws = random.random((len(images), DRAWS), np.float32)
-    flips = draws[:, 2].copy()
-    draws = UNCHANGED + np.float32(strength) * (draws - UNCHANGED)
-    draws[:, 2] = flips
     steps = len(images) // batch_size
     piece = batch_size // (workers * devices)
     mine = np.arange(steps * batch_size).reshape(steps, workers, -1)[:, worker].reshape(-1, piece)
@@ -398,15 +364,6 @@ def segmentation_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return cross_entropy + JACCARD_WEIGHT * tf.reduce_mean(1 - (shared + 1) / (either + 1))
 
 
-def distillation_loss(probabilities: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy against a teacher's class probabilities (Hinton, Vinyals and Dean 2015); a scalar.
-
-    Args:
-        probabilities, logits: float32 (batch, height, width, classes).
-    """
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(probabilities, logits))
-
-
 def confusion_matrix(masks: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Pixel counts per image, int64 (n, classes, classes): rows are the truth, columns the prediction.
 
@@ -444,30 +401,6 @@ def validation_iou(model: keras.Model, images: np.ndarray, masks: np.ndarray) ->
     """IoU per class of a model over a split (uint8 images, uint8 masks)."""
     predictions = np.concatenate(list(predict(model, images)))
     return iou_per_class(confusion_matrix(masks, predictions).sum(axis=0))
-
-
-def soft_masks(teacher: keras.Model, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """A teacher's class probabilities times 255 for uint8 images, averaged over each image and its mirror image.
-
-    Computed once: augmentation moves them with the image, so that a step costs no more than without a teacher.
-
-    Returns:
-        uint8 (n, size, size, classes).
-    """
-
-    @tf.function
-    def probabilities(batch: tf.Tensor) -> tf.Tensor:
-        batch = tf.cast(batch, tf.float32) / 255
-        mirrored = tf.nn.softmax(teacher(batch[:, :, ::-1], training=False))[:, :, ::-1]
-        return (tf.nn.softmax(teacher(batch, training=False)) + mirrored) / 2
-
-    soft = np.empty((*images.shape[:3], NUMBER_OF_CLASSES), np.uint8)
-    with pipeline.progress("asking the teacher", len(images), "images") as bar:
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            soft[rows] = np.rint(255 * probabilities(images[rows]).numpy())
-            bar.update(len(soft[rows]))
-    return soft
 
 
 # --- training -----------------------------------------------------------------------------
@@ -568,7 +501,7 @@ def make_train_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.
 
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            value = loss(images, masks, model(images[..., :3], training=True))
+            value = loss(images, masks, model(images, training=True))
             share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
         gradients = tape.gradient(share, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
@@ -583,8 +516,8 @@ def make_train_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.
 def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *, epochs: int, batch_size: int, seed: int,
         strategy: tf.distribute.Strategy | None = None,
         loss: Callable[..., tf.Tensor] = lambda images, masks, logits: segmentation_loss(masks, logits),
-        more_channels: np.ndarray | None = None, after_epoch: Callable[[], None] = lambda: None, choose_from: int = 0,
-        patience: int = 0, resume: bool = False) -> list[dict[str, float]]:  # fmt: skip
+        after_epoch: Callable[[], None] = lambda: None, choose_from: int = 0, patience: int = 0,
+        resume: bool = False) -> list[dict[str, float]]:  # fmt: skip
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
     Each epoch prints a line and rewrites `{name}_training.csv`. With an averaging optimizer it
@@ -592,7 +525,6 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
 
     Args:
         loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
-        more_channels: uint8 (n, size, size, k), appended to the training images for the loss; the model does not see them.
         after_epoch: called after the last step of each epoch, before validation.
         choose_from: the first epoch, counted from 0, that may be the best.
         patience: stop after so many epochs without a better one; 0 never stops early.
@@ -604,8 +536,6 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
     """
     models_dir = stage.models_dir
     images, masks = load_split(models_dir, "train")
-    if more_channels is not None:
-        images = np.concatenate([images, more_channels], axis=3)
     validation = load_split(models_dir, "validation")
     if len(images) < batch_size:
         raise pipeline.UserError(f"{len(images)} training images do not fill a batch; use --batch-size {len(images)} or less")
@@ -631,7 +561,7 @@ def fit(model: keras.Model, optimizer: Any, stage: pipeline.Stage, name: str, *,
         def pieces(context: tf.distribute.InputContext, epoch: int = epoch) -> tf.data.Dataset:
             devices = strategy.num_replicas_in_sync // context.num_input_pipelines
             return epoch_batches(images, masks, batch_size, seed, epoch, context.input_pipeline_id,
-                                 context.num_input_pipelines, devices, augmentation_strength(epoch, epochs))  # fmt: skip
+                                 context.num_input_pipelines, devices)  # fmt: skip
 
         started, losses = time.time(), []
         steps = len(images) // batch_size
@@ -714,7 +644,7 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def load_model(models_dir: Path, name: str) -> keras.Model:
-    """A Keras model artifact ("teacher", "original" or "pruned").
+    """A Keras model artifact ("original" or "pruned").
 
     Raises:
         pipeline.UserError: the file cannot be read.
@@ -731,14 +661,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = pipeline.argument_parser(__doc__)
     parser.add_argument("--architecture", choices=tuple(NETWORKS), default="compact",
-                        help="compact: small and fast; classic: the textbook U-Net; large: a teacher for the others, "
-                             "written to teacher_model.h5 (default: %(default)s)")  # fmt: skip
+                        help="compact: small and fast; classic: the textbook U-Net (default: %(default)s)")  # fmt: skip
     parser.add_argument("--encoder", choices=("imagenet", "scratch"), default="imagenet",
                         help="where the compact encoder's weights begin (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--teacher", action="store_true",
-                        help="learn from the predictions of teacher_model.h5 as well; --architecture large makes it")  # fmt: skip
-    parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=None,
-                        help=f"(default: {EPOCHS}, of the large network {LARGE_EPOCHS})")  # fmt: skip
+    parser.add_argument("--epochs", type=pipeline.bounded(int, 1), default=EPOCHS, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=pipeline.bounded(int, 1), default=BATCH_SIZE,
                         help="images per step, over all devices (default: %(default)s)")  # fmt: skip
     parser.add_argument("--learning-rate", type=pipeline.bounded(float, 0), default=LEARNING_RATE,
@@ -751,9 +677,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.architecture == "classic":
         arguments.encoder = "scratch"  # there are no ImageNet weights for it
-    if arguments.architecture == "large" and arguments.teacher:
-        parser.error("--teacher: the large network is the teacher; train another --architecture with it")
-    arguments.epochs = arguments.epochs or (LARGE_EPOCHS if arguments.architecture == "large" else EPOCHS)
     return arguments
 
 
@@ -762,9 +685,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     models_dir = arguments.models_dir
     stage = pipeline.Stage(__file__, arguments)
-    stage.require("dataset", *(["teacher"] if arguments.teacher else []))
-    name = "teacher" if arguments.architecture == "large" else "original"
-    if arguments.if_needed and stage.up_to_date(name):
+    stage.require("dataset")
+    if arguments.if_needed and stage.up_to_date("original"):
         return
 
     strategy = pick_strategy()
@@ -787,15 +709,9 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.say(f"{model.name}: {model.count_params():,} parameters, encoder from {arguments.encoder}; {number} images of "
                  f"{size} x {size} from {data_set['source']}; {strategy.num_replicas_in_sync} device(s)")  # fmt: skip
 
-    lessons: dict[str, Any] = {}
-    if arguments.teacher:
-        images, _ = load_split(models_dir, "train")
-        lessons = {"more_channels": soft_masks(load_model(models_dir, "teacher"), images),
-                   "loss": lambda images, masks, logits: segmentation_loss(masks, logits)
-                   + TEACHER_WEIGHT * distillation_loss(images[..., 3:], logits)}  # fmt: skip
-    history = fit(model, optimizer, stage, name, epochs=arguments.epochs,
+    history = fit(model, optimizer, stage, "original", epochs=arguments.epochs,
                   batch_size=arguments.batch_size, seed=arguments.seed, strategy=strategy,
-                  patience=arguments.patience, resume=arguments.resume, **lessons)  # fmt: skip
+                  patience=arguments.patience, resume=arguments.resume)  # fmt: skip
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if not is_chief(strategy):
         return
@@ -805,10 +721,10 @@ def main(argv: list[str] | None = None) -> None:
                "images_per_second": float(np.median([row["images_per_second"] for row in history]))}  # fmt: skip
     plain = build(size)  # without the policy and the strategy of the training
     plain.set_weights(weights)
-    with stage.new_artifact(name, metrics) as path:
+    with stage.new_artifact("original", metrics) as path:
         save_model(plain, path)
-    draw_curves(models_dir / f"{name}_training.png", history, f"{model.name} on {data_set['source']}")
-    pipeline.say(f"wrote {pipeline.artifact_path(models_dir, name)}: validation mean IoU {best['mean_iou']:.4f} "
+    draw_curves(models_dir / "original_training.png", history, f"{model.name} on {data_set['source']}")
+    pipeline.say(f"wrote {pipeline.artifact_path(models_dir, 'original')}: validation mean IoU {best['mean_iou']:.4f} "
                  f"(epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min")  # fmt: skip
 
 

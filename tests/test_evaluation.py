@@ -13,6 +13,7 @@ from PIL import Image
 from tf_keras import layers
 
 import evaluation
+import quantization
 import training
 from data_preparation import overlay
 from quantization import VARIANTS, convert
@@ -311,10 +312,9 @@ def test_single_run_is_ready_for_every_kind(model_files):
 
 
 def test_command_in_the_report_repeats_the_settings(tmp_path):
-    settings = vars(training.parse(["--models-dir", str(tmp_path), "--architecture", "large", "--epochs", "3"]))
+    settings = vars(quantization.parse(["--models-dir", str(tmp_path), "--qat", "--epochs", "2"]))
     recorded = {key: value for key, value in settings.items() if key not in ("models_dir", "if_needed", "resume")}
-    command = evaluation.stage_command(tmp_path, "teacher", recorded)
-    assert command.startswith(f"python training.py --models-dir {tmp_path} ") and "False" not in command
-    assert vars(training.parse(command.split()[2:])) == settings
-    taught = recorded | {"architecture": "compact", "teacher": True}
-    assert " --teacher --epochs 3 " in evaluation.stage_command(tmp_path, "original", taught)
+    command = evaluation.stage_command(tmp_path, "int8", recorded)
+    assert command.startswith(f"python quantization.py --models-dir {tmp_path} ")
+    assert "--qat" in command and "--sensitivity" not in command and "None" not in command
+    assert vars(quantization.parse(command.split()[2:])) == settings

@@ -25,7 +25,7 @@ from data_preparation import load_split
 
 import tensorflow as tf
 
-IDENTITY = training.UNCHANGED  # whole image, not turned, not flipped, same colours
+IDENTITY = np.array([1, 0.5, 1, *[0.5] * 9], np.float32)  # whole image, not turned, not flipped, same colours
 GEOMETRY = slice(0, 6)
 
 
@@ -102,17 +102,6 @@ def test_colour_draws_recolour_the_image_and_leave_the_mask():
     assert moved.numpy().min() >= 0 and moved.numpy().max() <= 1
 
 
-def test_soft_masks_move_with_the_image_and_keep_their_values():
-    images, masks = blobs(32, 64)
-    draws = np.random.default_rng(1).random((32, training.DRAWS), np.float32)  # moved and recoloured
-    soft = 255 * np.eye(3, dtype=np.uint8)[masks]
-    moved, truth = training.augment(np.concatenate([images, soft], axis=3), masks, draws)
-    alone, _ = training.augment(images, masks, draws)
-    assert (moved.numpy()[..., :3] == alone.numpy()).all()
-    assert np.abs(moved.numpy()[..., 3:].sum(-1) - 1).max() < 1e-5
-    assert np.mean(moved.numpy()[..., 3:].argmax(-1) == truth.numpy()) > 0.98
-
-
 # --- batches ------------------------------------------------------------------------------
 
 
@@ -147,22 +136,6 @@ def test_epoch_shows_each_image_at_most_once_and_the_next_in_another_order(monke
         assert len(order) == len(set(order)) == 48
     assert all((one != other).any() for one, other in itertools.pairwise(orders))
     assert len(set(np.concatenate(orders))) == 50, "some image is never shown"
-
-
-def test_augmentation_fades_to_flips_over_the_last_epochs(monkeypatch):
-    strengths = [training.augmentation_strength(epoch, 10) for epoch in range(10)]
-    assert strengths[:8] == [1] * 8 and strengths[8:] == pytest.approx([2 / 3, 1 / 3])
-    assert training.augmentation_strength(0, 1) == 1
-    images, masks = blobs(24, 32)
-    mirrored = 0
-    for batch, truth in batches(images, masks, 8, 7, 0, strength=0.0):
-        for image, mask in zip(batch, truth):
-            match = [k for k, own in enumerate(masks) if (own == mask).all()] or [None]
-            if match[0] is None:
-                match = [k for k, own in enumerate(masks) if (own[:, ::-1] == mask).all()]
-                image, mirrored = image[:, ::-1], mirrored + 1
-            assert np.abs(image - images[match[0]] / 255).max() < 1e-3
-    assert 0 < mirrored < 24
 
 
 def test_end_of_an_epoch_waits_for_no_tuning_thread():
@@ -439,36 +412,6 @@ def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data
     assert "going on after epoch 1" in done.stdout and "epoch   1/3" not in done.stdout
     assert pipeline.sha256(data_copy / "original_model.h5") == pipeline.sha256(finished_run / "original_model.h5")
     assert not state.exists()
-
-
-def test_student_of_a_teacher_learns_from_it_and_is_stale_when_it_changes(finished_run, data_copy):
-    settings = ("--models-dir", data_copy, *TRAINING)
-    missing = run_script("training.py", *settings, "--teacher")
-    assert missing.returncode == 2 and "training.py --architecture large" in missing.stderr and "Traceback" not in missing.stderr
-    assert run_script("training.py", *settings, "--architecture", "large", "--teacher").returncode == 2
-
-    for more in (("--architecture", "large", "--epochs", "1"), ("--teacher",)):
-        done = run_script("training.py", *settings, *more)
-        assert done.returncode == 0, done.stderr
-        assert (data_copy / "original_model.h5").exists() == ("--teacher" in more)
-    taught, alone = (training.load_model(folder, "original").get_weights() for folder in (data_copy, finished_run))
-    assert any(np.abs(one - other).max() > 1e-5 for one, other in zip(taught, alone)), "the teacher taught nothing"
-    assert pipeline.stale_reason(data_copy, "original") is None
-    with (data_copy / "teacher_model.h5").open("ab") as file:
-        file.write(b"0")
-    assert "teacher_model.h5 was changed" in pipeline.stale_reason(data_copy, "original")
-
-
-def test_soft_masks_are_the_mean_over_an_image_and_its_mirror_image(finished_run):
-    images, _ = load_split(finished_run, "validation")
-    model = training.load_model(finished_run, "original")
-    soft = training.soft_masks(model, images, batch_size=3)
-
-    def probabilities(batch):
-        return tf.nn.softmax(model(batch.astype(np.float32) / 255, training=False)).numpy()
-
-    expected = (probabilities(images) + probabilities(images[:, :, ::-1])[:, :, ::-1]) / 2
-    assert soft.dtype == np.uint8 and np.abs(soft / 255 - expected).max() < 0.5 / 255 + 1e-5
 
 
 def test_resume_after_other_settings_begins_anew(data_copy, capsys):

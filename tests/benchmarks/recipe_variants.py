@@ -135,10 +135,19 @@ def decoder(filters: tuple[int, ...], kernels: tuple[int, ...]) -> Callable[[], 
     return lambda: training.NETWORKS.update(compact=unet)
 
 
-def enlarged() -> None:
-    """The default network on an image enlarged to LARGE_SCALE, as the teacher works on it."""
-    training.LARGE_ENCODER_STAGES, training.LARGE_DECODER_FILTERS = training.ENCODER_STAGES, training.DECODER_FILTERS
-    training.NETWORKS["compact"] = training.large_unet
+WHOLE_ENCODER = (*training.ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))  # EfficientNet-Lite0, nothing cut off
+
+
+def enlarged(scale: float, stages: tuple = training.ENCODER_STAGES,
+             filters: tuple = training.DECODER_FILTERS) -> Callable[[], None]:  # fmt: skip
+    """A network that works on the image enlarged, to a multiple of 32 pixels, and shrinks the logits."""
+
+    def unet(size: int) -> keras.Model:
+        image, inner = layers.Input((size, size, 3), name="image"), int(size * scale) // 32 * 32
+        logits = training.lite_unet(layers.Resizing(inner, inner, name="enlarge")(image), stages, filters)
+        return keras.Model(image, layers.Resizing(size, size, name="shrink")(logits), name="enlarged_unet")
+
+    return lambda: training.NETWORKS.update(compact=unet)
 
 
 FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe that was tried
@@ -147,7 +156,9 @@ FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe
 VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "default": ("decoder 96-64-48, a 5x5 and a 3x3 at each scale; batch 16; encoder at 0.3 of the rate", lambda: None, []),
     "half": ("decoder 96-64-48-32: one scale more, logits 2x2 at half resolution", setting(DECODER_FILTERS=(96, 64, 48, 32)), []),
-    "enlarged": ("the image enlarged 1.5 times before the network, the logits shrunk", enlarged, []),
+    "enlarged_1.25": ("the image enlarged 1.25 times before the network, the logits shrunk", enlarged(1.25), []),
+    "enlarged_1.5": ("the same, 1.5 times", enlarged(1.5), []),
+    "large": ("the same, 1.5 times; all of the encoder; decoder 128-96-64", enlarged(1.5, WHOLE_ENCODER, (128, 96, 64)), []),
     "eighth": ("decoder 96-64: one scale less, logits 8x8 at an eighth", setting(DECODER_FILTERS=(96, 64)), []),
     "light": ("decoder 64-48-32", setting(DECODER_FILTERS=(64, 48, 32)), []),
     "wide": ("decoder 144-96-72", setting(DECODER_FILTERS=(144, 96, 72)), []),
@@ -167,7 +178,6 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "cutout": ("cutout on half of the images", cutout, []),
     "milder": ("crops from 0.8 of the side, 6 degrees, colours 0.15",
                setting(SMALLEST_CROP=0.8, ROTATION=6.0, COLOUR_CHANGE=0.15), []),
-    "no_fading": ("augmentation at full strength to the end", setting(FADING_SHARE=1e-9), []),
     "no_rotation": ("no rotation", setting(ROTATION=0.0), []),
 }  # fmt: skip
 
