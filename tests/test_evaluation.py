@@ -112,7 +112,7 @@ def test_bootstrap_brackets_the_estimate_and_repeats():
 
 
 def test_size_counts_what_is_stored(model_files):
-    expected = (3 * 9 + 1) * 32 + (9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 + 1) * 3  # kernels and biases
+    expected = (3 * 9 + 1) * 32 + (9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 4 + 1) * 32 + (32 + 1) * 3  # kernels and biases
     assert evaluation.weight_counts(model_files / "original_model.h5")[0] == expected
     for variant in VARIANTS:
         weights, nonzero = evaluation.weight_counts(pipeline.artifact_path(model_files, variant))
