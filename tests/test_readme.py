@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "docs" / "compression.md", ROOT / "docs" / "other_runs.md")
-TABLE = re.compile(r"(<!-- table of (docs/\S+\.json|what was aimed at) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table of (docs/\S+\.json|what was aimed at) -->\n)(?:.*?\n)??(<!-- end of table -->)", re.DOTALL)
 
 
 def read(name: str) -> dict:
@@ -68,7 +68,7 @@ def with_tables(text: str) -> str:
 
     def anew(match: re.Match) -> str:
         name = match[2].removeprefix("docs/").removesuffix(".json")
-        return match[1] + (table_of_aims() if name == "what was aimed at" else table(read(name))) + match[3]
+        return match[1] + (table_of_aims() if name == "what was aimed at" else table(read(name))) + "\n" + match[3]
 
     return TABLE.sub(anew, text)
 
@@ -89,6 +89,14 @@ def test_recorded_runs_are_real_and_whole(page):
         assert not evaluation["dataset"]["synthetic"]
         assert [row["name"] for row in evaluation["models"]][:2] == ["original", "pruned"]
         assert not any(row["stale"] for row in evaluation["models"])
+
+
+def test_empty_table_is_filled_and_what_follows_it_stays():
+    end = "<!-- end of table -->\n"
+    page = f"<!-- table of docs/results.json -->\n{end}\nwords\n\n<!-- table of docs/speed.json -->\n\n{end}"
+    filled = with_tables(page)
+    assert "\n\nwords\n\n" in filled and filled.count("<!-- end of table -->") == 2
+    assert "| pruned |" in filled and "| classic int8 |" in filled and with_tables(filled) == filled
 
 
 def test_links_and_files_that_the_readme_names_exist():
