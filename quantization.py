@@ -44,6 +44,9 @@ from litert_quantizer.quantizer import Quantizer
 from tf_keras import layers
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
+ROUNDING_IMAGES = 50  # calibration images, and places in each, whose inputs decide how kernels are rounded
+ROUNDING_PLACES = 300
+ROUNDING_DAMPING = 0.01  # of the mean square of an input, added to every square so that none is zero
 COMPARED_IMAGES = 16  # validation images on which a written file must agree with its source
 LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file is refused
 DYNAMIC_DEPTH = 64  # products per sum of a convolution, from which dynamic range pays
@@ -72,6 +75,108 @@ def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.nda
     return rows, images[rows].astype(np.float32) / 255
 
 
+def kernel_name(layer: layers.Layer) -> str | None:
+    """The attribute that holds a layer's kernel, if it has one."""
+    return next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)
+
+
+def input_products(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the weights of each convolution are multiplied with: E[x xᵀ] over places in images.
+
+    Args:
+        images: float32 (n, size, size, 3) in 0..1.
+
+    Returns:
+        By layer, float64 (groups, n, n): n is height x width x input channels of the kernel, one group; for a
+        depthwise convolution height x width, a group per channel. Transposed convolutions are left out.
+    """
+    convolutions = [layer for layer in model.layers
+                    if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.Conv2DTranspose)]  # fmt: skip
+    probe = tf.function(keras.Model(model.input, [layer.input for layer in convolutions]))
+    random, products = np.random.default_rng(pipeline.SEED), dict.fromkeys([layer.name for layer in convolutions], 0.0)
+    images = images[:: max(1, len(images) // ROUNDING_IMAGES)]
+    for image in images:
+        for layer, x in zip(convolutions, probe(image[None], training=False)):
+            if layer.kernel_size != (1, 1):
+                kernel, strides = (1, *layer.kernel_size, 1), (1, *layer.strides, 1)
+                x = tf.image.extract_patches(x, kernel, strides, (1, 1, 1, 1), layer.padding.upper())
+            seen = x.numpy().reshape(-1, x.shape[-1])
+            seen = seen[random.integers(0, len(seen), ROUNDING_PLACES)]
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
+            groups = np.moveaxis(seen.reshape(len(seen), -1, layer.input_shape[-1]), -1, 0) if depthwise else seen[None]
+            products[layer.name] += (groups.transpose(0, 2, 1) @ groups).astype(np.float64) / (len(images) * ROUNDING_PLACES)
+    return products
+
+
+def round_columns(weights: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Weights rounded to int8 steps so that little is lost of their sums over the inputs.
+
+    GPTQ (Frantar et al. 2022, after optimal brain surgery, Hassibi and Stork 1993): weight by weight, what one
+    loses to rounding is made up by those that are not rounded yet. Zeros stay, and so does the largest weight
+    of a column, which sets the step.
+
+    Args:
+        weights: float64 (groups, n, columns). products: float64 (groups, n, n), E[x xᵀ] of their inputs.
+
+    Returns:
+        Multiples of each column's step, which is its largest weight / 127; same shape.
+    """
+    step = np.abs(weights).max(1) / 127
+    step = np.where(step > 0, step, 1)
+    fixed = (weights == 0) | (np.arange(weights.shape[1])[:, None] == np.abs(weights).argmax(1)[:, None])
+    mean_square = np.trace(products, axis1=1, axis2=2)[:, None, None] / weights.shape[1]
+    damped = products + (ROUNDING_DAMPING * mean_square + 1e-9) * np.eye(weights.shape[1])
+    spread = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # row i: how weight i's error moves the later ones
+    left, rounded = weights.copy(), weights.copy()
+    for i in range(weights.shape[1]):
+        steps = np.clip(np.round(left[:, i] / step), -127, 127)
+        rounded[:, i] = np.where(fixed[:, i], weights[:, i], steps * step)
+        error = (left[:, i] - rounded[:, i]) / spread[:, i, i, None]
+        left[:, i + 1 :] -= spread[:, i, i + 1 :, None] * error[:, None]
+    return rounded
+
+
+def round_kernels(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """A copy of the model whose kernels the converter can write in int8 without rounding them any more.
+
+    Rounding to the nearest step, as the converter does it, cost most of what int8 lost (docs/choices.md).
+    Normalisation, which conversion multiplies into the kernels, scales whole columns and their steps alike.
+    Arguments as for `input_products`.
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for name, products in input_products(model, images).items():
+        layer = copy.get_layer(name)
+        kernel = getattr(layer, kernel_name(layer))
+        values = kernel.numpy().astype(np.float64)
+        if isinstance(layer, layers.DepthwiseConv2D):  # (height, width, channels, 1): a group per channel
+            columns = values.reshape(-1, values.shape[2]).T[..., None]
+            kernel.assign(round_columns(columns, products)[..., 0].T.reshape(values.shape))
+        else:
+            columns = values.reshape(1, -1, values.shape[-1])
+            kernel.assign(round_columns(columns, products).reshape(values.shape))
+    return copy
+
+
+def pixel_range(model: keras.Model) -> tuple[float, float]:
+    """What pixels 0 and 255 are to a network behind its rescaling layer: 0 and 1 if it has none."""
+    found = [layer for layer in model.layers if isinstance(layer, layers.Rescaling)]
+    return (found[0].offset, found[0].offset + found[0].scale) if found else (0.0, 1.0)
+
+
+def without_rescaling(model: keras.Model) -> keras.Model:
+    """The model for images that are rescaled already; before that layer it may only enlarge, which changes nothing."""
+
+    def take_out(layer: layers.Layer) -> layers.Layer:
+        if isinstance(layer, layers.Rescaling):
+            return layers.Activation("linear", name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=take_out)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = None, int8_input: str = "uint8") -> bytes:
     """The one conversion: a Keras model to the bytes of a .tflite file.
 
@@ -84,6 +189,15 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
         int8_input: "uint8" or "int8", the type of the int8 file's input and output.
     """
     options = VARIANTS[variant]
+    if options.get("calibrated"):
+        if calibration is None:
+            raise ValueError(f"{variant} needs calibration images")
+        low, high = pixel_range(model)
+        model = without_rescaling(round_kernels(model, calibration))
+        # A black and a white image widen the input range to exactly low..high, so that one step of the
+        # quantised input is one step of an 8-bit pixel: raw camera bytes go in unchanged, and nothing rescales them.
+        ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])
+        samples = low + (high - low) * np.concatenate([calibration, ends])
     size = model.input_shape[1]
     function = tf.function(lambda image: model(image, training=False))
     fixed = function.get_concrete_function(tf.TensorSpec((1, size, size, 3), tf.float32, name="image"))
@@ -94,12 +208,7 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
     if options.get("float16"):
         converter.target_spec.supported_types = [tf.float16]
     if options.get("calibrated"):
-        if calibration is None:
-            raise ValueError(f"{variant} needs calibration images")
-        # A black and a white image widen the input range to exactly 0..1, so that one step of the
-        # quantised input is one step of an 8-bit pixel: raw camera bytes go in unchanged.
-        ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])
-        converter.representative_dataset = lambda: ([image[None]] for image in np.concatenate([calibration, ends]))
+        converter.representative_dataset = lambda: ([image[None]] for image in samples)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(int8_input)
     with pipeline.silenced():
@@ -181,21 +290,21 @@ class Int8Imitation(layers.Wrapper):
         """`limits`: smallest and largest value of the output, None for an output that int8 does not round."""
         super().__init__(layer, name=layer.name)
         self.limits = limits
-        self.kernel_name = next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)
+        self.kernel_name = kernel_name(layer)
         if self.kernel_name:
             self.own = getattr(layer, self.kernel_name)
             self.mask = tf.constant((self.own.numpy() != 0).astype(np.float32))
             outputs = 2 if isinstance(layer, (layers.DepthwiseConv2D, layers.Conv2DTranspose)) else 3
             self.other_axes = [axis for axis in range(4) if axis != outputs]
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, **settings: Any) -> tf.Tensor:
         """The layer's output. Normalisation after it scales whole output channels, which per-channel rounding follows."""
         if self.kernel_name:
             kernel = self.own * self.mask
             step = tf.maximum(tf.reduce_max(tf.abs(kernel), self.other_axes, keepdims=True), 1e-12) / 127
             rounded = kernel + tf.stop_gradient(tf.round(kernel / step) * step - kernel)
             object.__setattr__(self.layer, self.kernel_name, rounded)  # past Keras, which would track it as a weight
-        output = self.layer(inputs)
+        output = self.layer(inputs, **settings)  # depth_to_space has some
         if self.kernel_name:
             object.__setattr__(self.layer, self.kernel_name, self.own)
         if self.limits is None:
@@ -216,7 +325,7 @@ def imitate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
             limits[parts[1]] = operator.limits
 
     def wrap(layer: layers.Layer) -> layers.Layer:
-        worth = layer.name in limits or hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
+        worth = layer.name in limits or kernel_name(layer)
         return Int8Imitation(layer, limits.get(layer.name)) if worth else layer
 
     return keras.models.clone_model(model, clone_function=wrap)
@@ -380,9 +489,9 @@ def draw_sensitivity(path: Path, rows: list[dict[str, Any]]) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def int8_within(content: bytes, full: bytes, calibration: np.ndarray, models_dir: Path,
+def int8_within(model: keras.Model, full: bytes, calibration: np.ndarray, models_dir: Path,
                 max_drop: float | None) -> tuple[bytes, dict[str, Any]]:  # fmt: skip
-    """The int8 file that loses at most `max_drop` validation mean IoU against the float32 file `content`.
+    """The int8 file that loses at most `max_drop` validation mean IoU against the float32 file of a model.
 
     That is `full`, int8 throughout, if it holds. Else the operators with the worst signal-to-noise ratio stay in
     float: 1, 2, 4 ... of them, until it does. Writes `int8_sensitivity.csv` and `.png`. With `max_drop` None it
@@ -400,6 +509,7 @@ def int8_within(content: bytes, full: bytes, calibration: np.ndarray, models_dir
         return float(iou_per_class(confusion_matrix(masks, logits_of(file, images).argmax(-1)).sum(axis=0)).mean())
 
     ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])  # as in `convert`
+    content = convert(round_kernels(model, calibration), "float32")
     ranges = activation_ranges(content, np.concatenate([calibration, ends]))
     rows = scan_sensitivity(content, ranges, images[:SENSITIVITY_IMAGES], masks[:SENSITIVITY_IMAGES])
     write_csv(models_dir / "int8_sensitivity.csv", rows)
@@ -409,7 +519,7 @@ def int8_within(content: bytes, full: bytes, calibration: np.ndarray, models_dir
     if max_drop is None:
         return full, {}
 
-    whole, every = mean_iou(content), operators(content)
+    whole, every = mean_iou(convert(model, "float32")), operators(content)
     file, count, chosen = full, 0, []
     drop = whole - mean_iou(full)
     while drop > max_drop and count < len(rows) // 2:
@@ -474,11 +584,13 @@ def check_zeros(content: bytes, model: keras.Model) -> float:
     return round(sum(found[name] * size for name, size in sizes.items()) / max(1, sum(sizes.values())), 4)
 
 
-def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray, mixed: bool = False) -> float:
+def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray, pixels: tuple[float, float] = (0.0, 1.0),
+          mixed: bool = False) -> float:  # fmt: skip
     """Opens a written file and compares it with the model it came from.
 
     Args:
         images: uint8 (n, size, size, 3). expected: the source's class indices (n, size, size).
+        pixels: what an int8 file's input means by pixels 0 and 255, see `pixel_range`.
         mixed: whether an int8 file may hold float operators.
 
     Returns:
@@ -494,8 +606,8 @@ def check(path: Path, variant: str, images: np.ndarray, expected: np.ndarray, mi
         if floats:
             raise pipeline.UserError(f"the int8 file computes in float at {floats[0]}; replace that layer in training.py")
         scale, zero_point = interpreter.get_input_details()[0]["quantization"]
-        lowest = np.iinfo(interpreter.get_input_details()[0]["dtype"]).min
-        if abs(scale * 255 - 1) > 1e-3 or zero_point != lowest:
+        first = scale * (np.iinfo(interpreter.get_input_details()[0]["dtype"]).min - zero_point)
+        if not np.allclose((first, first + 255 * scale), pixels, atol=scale / 10):
             raise pipeline.UserError(f"the int8 input has scale {scale}, zero point {zero_point}, not that of a pixel")
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
@@ -553,13 +665,13 @@ def main(argv: list[str] | None = None) -> None:
         if variant == "int8":
             about["calibration_rows"] = rows.tolist()
             if arguments.sensitivity or arguments.max_drop is not None:
-                content, found = int8_within(convert(source[0], "float32"), content, calibration, models_dir, arguments.max_drop)
+                content, found = int8_within(source[0], content, calibration, models_dir, arguments.max_drop)
                 about |= found
             about["zeros"] = check_zeros(content, model)
         metrics: dict[str, Any] = {"bytes": len(content)} | about
         with stage.new_artifact(variant, metrics) as path:
             path.write_bytes(content)
-            metrics["agreement"] = check(path, variant, images, source[1], mixed=bool(about.get("float_operators")))
+            metrics["agreement"] = check(path, variant, images, source[1], pixel_range(model), bool(about.get("float_operators")))
         pipeline.say(f"wrote {pipeline.artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
                      f"same class as its source on {metrics['agreement']:.2%} of pixels")  # fmt: skip
     pipeline.say(f"done in {stage.seconds()} s")

@@ -72,7 +72,7 @@ def test_int8_file_computes_in_integers_throughout_and_takes_raw_pixels(interpre
     slot = interpreters["int8"].get_input_details()[0]
     assert slot["dtype"] == np.uint8 and interpreters["int8"].get_output_details()[0]["dtype"] == np.uint8
     scale, zero_point = slot["quantization"]
-    assert scale == pytest.approx(1 / 255, rel=1e-4) and zero_point == 0
+    assert scale == pytest.approx(1 / 128, rel=1e-4) and zero_point == 127  # a pixel as the ImageNet weights expect it
 
 
 def test_weights_are_stored_in_the_type_that_names_the_file(interpreters):
@@ -106,7 +106,7 @@ def test_int8_input_of_type_int8_sees_the_same_pixels(pruned, finished_run, inte
     path.write_bytes(quantization.convert(pruned, "int8", calibration, "int8"))
     interpreter = quantization.open_interpreter(path)
     slot = interpreter.get_input_details()[0]
-    assert slot["dtype"] == np.int8 and slot["quantization"] == (pytest.approx(1 / 255, rel=1e-4), -128)
+    assert slot["dtype"] == np.int8 and slot["quantization"] == (pytest.approx(1 / 128, rel=1e-4), -1)
     ours, theirs = (np.stack(list(quantization.predict_tflite(each, validation))) for each in (interpreter, interpreters["int8"]))
     assert (ours == theirs).all()
 
@@ -149,6 +149,78 @@ def test_more_calibration_images_than_there_are_takes_them_all(finished_run):
 def test_int8_without_calibration_images_is_an_error(pruned):
     with pytest.raises(ValueError, match="int8 needs calibration images"):
         quantization.convert(pruned, "int8")
+
+
+# --- rounding of kernels ------------------------------------------------------------------
+
+
+def nearest(weights: np.ndarray) -> np.ndarray:
+    """Rounded as the converter does it, each column to 127 steps either way; (n, columns)."""
+    step = np.abs(weights).max(0) / 127
+    return np.round(weights / step) * step
+
+
+def test_rounding_is_near_the_best_of_all_roundings():
+    """Every way of rounding 7 weights up or down is tried: the chosen one is among the best tenth, plain rounding is not."""
+    random = np.random.default_rng(5)
+    ranks, plain_ranks = [], []
+    for _ in range(20):
+        weights = random.normal(size=(7, 1))
+        inputs = random.normal(size=(200, 7)) @ random.normal(size=(7, 7)) + 2
+        products = inputs.T @ inputs / len(inputs)
+        step = np.abs(weights).max() / 127
+        largest = np.abs(weights).argmax()
+
+        def loss(rounded, weights=weights, products=products):
+            return float(((weights - rounded).T @ products @ (weights - rounded)).item())
+
+        losses = []
+        for ups in range(2**7):
+            rounded = (np.floor(weights[:, 0] / step) + (ups >> np.arange(7)) % 2) * step
+            rounded[largest] = weights[largest, 0]
+            losses.append(loss(rounded[:, None]))
+        chosen = quantization.round_columns(weights[None], products[None])[0]
+        ranks.append(np.mean(np.array(losses) < loss(chosen) - 1e-12))
+        plain_ranks.append(np.mean(np.array(losses) < loss(nearest(weights)) - 1e-12))
+    assert np.mean(ranks) < 0.1 < np.mean(plain_ranks)
+
+
+def test_rounded_kernels_lose_less_than_the_nearest_ones_and_keep_zeros(finished_run, pruned, validation):
+    _, calibration = quantization.calibration_sample(finished_run, 36, 7)
+    rounded = quantization.round_kernels(pruned, calibration)
+    plain = training.load_model(finished_run, "pruned")
+    for layer in plain.layers:
+        name = quantization.kernel_name(layer)
+        if name is None:
+            continue
+        own, chosen = getattr(layer, name).numpy(), getattr(rounded.get_layer(layer.name), name).numpy()
+        axis = 2 if name == "depthwise_kernel" else 3
+        columns, others = (np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]) for values in (own, chosen))
+        step = np.abs(columns).max(0) / 127
+        np.testing.assert_allclose(others / step, np.round(others / step), atol=1e-3, err_msg=layer.name)
+        np.testing.assert_allclose(np.abs(others).max(0), np.abs(columns).max(0), rtol=1e-6)
+        assert (others[columns == 0] == 0).all()
+        getattr(layer, name).assign(np.moveaxis(nearest(columns).reshape(np.moveaxis(own, axis, -1).shape), -1, axis))
+    images = validation.astype(np.float32) / 255
+    exact, ours, theirs = (model(images, training=False).numpy() for model in (pruned, rounded, plain))
+    assert 0 < np.mean((ours - exact) ** 2) < 0.5 * np.mean((theirs - exact) ** 2)
+
+
+def test_network_on_an_enlarged_image_takes_raw_pixels_and_is_imitated(tmp_path):
+    tf_keras.utils.set_random_seed(2)
+    model = training.compact_unet(32, 2.0)
+    images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(quantization.convert(model, "int8", images.astype(np.float32) / 255))
+    expected = np.concatenate(list(training.predict(model, images)))
+    assert quantization.check(path, "int8", images, expected, quantization.pixel_range(model)) >= 0.9
+    kinds = [operator.kind for operator in quantization.operators(path.read_bytes())]
+    assert kinds[:2] == ["QUANTIZE", "RESIZE_BILINEAR"] and kinds[2] == "CONV_2D"  # nothing rescales the image
+    pixels = images / np.float32(255)
+    student = quantization.imitate_int8(model, pixels)
+    in_file, in_imitation = noise(quantization.logits_of(path.read_bytes(), images), student(pixels, training=False).numpy(),
+                                  model(pixels).numpy())  # fmt: skip
+    assert in_file > 0 and in_imitation > 0
 
 
 # --- operator by operator -----------------------------------------------------------------

@@ -359,6 +359,15 @@ def test_network_gives_three_logits_per_pixel(name, size):
     assert logits.shape == (2, size, size, 3) and logits.dtype == tf.float32
 
 
+def test_enlarged_network_is_the_larger_one_between_two_resizings():
+    small, large = training.compact_unet(32, 2.0), training.compact_unet(64, 1.0)
+    assert small.count_params() == large.count_params()
+    large.set_weights(small.get_weights())
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    expected = tf.image.resize(large(tf.image.resize(image, (64, 64))), (32, 32)).numpy()
+    np.testing.assert_allclose(small(image).numpy(), expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_skip_connections_carry_detail_to_the_logits():
     """A change of one pixel must show beside that pixel, which the deep path alone cannot do."""
     tf.keras.utils.set_random_seed(0)

@@ -29,8 +29,6 @@ import training
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
-from tf_keras import layers
 
 LATENCY_RUNS = 300
 
@@ -103,71 +101,28 @@ def setting(**values: Any) -> Callable[[], None]:
     return change
 
 
-def decoder(filters: tuple[int, ...], kernels: tuple[int, ...]) -> Callable[[], None]:
-    """Another decoder: filters per scale, from the deepest; depthwise kernels at each scale."""
-
-    def unet(size: int) -> keras.Model:
-        image = layers.Input((size, size, 3), name="image")
-        x = layers.Rescaling(255 / 128, -127 / 128, name="rescale")(image)
-        stem = layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem")
-        x, skips, number = training.normalised(x, stem, "stem"), [], 0
-        for kernel, stride, expansion, width, repeats in training.ENCODER_STAGES:
-            if stride == 2:
-                skips.append(x)
-            for repeat in range(repeats):
-                x = training.inverted_residual(x, expansion, width, kernel, stride if repeat == 0 else 1, f"block{number}")
-                number += 1
-        for width, skip in zip(filters, reversed(skips)):
-            name = f"up{skip.shape[1]}"
-            x = training.pointwise(width, f"{name}_deep")(x)
-            x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
-            x = layers.Add(name=f"{name}_add")([x, training.pointwise(width, f"{name}_skip")(skip)])
-            x = layers.ReLU(6.0, name=f"{name}_relu")(training.normalisation(name)(x))
-            for place, kernel in enumerate(kernels):
-                part = f"{name}_part{place}_"
-                x = training.normalised(x, training.depthwise(kernel, 1, f"{part}depthwise"), f"{part}depthwise", False)
-                x = training.normalised(x, training.pointwise(width, f"{part}mix"), f"{part}mix")
-        block = 2 ** (5 - len(filters))
-        x = layers.Conv2D(block**2 * training.NUMBER_OF_CLASSES, 1, name="logits_block")(x)
-        x = tf.nn.depth_to_space(x, block, name="depth_to_space")
-        return keras.Model(image, layers.Activation("linear", dtype="float32", name="logits")(x), name="compact_unet")
-
-    return lambda: training.NETWORKS.update(compact=unet)
-
-
 WHOLE_ENCODER = (*training.ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))  # EfficientNet-Lite0, nothing cut off
-
-
-def enlarged(scale: float, stages: tuple = training.ENCODER_STAGES,
-             filters: tuple = training.DECODER_FILTERS) -> Callable[[], None]:  # fmt: skip
-    """A network that works on the image enlarged, to a multiple of 32 pixels, and shrinks the logits."""
-
-    def unet(size: int) -> keras.Model:
-        image, inner = layers.Input((size, size, 3), name="image"), int(size * scale) // 32 * 32
-        logits = training.lite_unet(layers.Resizing(inner, inner, name="enlarge")(image), stages, filters)
-        return keras.Model(image, layers.Resizing(size, size, name="shrink")(logits), name="enlarged_unet")
-
-    return lambda: training.NETWORKS.update(compact=unet)
-
 
 FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe that was tried
 
 # name: (what differs from the default, how, further flags of training.py)
 VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
-    "default": ("decoder 96-64-48, a 5x5 and a 3x3 at each scale; batch 16; encoder at 0.3 of the rate", lambda: None, []),
-    "half": ("decoder 96-64-48-32: one scale more, logits 2x2 at half resolution", setting(DECODER_FILTERS=(96, 64, 48, 32)), []),
-    "enlarged_1.25": ("the image enlarged 1.25 times before the network, the logits shrunk", enlarged(1.25), []),
-    "enlarged_1.5": ("the same, 1.5 times", enlarged(1.5), []),
-    "large": ("the same, 1.5 times; all of the encoder; decoder 128-96-64", enlarged(1.5, WHOLE_ENCODER, (128, 96, 64)), []),
-    "eighth": ("decoder 96-64: one scale less, logits 8x8 at an eighth", setting(DECODER_FILTERS=(96, 64)), []),
+    "default": ("decoder 144-96-72, a 5x5 and a 3x3 at each scale; image enlarged 1.25 times; encoder at 0.3 of the rate",
+                lambda: None, []),
+    "enlarge_1": ("image not enlarged", lambda: None, ["--enlarge", "1"]),
+    "enlarge_1.5": ("image enlarged 1.5 times", lambda: None, ["--enlarge", "1.5"]),
+    "before": ("the default before: decoder 96-64-48, image not enlarged",
+               setting(DECODER_FILTERS=(96, 64, 48)), ["--enlarge", "1"]),
+    "narrow": ("decoder 96-64-48", setting(DECODER_FILTERS=(96, 64, 48)), []),
     "light": ("decoder 64-48-32", setting(DECODER_FILTERS=(64, 48, 32)), []),
-    "wide": ("decoder 144-96-72", setting(DECODER_FILTERS=(144, 96, 72)), []),
-    "one_block": ("decoder 96-64-48, one 5x5 at each scale", decoder((96, 64, 48), (5,)), []),
-    "three_blocks": ("decoder 96-64-48, 5x5, 5x5 and 3x3 at each scale", decoder((96, 64, 48), (5, 5, 3)), []),
+    "half": ("decoder 144-96-72-48: one scale more, logits 2x2 at half resolution",
+             setting(DECODER_FILTERS=(144, 96, 72, 48)), []),
+    "eighth": ("decoder 144-96: one scale less, logits 8x8 at an eighth", setting(DECODER_FILTERS=(144, 96)), []),
+    "one_block": ("one 5x5 at each scale of the decoder", setting(DECODER_KERNELS=(5,)), []),
+    "three_blocks": ("7x7, 5x5 and 3x3 at each scale of the decoder", setting(DECODER_KERNELS=(7, 5, 3)), []),
+    "large": ("image enlarged 1.5 times; all of the encoder", setting(ENCODER_STAGES=WHOLE_ENCODER), ["--enlarge", "1.5"]),
     "one_rate": ("one learning rate for all", setting(ENCODER_SHARE=1.0), []),
     "batch_32": ("batch 32, peak learning rate 2e-3, one rate for all", setting(ENCODER_SHARE=1.0), FIRST),
-    "batch_32_half": ("the same with the decoder of \"half\"",
-                      setting(ENCODER_SHARE=1.0, DECODER_FILTERS=(96, 64, 48, 32)), FIRST),
     "batch_8": ("batch 8, peak learning rate 1e-3", lambda: None, ["--batch-size", "8", "--learning-rate", "1e-3"]),
     "rate_4e-3": ("peak learning rate 4e-3", lambda: None, ["--learning-rate", "4e-3"]),
     "rate_1e-3": ("peak learning rate 1e-3", lambda: None, ["--learning-rate", "1e-3"]),
