@@ -2,8 +2,10 @@
 
 import csv
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from conftest import SIZE
 from PIL import Image
 from sklearn.metrics import jaccard_score
@@ -149,6 +151,25 @@ def test_more_calibration_images_than_there_are_takes_them_all(finished_run):
 def test_int8_without_calibration_images_is_an_error(pruned):
     with pytest.raises(ValueError, match="int8 needs calibration images"):
         quantization.convert(pruned, "int8")
+
+
+# --- size of the file ---------------------------------------------------------------------
+
+
+def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_place(finished_run, validation):
+    """Against the file as the converter's own packing would write it."""
+    content = (finished_run / FILES["int8"]).read_bytes()
+    builder = flatbuffers.Builder()
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    plain = bytes(builder.Output())
+    assert len(content) < 0.92 * len(plain)
+    np.testing.assert_array_equal(quantization.logits_of(content, validation), quantization.logits_of(plain, validation))
+    buffers = schema.Model.GetRootAs(content, 0)
+    weights = [buffers.Buffers(k).DataAsNumpy() for k in range(buffers.BuffersLength())]
+    weights = [values for values in weights if isinstance(values, np.ndarray) and values.size >= 16]
+    start = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+    assert len(weights) > 50 and all((values.__array_interface__["data"][0] - start) % 16 == 0 for values in weights)
 
 
 # --- rounding of kernels ------------------------------------------------------------------
