@@ -569,7 +569,7 @@ def int8_within(model: keras.Model, full: bytes, calibration: np.ndarray, models
     while drop > max_drop and count < len(rows) // 2:
         count = max(1, 2 * count)
         chosen = [every[row["operator"]] for row in rows[:count]]
-        file = quantise_static(content, ranges, but=chosen)
+        file = compacted(quantise_static(content, ranges, but=chosen))
         drop = whole - mean_iou(file)
     pipeline.say(f"int8 with {count} operators in float loses {drop:.4f} validation mean IoU, {max_drop:.4f} are allowed")
     if drop > max_drop:
