@@ -77,6 +77,14 @@ def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.nda
     return rows, images[rows].astype(np.float32) / 255
 
 
+def with_extremes(images: np.ndarray) -> np.ndarray:
+    """Images in 0..1 and a black and a white one, which widen the int8 input to exactly that range.
+
+    So one step of the input is one step of an 8-bit pixel: raw camera bytes go in unchanged, and nothing rescales them.
+    """
+    return np.concatenate([images, np.zeros_like(images[:1]), np.ones_like(images[:1])])
+
+
 def kernel_name(layer: layers.Layer) -> str | None:
     """The attribute that holds a layer's kernel, if it has one."""
     return next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)
@@ -201,10 +209,7 @@ def convert(model: keras.Model, variant: str, calibration: np.ndarray | None = N
             raise ValueError(f"{variant} needs calibration images")
         low, high = pixel_range(model)
         model = without_rescaling(round_kernels(model, calibration))
-        # A black and a white image widen the input range to exactly low..high, so that one step of the
-        # quantised input is one step of an 8-bit pixel: raw camera bytes go in unchanged, and nothing rescales them.
-        ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])
-        samples = low + (high - low) * np.concatenate([calibration, ends])
+        samples = low + (high - low) * with_extremes(calibration)
     size = model.input_shape[1]
     function = tf.function(lambda image: model(image, training=False))
     fixed = function.get_concrete_function(tf.TensorSpec((1, size, size, 3), tf.float32, name="image"))
@@ -552,9 +557,8 @@ def int8_within(model: keras.Model, full: bytes, calibration: np.ndarray, models
     def mean_iou(file: bytes) -> float:
         return float(iou_per_class(confusion_matrix(masks, logits_of(file, images).argmax(-1)).sum(axis=0)).mean())
 
-    ends = np.stack([np.zeros_like(calibration[0]), np.ones_like(calibration[0])])  # as in `convert`
     content = convert(round_kernels(model, calibration), "float32")
-    ranges = activation_ranges(content, np.concatenate([calibration, ends]))
+    ranges = activation_ranges(content, with_extremes(calibration))
     rows = scan_sensitivity(content, ranges, images[:SENSITIVITY_IMAGES], masks[:SENSITIVITY_IMAGES])
     write_csv(models_dir / "int8_sensitivity.csv", rows)
     draw_sensitivity(models_dir / "int8_sensitivity.png", rows)
