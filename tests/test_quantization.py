@@ -72,7 +72,7 @@ def test_file_agrees_with_the_pruned_model(interpreters, pruned, validation, fin
 def test_int8_file_computes_in_integers_throughout_and_takes_raw_pixels(interpreters):
     assert quantized_types(interpreters["int8"]) <= {np.int8, np.uint8, np.int32}
     slot = interpreters["int8"].get_input_details()[0]
-    assert slot["dtype"] == np.uint8 and interpreters["int8"].get_output_details()[0]["dtype"] == np.uint8
+    assert slot["dtype"] == np.uint8 and interpreters["int8"].get_output_details()[0]["dtype"] == np.int8
     scale, zero_point = slot["quantization"]
     assert scale == pytest.approx(1 / 128, rel=1e-4) and zero_point == 127  # a pixel as the ImageNet weights expect it
 
