@@ -43,7 +43,7 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import COLOURS, load_split, overlay
-from quantization import convert, open_interpreter, predict_tflite, set_image
+from quantization import SharingBuilder, convert, open_interpreter, predict_tflite, set_image
 from training import NUMBER_OF_CLASSES, confusion_matrix, draw_curves, iou_per_class, load_model, predict
 
 import numpy as np
@@ -291,7 +291,6 @@ def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
     Returns:
         For each operator: number in the file, kind, median milliseconds of OPERATOR_RUNS.
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
 
@@ -313,7 +312,7 @@ def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
         part.inputs = [tensor for tensor in map(int, operator.inputs) if tensor in empty and tensor not in unpackers]
         alone.subgraphs, alone.signatureDefs, alone.metadata = [part], None, None
         alone.buffers = [buffer if k in used else schema.BufferT() for k, buffer in enumerate(model.buffers)]
-        builder = flatbuffers.Builder()
+        builder = SharingBuilder()
         builder.Finish(alone.Pack(builder), b"TFL3")
         interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
         interpreter.allocate_tensors()

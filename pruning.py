@@ -33,7 +33,7 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import load_split
-from training import (draw_curves, epoch_batches, fit, load_model, make_optimizer, save_model, segmentation_loss,
+from training import (ENCODER_SHARE, draw_curves, epoch_batches, fit, load_model, make_optimizer, save_model, segmentation_loss,
                       validation_iou, write_csv)  # fmt: skip
 
 import numpy as np
@@ -431,7 +431,7 @@ def main(argv: list[str] | None = None) -> None:
 
     student = wrap(network, sparsity, steps) if sparsity else network
     # No moving average over zeros: an average of weights pruned at different times is not sparse.
-    optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS, average=not sparsity)
+    optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS, average=not sparsity, encoder_share=ENCODER_SHARE)
 
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         imitation = distillation_loss(teacher(images, training=False), logits)

@@ -173,17 +173,28 @@ def round_kernels(model: keras.Model, images: np.ndarray) -> keras.Model:
     return copy
 
 
+def rescaling(model: keras.Model) -> layers.Rescaling | None:
+    """The layer that rescales pixels, if nothing before it does more than resize the image, which it may as well do after."""
+    for layer in model.layers:
+        if isinstance(layer, layers.Rescaling):
+            return layer
+        if not isinstance(layer, (layers.InputLayer, layers.Resizing)):
+            return None
+    return None
+
+
 def pixel_range(model: keras.Model) -> tuple[float, float]:
     """What pixels 0 and 255 are to a network behind its rescaling layer: 0 and 1 if it has none."""
-    found = [layer for layer in model.layers if isinstance(layer, layers.Rescaling)]
-    return (found[0].offset, found[0].offset + found[0].scale) if found else (0.0, 1.0)
+    found = rescaling(model)
+    return (found.offset, found.offset + found.scale) if found else (0.0, 1.0)
 
 
 def without_rescaling(model: keras.Model) -> keras.Model:
-    """The model for images that are rescaled already; before that layer it may only enlarge, which changes nothing."""
+    """The model for images that are rescaled already."""
+    found = rescaling(model)
 
     def take_out(layer: layers.Layer) -> layers.Layer:
-        if isinstance(layer, layers.Rescaling):
+        if layer is found:
             return layers.Activation("linear", name=layer.name)
         return type(layer).from_config(layer.get_config())
 

@@ -244,6 +244,16 @@ def test_network_on_an_enlarged_image_takes_raw_pixels_and_is_imitated(tmp_path)
     assert in_file > 0 and in_imitation > 0
 
 
+def test_rescaling_behind_anything_but_an_enlargement_stays_in_the_network():
+    image = tf_keras.layers.Input((8, 8, 3))
+    rescale = tf_keras.layers.Rescaling(2.0, -1.0)
+    assert quantization.pixel_range(tf_keras.Model(image, rescale(image))) == (-1, 1)
+    behind = tf_keras.Model(image, rescale(tf_keras.layers.MaxPool2D()(image)))
+    assert quantization.pixel_range(behind) == (0, 1)
+    images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
+    assert (quantization.without_rescaling(behind)(images).numpy() == behind(images).numpy()).all()
+
+
 # --- operator by operator -----------------------------------------------------------------
 
 
