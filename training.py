@@ -616,7 +616,7 @@ def draw_curves(path: Path, history: list[dict[str, float]], title: str) -> None
     right.plot(best["epoch"], best["mean_iou"], "o", color="black")
     right.annotate(f"{best['mean_iou']:.4f}", (best["epoch"], best["mean_iou"]), (0, 6), textcoords="offset points", ha="right")
     right.set(xlabel="epoch", ylabel="validation IoU", ylim=(None, 1))
-    right.legend(ncols=2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)  # a curve may lie anywhere
     figure.suptitle(title)
     for axis in (left, right):
         axis.grid(alpha=0.3)
