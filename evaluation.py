@@ -12,8 +12,8 @@ Writes  models/evaluation.json, evaluation.csv    the numbers
 
 Takes a few minutes on two cores. Size: bytes on disk and after gzip. Accuracy: mean IoU over the
 three classes, from one confusion matrix over the whole split, with a 95 % bootstrap interval over
-images. Latency: as MLPerf's single stream, one image at a time, the models taking turns, in a
-process of its own. Memory: how far the resident memory of a fresh process rises at its peak.
+images. Latency: as MLPerf's single stream, one image at a time, the models taking turns of ten runs
+in a row, in a process of its own. Memory: how far the resident memory of a fresh process rises at its peak.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from typing import Any
 
 import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import COLOURS, load_split, overlay
-from quantization import SharingBuilder, convert, open_interpreter, predict_tflite, set_image
+from quantization import (TIMED_RUNS, TURN_RUNS, SharingBuilder, convert, open_interpreter, predict_tflite, set_image,
+                          time_in_turns)  # fmt: skip
 from training import NUMBER_OF_CLASSES, confusion_matrix, draw_curves, iou_per_class, load_model, predict
 
 import numpy as np
@@ -51,12 +52,10 @@ import tensorflow as tf
 import tf_keras as keras
 from PIL import Image, ImageOps
 
-LATENCY_RUNS = 100  # timed runs of each model
-LATENCY_SECONDS = 60  # per model and thread count; slow models get fewer runs, but at least 10
-WARM_UP_RUNS = 5
 BOOTSTRAP_SAMPLES = 2000
 CLASS_COLLAPSE = 0.02  # a class that loses more IoU than this is called out
 OPERATOR_RUNS = 30  # timed runs of each operator alone, for --profile
+WARM_UP_RUNS = 5  # before them
 BAND = 256  # rows of a photo that are drawn at a time: memory does not grow with the photo
 SHOWN_PHOTOS = 6  # in the report: so many worst ones and so many spread over the ranking
 TABLE_WIDTH = 100  # columns of everything printed
@@ -181,36 +180,25 @@ def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> 
 
 
 def latency_runs(models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Times single runs of every model, taking turns so that a noisy machine hits all alike.
-
-    Runs in a process of its own. Only the run is timed, see `single_run`.
+    """Times single runs of every model in turn, see `time_in_turns` and `single_run`. Runs in a process of its own.
 
     Returns:
-        For each name milliseconds: median, p90 (the 90th percentile) and first (the first run after
-        loading); and runs, the number of timed runs that median and p90 come from.
+        For each name milliseconds: median and p90 (the 90th percentile) of the runs in a row, after_another (the median
+        of runs right after another model), first (the first run after loading); and runs, the number of runs in a row.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    calls, times = {name: single_run(models_dir, name, threads, image) for name in names}, {}
+    calls, first = {name: single_run(models_dir, name, threads, image) for name in names}, {}
     for name, call in calls.items():
         started = time.perf_counter()
         call()
-        times[name] = [time.perf_counter() - started]
-        for _ in range(WARM_UP_RUNS):
-            call()
-    runs = {}
-    for name, call in calls.items():
-        started = time.perf_counter()
-        call()
-        runs[name] = int(np.clip(LATENCY_SECONDS / (time.perf_counter() - started), 10, LATENCY_RUNS))
-    for turn in range(LATENCY_RUNS):
-        for name, call in calls.items():
-            if turn * runs[name] // LATENCY_RUNS < (turn + 1) * runs[name] // LATENCY_RUNS:
-                started = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - started)
-    return {name: {"median": round(1e3 * float(np.median(t[1:])), 3), "p90": round(1e3 * float(np.percentile(t[1:], 90)), 3),
-                   "first": round(1e3 * t[0], 3), "runs": len(t) - 1} for name, t in times.items()}  # fmt: skip
+        first[name] = 1e3 * (time.perf_counter() - started)
+    rows = {}
+    for name, (in_a_row, after_another) in time_in_turns(calls).items():
+        figures = {"median": np.median(in_a_row), "p90": np.percentile(in_a_row, 90),
+                   "after_another": np.median(after_another), "first": first[name]}  # fmt: skip
+        rows[name] = {key: round(float(value), 3) for key, value in figures.items()} | {"runs": len(in_a_row)}
+    return rows
 
 
 def measure_latency(models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -771,7 +759,8 @@ def photos_html(models_dir: Path, evaluation: dict[str, Any]) -> str:
 def numbers_html(evaluation: dict[str, Any]) -> str:
     """The table of all models."""
     head = ["model", "file, MB", "gzip, MB", "ms, 1 thread", "p90", "mean IoU", "95 % interval", "drop", *pipeline.CLASSES,
-            "pixels right", "first run, ms", "ms, all threads", "memory, MB", "weights", "not zero"]  # fmt: skip
+            "pixels right", "after another, ms", "first run, ms", "ms, all threads", "memory, MB", "weights",
+            "not zero"]  # fmt: skip
     rows = []
     for row in evaluation["models"]:
         latency, every, memory = row["latency_ms"], row.get("latency_ms_all_threads"), row.get("memory_bytes")
@@ -782,7 +771,8 @@ def numbers_html(evaluation: dict[str, Any]) -> str:
                      f"{latency['p90']:.2f}", f"<b>{row['mean_iou']:.4f}</b>",
                      "{:.4f}&ndash;{:.4f}".format(*row["mean_iou_interval"]), f"{signed(row['mean_iou_drop'])}",
                      *(f"{row['iou'][key]:.3f}" for key in pipeline.CLASSES),
-                     f"{row['pixel_accuracy']:.3f}", f"{latency['first']:.2f}", f"{every['median']:.2f}" if every else "unknown",
+                     f"{row['pixel_accuracy']:.3f}", f"{latency['after_another']:.2f}", f"{latency['first']:.2f}",
+                     f"{every['median']:.2f}" if every else "unknown",
                      f"{memory / 1e6:.1f}" if memory else "unknown", f"{row['parameters']:,}",
                      f"{row['nonzero_share']:.1%}"])  # fmt: skip
     return html_table(head, rows, "sizes, times and accuracy of all models")
@@ -804,8 +794,9 @@ def sources_html(models_dir: Path, evaluation: dict[str, Any]) -> str:
         f"fingerprint {data['fingerprint']}. All of it called background: mean IoU {data['all_background_mean_iou']:.4f}.",
         f"Machine: {place['cpu']}, {place['cores']} cores, {place['system']}; LiteRT with {place['delegate']}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in place["versions"].items()) + ".",
-        f"Latency: one image at a time, {place['threads']} thread (all threads: {place['cores']}), up to {LATENCY_RUNS} timed "
-        f"runs after {WARM_UP_RUNS} to warm up, the models taking turns, in a process of their own; first run: after loading.",
+        f"Latency: one image at a time, {place['threads']} thread (all threads: {place['cores']}), up to {TIMED_RUNS} timed "
+        f"runs, the models taking turns of {TURN_RUNS} in a row, in a process of their own. After another: the run before those, "
+        "which finds the caches full of the model before. First run: after loading.",
         "Memory: growth of resident memory at its peak (VmHWM) by loading and one run, 1 thread, each model in a fresh process.",
         f"Mean IoU: from one confusion matrix over the split; interval: {BOOTSTRAP_SAMPLES} bootstrap samples of the images, "
         f"seed {seed}; drop: mean IoU of the original less this model's. gzip: level 9. MB: a million bytes.",

@@ -23,7 +23,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ COMPARED_IMAGES = 16  # validation images on which a written file must agree wit
 LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file is refused
 DYNAMIC_DEPTH = 64  # products per sum of a convolution, from which dynamic range pays
 SENSITIVITY_IMAGES = 128  # validation images on which each operator is tried
-TIMED_RUNS = 60
+TIMED_RUNS = 100  # of each file that is timed, and so many of them in a row
+TURN_RUNS = 10
+TIMED_SECONDS = 60  # per file: slow ones get fewer runs
 EPOCHS = 3  # of --qat
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-4
@@ -453,6 +455,35 @@ def predict_tflite(interpreter: Interpreter, images: np.ndarray) -> Iterator[np.
         yield interpreter.get_tensor(output)[0].argmax(-1)
 
 
+def time_in_turns(calls: dict[str, Callable[[], Any]], runs: int = TIMED_RUNS) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Times single runs of several models that take turns, so that a noisy machine hits all alike.
+
+    A turn is TURN_RUNS runs in a row, as LiteRT's own benchmark tool makes them, after one that is kept apart: it finds
+    the processor's caches full of the model before, and a small model then takes a quarter longer.
+
+    Args:
+        calls: by name, what runs a model once.
+        runs: of each; a slow one gets as many as take TIMED_SECONDS, but one in every turn.
+
+    Returns:
+        By name, milliseconds of the runs in a row, and of those right after another model.
+    """
+    turns, in_turn = max(1, runs // TURN_RUNS), {}
+    for name, call in calls.items():
+        call()  # the first run after loading is slower than all others
+        started = time.perf_counter()
+        call()
+        in_turn[name] = int(np.clip(TIMED_SECONDS / turns / (time.perf_counter() - started), 1, TURN_RUNS))
+    times = {name: ([], []) for name in calls}
+    for _ in range(turns):
+        for name, call in calls.items():
+            for run in range(1 + in_turn[name]):
+                started = time.perf_counter()
+                call()
+                times[name][run == 0].append(1e3 * (time.perf_counter() - started))
+    return {name: (np.array(in_a_row), np.array(after_another)) for name, (in_a_row, after_another) in times.items()}
+
+
 # --- what each operator costs in int8 ---------------------------------------------------------
 
 
@@ -601,18 +632,14 @@ def int8_within(model: keras.Model, full: bytes, calibration: np.ndarray, models
 
 def time_ratio(first: bytes, second: bytes, image: np.ndarray) -> float:
     """Median time of the first .tflite file over that of the second, taking turns on one thread."""
-    interpreters = [Interpreter(model_content=content, num_threads=1) for content in (first, second)]
-    for interpreter in interpreters:
+    calls = {}
+    for name, content in (("first", first), ("second", second)):
+        interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
         set_image(interpreter, image)
-    times = np.empty((TIMED_RUNS, 2))
-    for run in range(TIMED_RUNS):
-        for k, interpreter in enumerate(interpreters):
-            started = time.perf_counter()
-            interpreter.invoke()
-            times[run, k] = time.perf_counter() - started
-    first_median, second_median = np.median(times[TIMED_RUNS // 10 :], axis=0)
-    return float(first_median / second_median)
+        calls[name] = interpreter.invoke
+    times = time_in_turns(calls)
+    return float(np.median(times["first"][0]) / np.median(times["second"][0]))
 
 
 # --- checks of what was written -------------------------------------------------------------

@@ -51,7 +51,7 @@ def numbers():
     """A small fabricated evaluation: the names, fields and nesting of evaluation.json."""
     rows = []
     for k, name in enumerate(evaluation.MODELS):
-        latency = {"median": 2.0 + k, "p90": 2.5 + k, "first": 30.0, "runs": 100}
+        latency = {"median": 2.0 + k, "p90": 2.5 + k, "after_another": 3.0 + k, "first": 30.0, "runs": 100}
         rows.append({
             "name": name, "file": pipeline.ARTIFACTS[name][0],
             "bytes": 4_000_000 - 500_000 * k, "gzip_bytes": 3_000_000 - 400_000 * k,

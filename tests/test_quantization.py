@@ -487,6 +487,26 @@ def test_int8_file_that_computes_in_float_is_refused(finished_run, validation):
         quantization.check(finished_run / FILES["dynamic"], "int8", validation, expected)
 
 
+def test_runs_in_a_row_are_told_from_those_right_after_another_model(monkeypatch):
+    """By a clock of its own: a call takes 1 s, 5 s if another model ran before it, and 100 s if it is the very first."""
+    now, ran = [0.0], []
+    monkeypatch.setattr(quantization, "TIMED_SECONDS", 400)
+    monkeypatch.setattr(quantization.time, "perf_counter", lambda: now[0])
+
+    def model(name, seconds):
+        def call():
+            now[0] += 100 if name not in ran else seconds if ran[-1] == name else 5 * seconds
+            ran.append(name)
+
+        return call
+
+    times = quantization.time_in_turns({"quick": model("quick", 1), "slow": model("slow", 10)}, 100)
+    assert [len(part) for part in times["quick"]] == [100, 10]  # ten turns of ten runs and the one before them
+    assert [len(part) for part in times["slow"]] == [40, 10]  # ten turns, four runs in each: 400 s
+    assert times["quick"][0] == pytest.approx(1000) and times["quick"][1] == pytest.approx(5000)
+    assert times["slow"][0] == pytest.approx(10_000) and times["slow"][1] == pytest.approx(50_000)
+
+
 def test_file_that_is_no_tflite_file_is_named(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(b"nothing of the kind")

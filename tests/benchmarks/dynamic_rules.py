@@ -52,7 +52,7 @@ def main() -> None:
         paths = {name: Path(folder) / f"{number}.tflite" for number, name in enumerate(files)}
         for name, path in paths.items():
             path.write_bytes(files[name][0])
-        medians = {name: np.median(times) for name, times in time_files(paths, 1, arguments.runs).items()}
+        medians = {name: np.median(times) for name, (times, _) in time_files(paths, 1, arguments.runs).items()}
     pipeline.say("| int8 weights in | operators | MB | median ms | times faster than float32 |")
     pipeline.say("| --- | ---: | ---: | ---: | ---: |")
     for name, (file, count) in files.items():

@@ -15,7 +15,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import pipeline  # first: it sets what TensorFlow reads at import
 import quantization
 import training
+from compare_files import time_files
 
 import numpy as np
 import tensorflow as tf
@@ -158,18 +158,13 @@ def train(arguments: argparse.Namespace) -> None:
 def table(folders: list[Path]) -> None:
     """Prints a Markdown table of the trained variants; their int8 files take turns on one thread."""
     rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
-    interpreters = [quantization.open_interpreter(pipeline.artifact_path(folder, "int8")) for folder in folders]
-    times: list[list[float]] = [[] for _ in rows]
-    for _ in range(LATENCY_RUNS):
-        for interpreter, list_of_times in zip(interpreters, times):
-            started = time.perf_counter()
-            interpreter.invoke()
-            list_of_times.append(1e3 * (time.perf_counter() - started))
+    files = {row["name"]: pipeline.artifact_path(folder, "int8") for row, folder in zip(rows, folders)}
+    milliseconds = {name: np.median(times) for name, (times, _) in time_files(files, 1, LATENCY_RUNS).items()}
     pipeline.say("| variant | what differs | epochs | parameters | int8 ms | validation mean IoU |")
     pipeline.say("| --- | --- | ---: | ---: | ---: | ---: |")
-    for row, values in zip(rows, times):
-        pipeline.say(f"| {row['name']} | {row['about']} | {row['epochs']} | {row['parameters']:,} | {np.median(values):.2f} "
-                     f"| {row['validation_mean_iou']:.4f} |")  # fmt: skip
+    for row in rows:
+        pipeline.say(f"| {row['name']} | {row['about']} | {row['epochs']} | {row['parameters']:,} "
+                     f"| {milliseconds[row['name']]:.2f} | {row['validation_mean_iou']:.4f} |")  # fmt: skip
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def main() -> None:
         for name, path in paths.items():
             try:
                 times = time_files({"dense": paths[f"{name.split()[0]} dense"], "this": path}, 1, arguments.runs)
-                medians[name] = f"{np.median(times['this']):.2f}"
+                medians[name] = f"{np.median(times['this'][0]):.2f}"
             except (pipeline.UserError, RuntimeError, ValueError) as error:
                 medians[name] = f"does not run: {str(error).splitlines()[0]}"
         pipeline.say("| file | MB | gzip, MB | median ms |\n| --- | ---: | ---: | ---: |")
