@@ -47,7 +47,8 @@ def table_of_aims() -> str:
          f"{size[0]:.2f} MB; {size[1]:.2f} MB (channels removed: {small[0]:.2f} MB; {small[1]:.2f} MB)"),
         ("int8 against the classic U-Net's float32: gain", "40 times", "70 times",
          f"{faster('classic float32', 'int8')} "
-         f"(right after another file {faster('classic float32', 'int8', 'after_another_ms')}; channels removed: {faster('classic float32', 'channels int8')})"),
+         f"(right after another file {faster('classic float32', 'int8', 'after_another_ms')}; "
+         f"channels removed: {faster('classic float32', 'channels int8')})"),
         ("int8 against other runtimes' int8, 1 and 2 threads: gain", "ahead of both", "1.3 times",
          f"{ahead('OpenVINO')}; {ahead('ONNX Runtime')}"),
     ]  # fmt: skip
