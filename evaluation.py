@@ -45,11 +45,13 @@ import pipeline  # first: it sets what TensorFlow reads at import
 from data_preparation import COLOURS, load_split, overlay
 from quantization import (TIMED_RUNS, TURN_RUNS, SharingBuilder, convert, open_interpreter, predict_tflite, set_image,
                           time_in_turns)  # fmt: skip
-from training import NUMBER_OF_CLASSES, confusion_matrix, draw_curves, iou_per_class, load_model, predict
+from training import NUMBER_OF_CLASSES, confusion_matrix, draw_curves, iou_per_class, load_model, predict, write_csv
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 BOOTSTRAP_SAMPLES = 2000
@@ -87,19 +89,16 @@ def weight_counts(path: Path) -> tuple[int, int]:
 
 def tflite_weights(path: Path) -> list[np.ndarray]:
     """The constant tensors of a .tflite file that hold weights: float, int8, and int32 biases."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     kinds = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16,
              schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32}  # fmt: skip
-    weights, graph = [], model.Subgraphs(0)
-    for number in range(graph.TensorsLength()):
-        tensor = graph.Tensors(number)
-        data = model.Buffers(tensor.Buffer()).DataAsNumpy()
-        quantised = tensor.Quantization() is not None and tensor.Quantization().ScaleLength() > 0
-        bare_integers = tensor.Type() == schema.TensorType.INT32 and not quantised
-        if isinstance(data, np.ndarray) and tensor.Type() in kinds and not bare_integers:
-            weights.append(data.view(kinds[tensor.Type()]))
+    weights = []
+    for tensor in model.subgraphs[0].tensors:
+        data = model.buffers[tensor.buffer].data
+        quantised = tensor.quantization is not None and tensor.quantization.scale is not None
+        bare_integers = tensor.type == schema.TensorType.INT32 and not quantised
+        if data is not None and tensor.type in kinds and not bare_integers:
+            weights.append(data.view(kinds[tensor.type]))
     return weights
 
 
@@ -279,9 +278,6 @@ def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
     Returns:
         For each operator: number in the file, kind, median milliseconds of OPERATOR_RUNS.
     """
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.interpreter import Interpreter
-
     random = np.random.default_rng(seed)
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
@@ -525,8 +521,8 @@ def explain(evaluation: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def write_csv(path: Path, evaluation: dict[str, Any]) -> None:
-    """The models' numbers as a flat table."""
+def flat_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models' numbers as rows of a flat table, for evaluation.csv."""
     rows = []
     for row in evaluation["models"]:
         flat = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
@@ -534,10 +530,7 @@ def write_csv(path: Path, evaluation: dict[str, Any]) -> None:
             flat |= {f"{key}_{inner}": value for inner, value in row[key].items()}
         flat["mean_iou_low"], flat["mean_iou_high"] = row["mean_iou_interval"]
         rows.append(flat)
-    with pipeline.atomic(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    return rows
 
 
 def readme_table(evaluation: dict[str, Any]) -> str:
@@ -958,7 +951,7 @@ def main(argv: list[str] | None = None) -> int:
     up_to_date = arguments.if_needed and stage.up_to_date("evaluation")
     evaluation = json.loads(path.read_text()) if up_to_date else evaluate(stage, arguments.seed)
     if not up_to_date or not (models_dir / "report.html").exists():
-        write_csv(models_dir / "evaluation.csv", evaluation)
+        write_csv(models_dir / "evaluation.csv", flat_rows(evaluation))
         write_report(models_dir, evaluation)
     if not up_to_date:  # last: whether all this is up to date is asked of evaluation.json
         with stage.new_artifact("evaluation", {}) as temporary:
