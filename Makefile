@@ -20,7 +20,7 @@ EVALUATION   ?=
 ARGUMENTS = --models-dir $(MODELS) --if-needed
 
 .PHONY: all demo test benchmark clean FORCE
-all: $(MODELS)/evaluation.json
+all: $(MODELS)/report.html
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and 'Python 3.10 to 3.13 is needed: make PYTHON=python3.12')"
@@ -55,6 +55,10 @@ $(MODELS)/dynamic_quantized_model.tflite $(MODELS)/int8_quantized_model.tflite: 
 
 $(MODELS)/evaluation.json: evaluation.py $(MODELS)/dynamic_quantized_model.tflite $(MODELS)/int8_quantized_model.tflite $(MODELS)/float16_quantized_model.tflite $(MODELS)/.settings-EVALUATION | $(VENV)/ready
 	$(RUN) evaluation.py $(ARGUMENTS) $(EVALUATION)
+
+# Written just before evaluation.json, and drawn anew from it if it is gone.
+$(MODELS)/report.html: $(MODELS)/evaluation.json
+	@test -e $@ || $(RUN) evaluation.py $(ARGUMENTS) $(EVALUATION)
 
 demo:
 	@$(MAKE) --no-print-directory all MODELS=models/demo DATA="--dataset synthetic --image-size 96" \
