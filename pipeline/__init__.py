@@ -1,0 +1,49 @@
+"""The machinery of the five stages, one noun a module, from the ground floor up.
+
+Scripts import from here and never from each other; a module imports only from those above it
+in this list (tests/test_package.py checks both).
+
+    variants       the table of .tflite files: one entry is all that a new conversion needs
+    console        faults in one line, progress, quiet, Ctrl-C
+    packages       TensorFlow and the other slow packages, loaded when first used
+    artifacts      paths, atomic files, records
+    flags          the command line that all scripts share
+    fingerprints   what the code of a stage does, whatever its comments and layout
+    stages         what a stage was asked, whether it must run again and why, its artifacts
+    dataset        the prepared data set: written once, memory-mapped after
+    examples       one picture and its mask: decoded, resized, its blemishes counted
+    synthetic      drawn animals, a data set without a download
+    sources        where examples come from: TensorFlow Datasets, a folder, the drawn animals
+    metrics        confusion matrix, IoU, bootstrap
+    losses         what training minimises
+    batches        augmentation and the order of examples
+    networks       the U-Nets, and the place for a network of one's own
+    imagenet       pretrained weights of the encoder, read without torch
+    keras_models   .h5 files: saved, loaded, run
+    optimizers     AdamW, its schedule, its moving average
+    fitting        the training loop, its progress, its resumption
+    zeros          unstructured pruning: which kernels, how many zeros
+    channels       structured pruning: which channels belong together, which go
+    network_checks what is said of a network before hours are spent on it
+    rounding       int8 kernels that lose little
+    tflite_files   .tflite files as tables: equal vectors once, weights counted
+    litert         .tflite files run: interpreters, predictions, operators
+    conversion     Keras to .tflite, in every variant, and the checks of what was written
+    sensitivity    what int8 costs operator by operator
+    imitation      fine-tuning for int8
+    timing         latency and memory
+    profiles       where the time goes, operator by operator
+    figures        charts and pictures
+    photos         pictures of one's own, drawn over with what a model sees
+    tables         the numbers as text
+    accuracy       every model over the test split
+    report         the numbers as a page
+"""
+
+import os
+
+# The one thing that happens at import. TensorFlow reads these once, when it is loaded, and
+# TFMOT works with Keras 2 only; level 3 hides C++ lines that look like faults and are none
+# ("failed call to cuInit" on a machine without a GPU). Python exceptions still come through.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

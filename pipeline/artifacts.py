@@ -1,0 +1,176 @@
+"""What the stages hand to each other: the one place for paths, atomic files, records.
+
+A stage writes its artifact under a temporary name and renames it, and writes a record beside it
+(`original_model.h5.json`): settings, hashes of code and inputs, versions, wall time, metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import UserError
+from pipeline.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS_DIR = ROOT / "models"
+SEED = 7
+
+# Artifact: (file under the models folder, script that writes it).
+ARTIFACTS = {
+    "dataset": ("dataset/dataset.json", "data_preparation.py"),
+    "original": ("original_model.h5", "training.py"),
+    "pruned": ("pruned_model.h5", "pruning.py"),
+    **{
+        name: (variant.file, "quantization.py" if variant.quantised else "evaluation.py")
+        for name, variant in VARIANTS.items()
+    },
+    "evaluation": ("evaluation.json", "evaluation.py"),
+    "report": ("report.html", "evaluation.py"),
+}
+KERAS_MODELS = ("original", "pruned")
+MODELS = (*KERAS_MODELS, *VARIANTS)  # every row of the tables, in their order
+# What NumPy and the zip format that it uses raise on a damaged file.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+RECORD_KEYS = ("sha256", "inputs", "settings", "code", "versions")  # what every record has
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`, renamed to it only if the block succeeds.
+
+    The name keeps the suffix, because Keras picks the format by it. A rename within a folder is
+    atomic (POSIX `rename`), so that a killed run leaves the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        writer = leftover.name.split(".")[-2]
+        if writer.isdigit() and not is_running(int(writer)):  # it was killed while it wrote
+            leftover.unlink(missing_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number, other than this one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)  # signal 0 is not sent, only checked
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows that have the same keys as a table, atomically."""
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# --- paths and records --------------------------------------------------------------------
+
+
+def artifact_path(models_dir: Path, name: str) -> Path:
+    """Where the artifact called `name` lies (see ARTIFACTS)."""
+    return models_dir / ARTIFACTS[name][0]
+
+
+def command(name: str, models_dir: Path) -> str:
+    """The command that makes an artifact, ready to be pasted."""
+    default = models_dir.resolve() == MODELS_DIR
+    where = "" if default else f" --models-dir {shlex.quote(str(models_dir))}"
+    return f"python {ARTIFACTS[name][1]}{where}"
+
+
+def remedy(path: Path) -> str:
+    """How to get a model file that is missing or damaged."""
+    names = [name for name, (file, _) in ARTIFACTS.items() if file == path.name]
+    return f"make it with: {command(names[0], path.parent)}" if names else "name another file"
+
+
+def record_path(models_dir: Path, name: str) -> Path:
+    """The record beside an artifact. The data set's is `dataset.json` itself."""
+    path = artifact_path(models_dir, name)
+    return path if name == "dataset" else path.with_name(path.name + ".json")
+
+
+def read_record(models_dir: Path, name: str) -> dict[str, Any]:
+    """The record of an artifact.
+
+    Raises:
+        UserError: artifact or record is missing, or the record is none of this pipeline's.
+    """
+    record = record_path(models_dir, name)
+    for path in (artifact_path(models_dir, name), record):
+        if not path.exists():
+            raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
+    try:
+        content = json.loads(record.read_text())
+        if all(key in content for key in RECORD_KEYS):
+            return content
+        fault = "of another version of this pipeline"
+    except (ValueError, TypeError):
+        fault = "damaged"
+    raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
+
+
+def stale_reason(models_dir: Path, name: str) -> str | None:
+    """Why an artifact is stale, with the command that mends it; None if it is up to date.
+
+    Stale means: it, or an input of it, was made from something other than what lies there now.
+
+    Raises:
+        UserError: as `read_record`, for the artifact or an input of it.
+    """
+    record = read_record(models_dir, name)
+    path, remedy = artifact_path(models_dir, name), command(name, models_dir)
+    if name != "dataset" and sha256(path) != record["sha256"]:
+        return f"{path} was changed after it was made; make it anew with: {remedy}"
+    for source, digest in record["inputs"].items():
+        if source not in ARTIFACTS:  # a folder of pictures: the stage that reads it asks
+            continue
+        if read_record(models_dir, source)["sha256"] != digest:
+            other = artifact_path(models_dir, source).name
+            return f"{path} was made from another {other}; make it anew with: {remedy}"
+        if reason := stale_reason(models_dir, source):
+            return reason
+    return None

@@ -1,0 +1,167 @@
+"""Charts of the numbers: curves of a training, what breaks first, trade-offs, bars.
+
+Each function returns a matplotlib figure; `save` writes one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import atomic
+from pipeline.dataset import CLASSES
+from pipeline.packages import matplotlib_figure
+
+ORANGE, BLUE, GREY = "#f28e2b", "#3a4862", "#b9bec7"
+CLASS_COLOURS = (ORANGE, BLUE, "#9c755f")  # as CLASSES; white cannot be seen on white
+SHOWN_OPERATORS = 30  # the worst ones, in the chart of int8
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure in the format of the path's suffix, atomically."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def curves(history: list[dict[str, float]], title: str) -> Any:
+    """Loss and validation IoU per class against the epoch, from the rows that `fit` returns."""
+    figure = matplotlib_figure.Figure((9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["loss"] for row in history], color=BLUE)
+    left.set(xlabel="epoch", ylabel="training loss")
+    lines = {"mean IoU": ("mean_iou", "black")}
+    lines |= {name: (f"iou_{name}", colour) for name, colour in zip(CLASSES, CLASS_COLOURS)}
+    for label, (key, colour) in lines.items():
+        right.plot(epochs, [row[key] for row in history], color=colour, label=label)
+    best = max(history, key=lambda row: row["mean_iou"])
+    place = best["epoch"], best["mean_iou"]
+    right.plot(*place, "o", color="black")
+    right.annotate(f"{place[1]:.4f}", place, (0, 6), textcoords="offset points", ha="right")
+    right.set(xlabel="epoch", ylabel="validation IoU", ylim=(None, 1))
+    # Outside, because a curve may lie anywhere.
+    figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8)
+    figure.suptitle(title)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def zeros_sensitivity(rows: list[dict[str, Any]]) -> Any:
+    """A row per layer, a column per sparsity, the drop of mean IoU in each cell."""
+    levels = [key for key in rows[0] if key.endswith("%")]
+    drops = 100 * np.array([[row[level] for level in levels] for row in rows])
+    figure = matplotlib_figure.Figure((6.4, 1.2 + 0.24 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(drops, cmap="YlOrRd", vmin=0, vmax=5, aspect="auto")
+    axis.set_xticks(range(len(levels)), levels)
+    labels = [f"{row['layer']} ({row['weights']:,})" for row in rows]
+    axis.set_yticks(range(len(rows)), labels, fontsize=8)
+    axis.set(xlabel="zeros in this layer alone, before fine-tuning", title="Mean IoU lost, points")
+    for (y, x), drop in np.ndenumerate(drops):
+        colour = "white" if drop > 3 else "black"
+        axis.text(x, y, f"{drop:.1f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(picture, label="points of mean IoU", extend="max")
+    return figure
+
+
+def int8_sensitivity(rows: list[dict[str, Any]]) -> Any:
+    """Signal-to-noise ratio and drop of mean IoU of the operators that int8 hurts most."""
+    shown = rows[:SHOWN_OPERATORS][::-1]
+    figure = matplotlib_figure.Figure((9, 1 + 0.24 * len(shown)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    labels = [f"{row['layer']}  {row['kind'].lower()}" for row in shown]
+    left.barh(labels, [row["snr_db"] for row in shown], color=BLUE)
+    left.set(xlabel="signal to noise of the logits, dB (short: bad)")
+    right.barh(range(len(shown)), [100 * row["drop"] for row in shown], color=ORANGE)
+    right.axvline(0, color="black", linewidth=0.8)
+    right.set(xlabel="points of validation mean IoU lost")
+    left.tick_params(axis="y", labelsize=8)
+    figure.suptitle(f"Each operator in int8 alone: the {len(shown)} worst of {len(rows)}")
+    for axis in (left, right):
+        axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those (cost, gain) than which none is at once no dearer and better, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
+def spread(values: list[float], gap: float) -> list[float]:
+    """Moves values within 0..1 apart until neighbours are `gap` apart; their order stays."""
+    order = np.argsort(values, kind="stable")
+    places = np.clip(np.asarray(values, float)[order], 0, 1)
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + gap)
+    places[-1] = min(places[-1], 1)
+    for k in range(len(places) - 2, -1, -1):
+        places[k] = min(places[k], places[k + 1] - gap)
+    result = np.empty_like(places)
+    result[order] = places
+    return result.tolist()
+
+
+def trade_off(
+    rows: list[dict[str, Any]], costs: list[float], label: str, figure: Any = None
+) -> Any:
+    """Cost against mean IoU with its 95 % interval, the Pareto front and a label for every point.
+
+    Labels stand in a column on the right, so that they cannot overlap where models lie close.
+
+    Args:
+        rows: of evaluation.json. costs: one for each of them. figure: to draw into, or a new one.
+    """
+    figure = figure or matplotlib_figure.Figure((5.4, 3.7), layout="constrained")
+    axis = figure.subplots()
+    gains = [row["mean_iou"] for row in rows]
+    front = pareto_front(list(zip(costs, gains)))
+    step = {"color": ORANGE, "linewidth": 1.5, "drawstyle": "steps-post", "label": "Pareto front"}
+    axis.plot(*zip(*front), zorder=2, **step)
+    intervals = np.abs(np.array([row["mean_iou_interval"] for row in rows]).T - gains)
+    axis.errorbar(costs, gains, intervals, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
+    colours = [ORANGE if point in front else BLUE for point in zip(costs, gains)]
+    axis.scatter(costs, gains, 36, colours, zorder=3)
+    axis.set(xlabel=label, ylabel="mean IoU", xlim=(0, 1.06 * max(costs)))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", fontsize=8, frameon=False)
+    low, high = axis.get_ylim()
+    places = spread([(gain - low) / (high - low) for gain in gains], 0.09)
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)}
+    text = {"textcoords": "axes fraction", "va": "center", "fontsize": 9, "arrowprops": line}
+    for row, cost, gain, place in zip(rows, costs, gains, places):
+        axis.annotate(row["name"], (cost, gain), (1.05, 0.03 + 0.94 * place), **text)
+    return figure
+
+
+def bars(
+    names: list[str], groups: dict[str, tuple[str, list[float]]], label: str, form: str
+) -> Any:
+    """Horizontal bars: a row per name, in it a bar per group, each with its value.
+
+    Args:
+        groups: colour and values, one for each name. form: how a value is written, "{:.3f}".
+    """
+    thick = 0.8 / len(groups)
+    longest = max(max(values) for _, values in groups.values())
+    size = (5.4, 0.8 + len(names) * max(0.17, 0.21 * len(groups)))
+    figure = matplotlib_figure.Figure(size, layout="constrained")
+    axis = figure.subplots()
+    for k, (group, (colour, values)) in enumerate(groups.items()):
+        places = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * thick
+        drawn = axis.barh(places, values, 0.9 * thick, color=colour, label=group)
+        axis.bar_label(drawn, [form.format(value) for value in values], padding=2, fontsize=7)
+    # Wider than the longest bar: room for what is written at its end.
+    axis.set(xlabel=label, yticks=range(len(names)), xlim=(0, 1.15 * longest))
+    axis.set_yticklabels(names, fontsize=7 if len(names) > 12 else 9)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(groups) > 1:
+        figure.legend(loc="outside upper center", ncols=len(groups), frameon=False, fontsize=8)
+    return figure

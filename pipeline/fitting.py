@@ -1,0 +1,245 @@
+"""The training loop: devices, steps, progress, and going on after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import DAMAGED, atomic
+from pipeline.batches import epoch_batches
+from pipeline.console import UserError, progress, say
+from pipeline.dataset import CLASSES, load_split
+from pipeline.keras_models import validation_iou
+from pipeline.losses import segmentation_loss
+from pipeline.optimizers import averaged
+from pipeline.packages import keras, tf
+from pipeline.stages import Stage
+
+# --- devices ------------------------------------------------------------------------------
+
+
+def pick_strategy() -> tf.distribute.Strategy:
+    """All machines named in TF_CONFIG, else all GPUs of this one, else its one device."""
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_physical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the files: the only one, or worker 0 of several."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
+
+
+def resolve_precision(asked: str) -> str:
+    """The Keras policy: "auto" is bfloat16 on GPUs that have it, else float32.
+
+    bfloat16 needs compute capability 8.
+    """
+    if asked != "auto":
+        return {"bfloat16": "mixed_bfloat16"}.get(asked, asked)
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    able = all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+    return "mixed_bfloat16" if gpus and able else "float32"
+
+
+# --- going on after a kill ----------------------------------------------------------------
+
+
+def state_path(models_dir: Path, name: str) -> Path:
+    """Where the state of an unfinished training lies, until its model and record are in place."""
+    return models_dir / f".{name}_training_state.npz"
+
+
+class TrainingState:
+    """All that a killed run needs to go on: one file, written after each epoch and renamed."""
+
+    def __init__(self, stage: Stage, name: str, model: keras.Model, optimizer: Any) -> None:
+        self.stage, self.path = stage, state_path(stage.models_dir, name)
+        self.variables = [*model.variables, *optimizer.variables]
+        self.history: list[dict[str, float]] = []
+        self.best: list[np.ndarray] = []  # the model's weights at the best epoch
+
+    def save(self, chief: bool = True) -> None:
+        """Writes everything after a finished epoch.
+
+        All workers call it: to read a variable they may have to average what each of them
+        holds. Only the chief writes.
+        """
+        values = {f"now{k}": v.numpy() for k, v in enumerate(self.variables)}
+        if not chief:
+            return
+        values |= {f"best{k}": v for k, v in enumerate(self.best)}
+        about = json.dumps({"identity": self.stage.identity(), "history": self.history})
+        with atomic(self.path) as temporary:
+            np.savez(temporary, about=about, **values)
+
+    def restore(self) -> None:
+        """Goes back to the last finished epoch of this very run; else says why it begins anew.
+
+        Nothing is assigned before all of the file was read and found to fit.
+        """
+        if not self.path.exists():
+            return
+        try:
+            with np.load(self.path) as file:
+                values = {name: file[name] for name in file.files}
+            about = json.loads(str(values["about"]))
+            identity, history = about["identity"], about["history"]
+        except DAMAGED:
+            say(f"{self.path} is damaged; beginning anew")
+            return
+        if not self.stage.may_resume(identity):
+            return
+        now = [values.get(f"now{k}") for k in range(len(self.variables))]
+        if any(v is None or v.shape != each.shape for v, each in zip(now, self.variables)):
+            say(f"{self.path} is of another network; beginning anew")
+            return
+        for variable, value in zip(self.variables, now):
+            variable.assign(value)
+        self.best = [values[f"best{k}"] for k in range(sum(key[:4] == "best" for key in values))]
+        self.history = history
+        say(f"going on after epoch {len(self.history)}")
+
+
+# --- training -----------------------------------------------------------------------------
+
+
+def make_train_step(
+    model: keras.Model,
+    optimizer: Any,
+    strategy: tf.distribute.Strategy,
+    loss: Callable[..., tf.Tensor],
+) -> Callable[..., tf.Tensor]:
+    """A compiled step over all devices: (images, masks) -> loss."""
+
+    def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            value = loss(images, masks, model(images, training=True))
+            share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
+        gradients = tape.gradient(share, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return value
+
+    def everywhere(images: Any, masks: Any) -> tf.Tensor:
+        return strategy.reduce("MEAN", strategy.run(step, (images, masks)), axis=None)
+
+    return tf.function(everywhere)
+
+
+def fit(
+    model: keras.Model,
+    optimizer: Any,
+    stage: Stage,
+    name: str,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    strategy: tf.distribute.Strategy | None = None,
+    loss: Callable[..., tf.Tensor] = lambda images, masks, logits: segmentation_loss(masks, logits),
+    after_epoch: Callable[[], None] = lambda: None,
+    choose_from: int = 0,
+    resume: bool = False,
+) -> list[dict[str, float]]:
+    """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
+
+    With an averaging optimizer it is the averaged weights that are validated and kept. The state
+    stays until whoever called has put the model in place and calls `forget`.
+
+    Args:
+        loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
+        after_epoch: called after the last step of each epoch, before validation.
+        choose_from: the first epoch, counted from 0, that may be the best.
+        resume: go on from an unfinished run of the same identity (see stages.py).
+
+    Returns:
+        A row per epoch: epoch, loss, mean_iou, iou_CLASS of each class, learning_rate,
+        images_per_second.
+
+    Raises:
+        UserError: the data do not fill a batch, or the loss is not finite.
+    """
+    images, masks = load_split(stage.models_dir, "train")
+    validation = load_split(stage.models_dir, "validation")
+    steps = len(images) // batch_size
+    if not steps:
+        raise UserError(
+            f"{len(images)} training images do not fill a batch; "
+            f"use --batch-size {len(images)} or less"
+        )
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        optimizer.build(model.trainable_variables)
+    step = make_train_step(model, optimizer, strategy, loss)
+    state = TrainingState(stage, name, model, optimizer)
+    if resume:
+        state.restore()
+    chief, history = is_chief(strategy), state.history
+    average = averaged if optimizer.use_ema else (lambda *_: contextlib.nullcontext())
+
+    for epoch in range(len(history), epochs):
+
+        def share(context: tf.distribute.InputContext, epoch: int = epoch) -> tf.data.Dataset:
+            workers = context.num_input_pipelines
+            devices = strategy.num_replicas_in_sync // workers
+            place = context.input_pipeline_id
+            return epoch_batches(images, masks, batch_size, seed, epoch, place, workers, devices)
+
+        started, losses = time.time(), []
+        with progress(f"epoch {epoch + 1}/{epochs}", steps, "steps") as bar:
+            for batch in strategy.distribute_datasets_from_function(share):
+                losses.append(step(*batch))
+                bar.update()
+        after_epoch()
+        rate = steps * batch_size / (time.time() - started)
+        mean_loss = np.mean([float(value) for value in losses])
+        if not np.isfinite(mean_loss):
+            raise UserError(
+                f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
+                "Train with a lower --learning-rate"
+            )
+        with average(model, optimizer):
+            iou = validation_iou(model, *validation)
+            row = {"loss": mean_loss, "mean_iou": iou.mean()}
+            row |= {f"iou_{key}": value for key, value in zip(CLASSES, iou)}
+            row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
+            row = {key: round(float(value), 6) for key, value in row.items()}
+            history.append({"epoch": epoch + 1, **row})
+            if best_epoch(history, choose_from) == epoch:
+                state.best = model.get_weights()
+        state.save(chief)
+        minutes = (epochs - epoch - 1) * (time.time() - started) / 60
+        say(epoch_line(history[-1], epochs, minutes))
+    model.set_weights(state.best)
+    return history
+
+
+def best_epoch(history: list[dict[str, float]], choose_from: int = 0) -> int:
+    """The place in the history of the highest validation mean IoU; -1 if there is none."""
+    places = range(choose_from, len(history))
+    return max(places, key=lambda place: history[place]["mean_iou"], default=-1)
+
+
+def epoch_line(row: dict[str, float], epochs: int, minutes: float) -> str:
+    """An epoch in one line of at most 100 columns."""
+    classes = ", ".join(f"{key} {row[f'iou_{key}']:.3f}" for key in CLASSES)
+    return (
+        f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mean IoU {row['mean_iou']:.4f} "
+        f"({classes})  {row['images_per_second']:.0f}/s  {minutes:.1f} min left"
+    )
+
+
+def forget(stage: Stage, name: str) -> None:
+    """Removes the state of a training whose model and record are in place."""
+    state_path(stage.models_dir, name).unlink(missing_ok=True)

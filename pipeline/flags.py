@@ -1,0 +1,59 @@
+"""The command line: what all scripts have in common, and numbers that have a range."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import MODELS_DIR, SEED
+
+LARGEST_SEED = 2**32 - 1  # NumPy's
+
+
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with a script's docstring as its help and the flags that all scripts share."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        default=MODELS_DIR,
+        metavar="DIR",
+        help="where artifacts are read and written (default: models/)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=bounded(int, 0, LARGEST_SEED),
+        default=SEED,
+        help="random seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="do nothing if code, settings, inputs and packages are as they were",
+    )
+    parser.add_argument(
+        "--accept-edits",
+        action="store_true",
+        help="run nothing, and note in the record that what was edited in the code, or another "
+        "version of a package, changes nothing in what was made before",
+    )
+    return parser
+
+
+def bounded(kind: Callable[[str], Any], low: float, high: float = math.inf) -> Callable:
+    """An argparse type: finite numbers of `kind` in low..high, both included."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not (math.isfinite(value) and low <= value <= high):
+            limits = f"between {low} and {high}" if high < math.inf else f"at least {low}"
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number {limits}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names the type in its own messages
+    return convert

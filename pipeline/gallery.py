@@ -1,0 +1,86 @@
+"""Test photos for the report: the worst and others, with what every model makes of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.accuracy import class_maps
+from pipeline.artifacts import MODELS
+from pipeline.dataset import CLASSES, load_split
+from pipeline.metrics import iou_per_class
+from pipeline.pictures import COLOURS, overlay
+
+WRONG = np.array((230, 0, 126), np.uint8)  # pixels of the wrong class
+SHOWN_PHOTOS = 6  # so many worst ones and so many spread over the ranking
+THUMBNAIL = 160  # pixels, the largest side of a picture
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A file as an address that holds the file itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def chosen_photos(confusion: np.ndarray, number: int) -> dict[int, str]:
+    """Rows of the worst test photos and of as many spread evenly over the others.
+
+    Args:
+        confusion: per-image confusion matrices (n, classes, classes); the mean IoU of each image
+            ranks it.
+
+    Returns:
+        By row, what it is: "worst 1", "better than 40%", "best".
+    """
+    ranking = np.argsort(iou_per_class(confusion).mean(axis=-1), kind="stable")
+    worst = {int(row): f"worst {k + 1}" for k, row in enumerate(ranking[:number])}
+    if len(ranking) <= number:
+        return worst
+    places = np.unique(np.linspace(number, len(ranking) - 1, number).astype(int))
+    others = {int(ranking[k]): f"better than {k / len(ranking):.0%}" for k in places}
+    return worst | others | {int(ranking[-1]): "best"}
+
+
+def stacked(pictures: list[np.ndarray], text: str, score: str = "") -> dict[str, Any]:
+    """Pictures of one size (height, width, 3), uint8, one below the other, for one cell."""
+    largest = (THUMBNAIL, THUMBNAIL)
+    stack = [np.asarray(ImageOps.contain(Image.fromarray(each), largest)) for each in pictures]
+    whole, buffer = np.concatenate(stack), io.BytesIO()
+    Image.fromarray(whole).save(buffer, "webp", quality=75)
+    height, width = whole.shape[:2]
+    picture = data_uri(buffer.getvalue(), "webp")
+    return {"picture": picture, "width": width, "height": height, "text": text, "score": score}
+
+
+def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """A grid of test photos: truth, the prediction of each model, and where it is wrong."""
+    with np.load(models_dir / "confusion_per_image.npz") as confusions:
+        scores = {name: iou_per_class(confusions[name]).mean(axis=-1) for name in confusions.files}
+        chosen = chosen_photos(confusions["int8"], SHOWN_PHOTOS)
+    images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
+    predictions = {name: class_maps(models_dir, name, images) for name in MODELS}
+    what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"
+    rows = []
+    for k, (row, rank) in enumerate(chosen.items()):
+        image, mask = images[k], masks[k]
+        grey = (0.45 * image.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        faint = np.repeat(grey, 3, axis=-1)
+        cells = [stacked([image, overlay(image, mask)], f"{what} {row}, truth below")]
+        for name, prediction in predictions.items():
+            wrong = np.where((prediction[k] != mask)[..., None], WRONG, faint)
+            text = f"{name} on {what} {row}: its prediction, below it the wrong pixels"
+            pictures = [overlay(image, prediction[k]), wrong]
+            cells.append(stacked(pictures, text, f"{scores[name][row]:.3f}"))
+        rows.append({"rank": rank, "number": row, "cells": cells})
+    colours = zip((*CLASSES, "wrong pixel"), (*COLOURS, WRONG))
+    return {
+        "what": what,
+        "number": SHOWN_PHOTOS,
+        "colours": [(name, tuple(map(int, colour))) for name, colour in colours],
+        "head": [what, "as it is, truth", *predictions],
+        "rows": rows,
+    }

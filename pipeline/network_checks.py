@@ -1,0 +1,54 @@
+"""What is said of a network before hours are spent on it, and not after the last epoch."""
+
+from __future__ import annotations
+
+from pipeline.channel_groups import channel_groups
+from pipeline.channels import BLOCK, removable_share
+from pipeline.console import UserError
+from pipeline.packages import keras, layers
+from pipeline.zeros import SMALLEST_KERNEL, kernels
+
+LEAST_SCALE = 1 / 16  # of a Rescaling layer that was meant for 0..1; one for 0..255 has 1/127.5
+
+
+def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
+    """Refuses a network that cannot be trained here, and notes what later stages cannot do.
+
+    Args:
+        size: of the images, pixels a side. classes: how many logits a pixel has.
+
+    Returns:
+        Notes, none for the networks of this pipeline.
+
+    Raises:
+        UserError: it does not map images to logits of their size.
+    """
+    wanted = (size, size, 3), (size, size, classes)
+    found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    if found != wanted:
+        raise UserError(
+            f"{model.name} maps {found[0]} to {found[1]}, not {wanted[0]} to {wanted[1]}; "
+            "mend it in pipeline/networks.py"
+        )
+    notes = []
+    for layer in model.layers:
+        if isinstance(layer, layers.Rescaling) and abs(layer.scale) < LEAST_SCALE:
+            low, high = layer.offset, layer.offset + layer.scale
+            notes.append(
+                f"{layer.name} maps images, which come as 0..1, to {low:.3f}..{high:.3f}; "
+                "for -1..1 write Rescaling(2, -1)"
+            )
+    if not kernels(model):
+        notes.append(
+            f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights, so that pruning.py will "
+            "find none to set zeros in (SMALLEST_KERNEL in pipeline/zeros.py)"
+        )
+    try:
+        if not removable_share(channel_groups(model)):
+            notes.append(
+                f"no group of channels of {model.name} is larger than a block of {BLOCK}, so that "
+                "pruning.py --channels can remove none"
+            )
+    except UserError as error:
+        notes.append(f"pruning.py --channels will not work: {error}")
+    return notes

@@ -1,0 +1,157 @@
+"""The U-Nets, and the place for a network of one's own.
+
+A network is a function of the image's side and the number of classes. To train another one,
+write it here and name it in NETWORKS, or put it in the place of one that is there:
+
+    def tiny(size: int, classes: int) -> keras.Model:
+        image = layers.Input((size, size, 3))  # float32, 0..1
+        ...
+        return keras.Model(image, logits)  # float32 (batch, size, size, classes)
+
+    NETWORKS = {..., "tiny": tiny}    # python training.py --architecture tiny
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.packages import keras, layers, tf
+
+NORM_MOMENTUM = 0.95  # per step, of batch normalisation's moving mean and variance
+
+# EfficientNet-Lite0 (Tan and Le 2019; the Lite family drops squeeze-excite and swish for int8):
+# kernel size, stride, expansion, filters, repeats. Its last stages are cut off here.
+ENCODER_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 1),
+)
+DECODER_FILTERS = (144, 96, 72)  # at 1/16, 1/8 and 1/4 of the side, where the logits are computed
+DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each of these scales
+
+
+def normalisation(name: str) -> layers.Layer:
+    """Batch normalisation, with several devices over the batch of all and not each one's share."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layers.BatchNormalization(
+        -1, NORM_MOMENTUM, 1e-3, synchronized=several, name=f"{name}_norm"
+    )
+
+
+def normalised(x: Any, layer: layers.Layer, name: str, activate: bool = True) -> Any:
+    """A convolution without bias, batch normalisation and ReLU6 (which int8 covers well)."""
+    x = normalisation(name)(layer(x))
+    return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
+
+
+def pointwise(filters: int, name: str) -> layers.Layer:
+    """A 1x1 convolution: mixes channels, pixel by pixel."""
+    return layers.Conv2D(filters, 1, use_bias=False, name=name)
+
+
+def depthwise(size: int, stride: int, name: str) -> layers.Layer:
+    """One size x size filter per channel: mixes pixels, channel by channel."""
+    return layers.DepthwiseConv2D(size, stride, padding="same", use_bias=False, name=name)
+
+
+def inverted_residual(
+    x: Any, expansion: int, filters: int, size: int, stride: int, name: str
+) -> Any:
+    """MobileNetV2's block (Sandler et al. 2018): expand, depthwise, project, and add if it fits."""
+    y = x
+    if expansion > 1:
+        y = normalised(y, pointwise(x.shape[-1] * expansion, f"{name}_expand"), f"{name}_expand")
+    y = normalised(y, depthwise(size, stride, f"{name}_depthwise"), f"{name}_depthwise")
+    y = normalised(y, pointwise(filters, f"{name}_project"), f"{name}_project", activate=False)
+    return layers.Add(name=f"{name}_add")([x, y]) if x.shape == y.shape else y
+
+
+def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Model:
+    """The network that this pipeline makes small: a U-Net on EfficientNet-Lite0, 1.1 M parameters.
+
+    (U-Net: Ronneberger et al. 2015.) It works on the image enlarged: what it gains in accuracy
+    for the time is as much as by any other change that was tried, and it adds no weights
+    (docs/choices.md). A 1x1 convolution over concat([x, skip]) equals the sum of one over x and
+    one over skip, so skips are added, and x is projected before it is enlarged, where it has a
+    quarter of the pixels. Both are normalised before the sum and not after it, where
+    normalisation would be two operators that no convolution takes in. The last layer predicts
+    4 x 4 pixels at once, at a quarter of the resolution: as accurate as another scale of decoder
+    and a quarter faster.
+
+    Args:
+        size: side of the image in pixels, a multiple of 32.
+        classes: how many are told apart.
+        enlargement: of that side inside the network, to the nearest multiple of 32 pixels; 1 is
+            the fastest.
+
+    Returns:
+        A model from float32 images (batch, size, size, 3) in 0..1 to logits of that size.
+    """
+    image = layers.Input((size, size, 3), name="image")
+    inner = max(1, round(size * enlargement / 32)) * 32
+    x = image if inner == size else layers.Resizing(inner, inner, name="enlarge")(image)
+    # What the ImageNet weights expect.
+    x = layers.Rescaling(255 / 128, -127 / 128, name="rescale")(x)
+    x = normalised(x, layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem"), "stem")
+    skips, number = [], 0
+    for kernel, stride, expansion, filters, repeats in ENCODER_STAGES:
+        if stride == 2:
+            skips.append(x)
+        for repeat in range(repeats):
+            step = stride if repeat == 0 else 1
+            x = inverted_residual(x, expansion, filters, kernel, step, f"block{number}")
+            number += 1
+    for filters, skip in zip(DECODER_FILTERS, reversed(skips)):
+        name = f"up{skip.shape[1]}"
+        x = normalised(x, pointwise(filters, f"{name}_deep"), f"{name}_deep", False)
+        x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+        skip = normalised(skip, pointwise(filters, f"{name}_skip"), f"{name}_skip", False)
+        x = layers.ReLU(6.0, name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, skip]))
+        for kernel in DECODER_KERNELS:
+            spatial, mix = f"{name}_depthwise{kernel}", f"{name}_mix{kernel}"
+            x = normalised(x, depthwise(kernel, 1, spatial), spatial, activate=False)
+            x = normalised(x, pointwise(filters, mix), mix)
+    block = inner // x.shape[1]  # side of the square of pixels that one pixel here predicts
+    x = layers.Conv2D(block**2 * classes, 1, name="logits_block")(x)
+    x = tf.nn.depth_to_space(x, block, name="depth_to_space")
+    x = layers.Activation("linear", dtype="float32", name="logits")(x)
+    x = x if inner == size else layers.Resizing(size, size, dtype="float32", name="shrink")(x)
+    return keras.Model(image, x, name="compact_unet")
+
+
+def classic_unet(size: int, classes: int) -> keras.Model:
+    """The textbook U-Net (Ronneberger et al. 2015), about 1.86 M parameters.
+
+    Pairs of 3x3 convolutions of 64, 128 and, at the bottleneck, 256 filters, transposed
+    convolutions, concatenated skips.
+
+    Batch normalisation follows each 3x3 convolution; it is folded away on conversion. Arguments
+    and result as for `compact_unet`.
+    """
+
+    def pair(x: Any, filters: int, name: str) -> Any:
+        for part in "ab":
+            convolution = layers.Conv2D(
+                filters, 3, padding="same", use_bias=False, name=f"{name}{part}"
+            )
+            x = normalisation(f"{name}{part}")(convolution(x))
+            x = layers.ReLU(name=f"{name}{part}_relu")(x)
+        return x
+
+    image = layers.Input((size, size, 3), name="image")
+    x, skips = image, []
+    for filters in (64, 128):
+        skips.append(pair(x, filters, f"down{filters}"))
+        x = layers.MaxPool2D(name=f"pool{filters}")(skips[-1])
+    x = pair(x, 256, "bottleneck")
+    for filters, skip in zip((128, 64), reversed(skips)):
+        x = layers.Conv2DTranspose(filters, 2, 2, name=f"up{filters}_transposed")(x)
+        x = pair(layers.Concatenate(name=f"up{filters}_concat")([x, skip]), filters, f"up{filters}")
+    logits = layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
+    return keras.Model(image, logits, name="classic_unet")
+
+
+NETWORKS = {"compact": compact_unet, "classic": classic_unet}  # what --architecture offers

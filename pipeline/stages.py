@@ -1,0 +1,202 @@
+"""One run of a script: what it was asked, whether it must run at all and why, its artifacts.
+
+What an artifact was made of is its identity: settings, inputs, code and package versions. Two
+identities are compared reason by reason, so that whoever runs a stage again is told which of
+them it was. The same comparison decides whether a stopped training may go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline import fingerprints
+from pipeline.artifacts import (
+    artifact_path,
+    atomic,
+    read_record,
+    record_path,
+    sha256,
+    stale_reason,
+    write_json,
+)
+from pipeline.console import UserError, say
+
+NO_SETTINGS = {"models_dir", "if_needed", "accept_edits", "resume"}  # flags that change no artifact
+
+
+class Reason(NamedTuple):
+    """Why an artifact is not what the stage would make now."""
+
+    kind: str  # "missing", "changed", "input", "setting", "code" or "package"
+    text: str
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether somebody may know that it changes nothing (`--accept-edits`)."""
+        return self.kind in ("code", "package")
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
+    """What sets two identities apart, each in a few words."""
+    reasons = []
+
+    def compare(part: str, kind: str, changed: str, gone: str, new: str) -> None:
+        old, current = then.get(part, {}), now[part]
+        for key in sorted(old.keys() | current.keys()):
+            if old.get(key) != current.get(key):
+                text = gone if key not in current else new if key not in old else changed
+                flag = f"--{key.replace('_', '-')}"
+                known = {"key": key, "flag": flag, "old": old.get(key), "now": current.get(key)}
+                reasons.append(Reason(kind, text.format(**known)))
+
+    compare("settings", "setting", "{flag} is {now}, was {old}", "{flag} is gone", "{flag} is new")
+    compare("inputs", "input", "{key} changed", "{key} is not read any more", "{key} is new")
+    compare("code", "code", "{key} was edited", "{key} is not used any more", "{key} is new")
+    compare(
+        "versions",
+        "package",
+        "{key} is {now}, was {old}",
+        "{key} is not used any more",
+        "{key} {now} is new",
+    )
+    return reasons
+
+
+class Stage:
+    """One run of a script, from its arguments to the records of what it made."""
+
+    def __init__(
+        self, script: str, arguments: argparse.Namespace, without: tuple[str, ...] = ()
+    ) -> None:
+        """`without` names settings that do not change what is written."""
+        self.started = time.time()
+        self.script = Path(script)
+        self.arguments = arguments
+        self.models_dir: Path = arguments.models_dir
+        self.code, self.versions = fingerprints.of_stage(self.script)
+        self.inputs: dict[str, Any] = {}
+        self.accepted: list[str] = []  # differences that --accept-edits let pass
+        self.settings = {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in sorted(vars(arguments).items())
+            if key not in NO_SETTINGS | set(without)
+        }
+
+    def require(self, *names: str) -> None:
+        """Notes the SHA-256 of each input of the stage.
+
+        Raises:
+            UserError: an input is missing, damaged or stale.
+        """
+        for name in names:
+            if reason := stale_reason(self.models_dir, name):
+                raise UserError(reason)
+            self.inputs[name] = read_record(self.models_dir, name)["sha256"]
+
+    def part(self, *names: str) -> Stage:
+        """This run for an artifact that is made of some of its inputs only."""
+        part = copy.copy(self)
+        part.inputs = {name: self.inputs[name] for name in names}
+        return part
+
+    def identity(self) -> dict[str, Any]:
+        """What decides all that this run will write."""
+        return {part: getattr(self, part) for part in ("settings", "inputs", "code", "versions")}
+
+    def reasons(self, *names: str) -> list[Reason]:
+        """Why these artifacts are not what this run would make; none if all are."""
+        for name in names:
+            path = artifact_path(self.models_dir, name)
+            try:
+                record = read_record(self.models_dir, name)
+                stale = stale_reason(self.models_dir, name)
+            except UserError as error:
+                return [Reason("missing", str(error).split(";")[0])]
+            if found := differences(record, self.identity()):
+                return found
+            if stale:
+                return [Reason("changed", f"{path.name} was changed after it was made")]
+        return []
+
+    def nothing_to_do(self, *names: str) -> bool:
+        """Answers `--if-needed` and `--accept-edits` for the artifacts that the stage makes.
+
+        Says why the stage runs, or that it need not. With `--accept-edits`, differences of code
+        and packages are noted in the records and let pass.
+
+        Raises:
+            UserError: with `--accept-edits`, if something else differs too.
+        """
+        if not (self.arguments.if_needed or self.arguments.accept_edits):
+            return False
+        reasons = self.reasons(*names)
+        if reasons and self.arguments.accept_edits:
+            self.accept(names)
+        elif reasons:
+            more = f", and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
+            say(f"{self.script.name}: runs, because {reasons[0].text}{more}")
+            return False
+        say(f"{self.script.name}: up to date, nothing to do")
+        return True
+
+    def accept(self, names: tuple[str, ...]) -> None:
+        """Brings the records of artifacts up to this code and these packages, and says so."""
+        for name in names:
+            reasons = self.reasons(name)
+            if others := [reason.text for reason in reasons if not reason.acceptable]:
+                path = artifact_path(self.models_dir, name)
+                raise UserError(
+                    f"--accept-edits speaks of code and packages only, but for {path} "
+                    f"{others[0]}; run without it"
+                )
+        for name in names:
+            record, texts = read_record(self.models_dir, name), []
+            for reason in self.reasons(name):
+                texts.append(reason.text)
+                say(f"{self.script.name}: accepted as changing nothing: {reason.text}")
+            record |= {"code": self.code, "versions": self.versions}
+            record["accepted"] = record.get("accepted", []) + texts
+            write_json(record_path(self.models_dir, name), record)
+
+    def may_resume(self, then: dict[str, Any]) -> bool:
+        """Whether a stopped run of this identity may go on as this one; says why not.
+
+        With `--accept-edits` code and packages may differ, which the record will say.
+        """
+        reasons = differences(then, self.identity())
+        if self.arguments.accept_edits and all(reason.acceptable for reason in reasons):
+            self.accepted += [reason.text for reason in reasons]
+        elif reasons:
+            say(f"the unfinished run was another one ({reasons[0].text}); beginning anew")
+            return False
+        return True
+
+    def seconds(self) -> float:
+        """Wall time since the stage began."""
+        return round(time.time() - self.started, 1)
+
+    def record(self, digest: str, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The record of one artifact whose SHA-256 is `digest`."""
+        about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
+        accepted = {"accepted": self.accepted} if self.accepted else {}
+        machine = {"threads": os.cpu_count(), "wall_seconds": self.seconds()}
+        return about | self.identity() | accepted | machine
+
+    @contextlib.contextmanager
+    def new_artifact(self, name: str, metrics: dict[str, Any]) -> Iterator[Path]:
+        """Yields a temporary path to write an artifact to; puts it and its record in place.
+
+        The artifact goes first: a kill between the two leaves a record whose hash does not
+        match, which `stale_reason` reports, never a wrong file that looks right.
+        """
+        with atomic(artifact_path(self.models_dir, name)) as temporary:
+            yield temporary
+            record = self.record(sha256(temporary), metrics)
+        write_json(record_path(self.models_dir, name), record)

@@ -1,0 +1,156 @@
+"""Drawn animals: a data set without a download, for the demo and the tests."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from pipeline.examples import Example, Source
+
+COUNTS = {"train": 900, "test": 200}  # drawn images per official split
+BORDER_WIDTH = 0.035  # of the image side: the drawn trimaps' border band, as wide as the real one
+
+
+def texture(random: np.random.Generator, size: int, cells: int, strength: float) -> np.ndarray:
+    """Smooth noise around zero, float32 (size, size, 3): `cells` blobs along a side."""
+    noise = random.normal(0, 1, (cells, cells)).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC))
+    tint = 1 + 0.3 * random.normal(0, 1, 3)
+    return (strength * smooth[..., None] * tint).astype(np.float32)
+
+
+def animal_outline(random: np.random.Generator, size: int) -> Image.Image:
+    """The silhouette of a four-legged animal, mode L, 255 inside: body, head, ears, legs, tail."""
+    canvas = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(canvas)
+    x, y = random.uniform(0.38, 0.62, 2) * size
+    length, height = random.uniform(0.20, 0.31) * size, random.uniform(0.11, 0.19) * size
+    leg, thick = random.uniform(0.16, 0.30) * size, random.uniform(0.055, 0.09) * size
+    head = random.uniform(0.10, 0.16) * size
+
+    def ellipse(cx: float, cy: float, rx: float, ry: float) -> None:
+        draw.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=255)
+
+    ellipse(x, y, length, height)
+    for place in (-0.75, -0.5, 0.45, 0.72):
+        foot = x + place * length + random.uniform(-0.05, 0.05) * size
+        draw.line((x + place * length, y, foot, y + height * 0.6 + leg), fill=255, width=int(thick))
+        ellipse(foot, y + height * 0.6 + leg, thick * 0.7, thick * 0.5)
+    hx, hy = x + length * 0.95, y - height * random.uniform(0.5, 1.5)
+    draw.line((x + length * 0.5, y, hx, hy), fill=255, width=int(head * 1.1))  # neck
+    ellipse(hx, hy, head, head * 0.9)
+    ellipse(hx + head * 0.7, hy + head * 0.25, head * 0.55, head * 0.4)  # muzzle
+    reach = head * random.uniform(1.3, 1.9)
+    for side in (-0.65, 0.25):  # pointed ears
+        draw.polygon(
+            [
+                (hx + side * head, hy - head * 0.5),
+                (hx + (side + 0.55) * head, hy - head * 0.5),
+                (hx + (side + 0.2) * head, hy - reach),
+            ],
+            fill=255,
+        )
+    swing = random.uniform(-1.2, 0.8) * height
+    tail = [
+        (x - length * (0.85 + 0.3 * t), y - swing * t - height * 0.8 * np.sin(3 * t))
+        for t in np.linspace(0, 1, 9)
+    ]
+    draw.line(tail, fill=255, width=int(thick * 0.8), joint="curve")
+    if random.random() < 0.5:
+        canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return canvas.rotate(random.uniform(-25, 25), Image.Resampling.BILINEAR)
+
+
+def draw_animal(random: np.random.Generator, size: int) -> Example:
+    """One synthetic example: a furred animal with a shadow on a cluttered background.
+
+    Drawn at twice the size and shrunk by `decode`. The trimap's border is a band around the
+    outline, as in the real set. Fur and clutter take their colours from the same range, so
+    colour alone does not tell them apart.
+    """
+    large = 2 * size
+    outline = animal_outline(random, large)
+    eroded = dilated = outline
+    for _ in range(
+        round(BORDER_WIDTH * large / 2)
+    ):  # small filters in a row: quicker than one large
+        eroded, dilated = (
+            eroded.filter(ImageFilter.MinFilter(3)),
+            dilated.filter(ImageFilter.MaxFilter(3)),
+        )
+    inside, around = np.asarray(eroded) > 127, np.asarray(dilated) > 127
+
+    def colour() -> np.ndarray:
+        return random.uniform(45, 210) + random.uniform(-40, 40, 3)
+
+    def fill(value: np.ndarray) -> tuple[int, ...]:
+        return tuple(int(v) for v in value)
+
+    fur = colour()
+    scene = Image.new("RGB", (large, large), fill(colour()))
+    draw = ImageDraw.Draw(scene)
+    horizon = random.uniform(0.4, 0.8) * large
+    draw.rectangle((0, horizon, large, large), fill=fill(colour()))
+    for _ in range(random.integers(4, 14)):  # clutter: blobs, boxes and sticks
+        left, top = random.uniform(-0.1, 0.9, 2) * large
+        right, bottom = (
+            left + random.uniform(0.05, 0.35) * large,
+            top + random.uniform(0.05, 0.35) * large,
+        )
+        box, paint = (left, top, right, bottom), fill(fur if random.random() < 0.25 else colour())
+        kind = random.integers(3)
+        if kind == 0:
+            draw.ellipse(box, fill=paint)
+        elif kind == 1:
+            draw.rectangle(box, fill=paint)
+        else:
+            draw.line(box, fill=paint, width=9)
+    pixels = np.asarray(scene, np.float32) + texture(random, large, int(random.integers(6, 40)), 16)
+    shadow = outline.transform(
+        outline.size, Image.Transform.AFFINE, (1, 0.35, -0.15 * large, 0, 1, -0.05 * large)
+    )
+    pixels *= (
+        1
+        - 0.35 * np.asarray(shadow.filter(ImageFilter.GaussianBlur(5)), np.float32)[..., None] / 255
+    )
+
+    coat = (
+        fur
+        + texture(random, large, int(random.integers(30, 90)), 22)
+        + texture(random, large, 4, 25)
+    )
+    if random.random() < 0.5:  # patches of a second colour
+        patches = texture(random, large, 6, 1)[..., :1] > 0.5
+        coat = np.where(patches, colour() + coat - fur, coat)
+    coat += np.linspace(25, -35, large)[:, None, None]  # lit from above
+    soft = np.asarray(outline.filter(ImageFilter.GaussianBlur(1.5)), np.float32)[..., None] / 255
+    pixels = pixels * (1 - soft) + coat * soft + random.normal(0, 6, pixels.shape)
+    pixels = pixels * random.uniform(0.75, 1.2) + random.uniform(-15, 15)
+
+    trimap = np.where(inside, 1, np.where(around, 3, 2)).astype(np.uint8)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return as_png(image), as_png(Image.fromarray(trimap))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+def draw_synthetic(split: str, size: int, seed: int) -> tuple[int, Iterator[Source]]:
+    """Number and stream of drawn examples.
+
+    Each has a seed of its own, so that the order and the number of the others do not matter.
+    """
+    count = COUNTS[split]
+    kind = ("train", "test").index(split)
+    return count, (
+        functools.partial(draw_animal, np.random.default_rng([seed, kind, number]), size)
+        for number in range(count)
+    )
