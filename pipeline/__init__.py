@@ -13,30 +13,35 @@ in this list (tests/test_package.py checks both).
     dataset        the prepared data set: written once, memory-mapped after
     examples       one picture and its mask: decoded, resized, its blemishes counted
     synthetic      drawn animals, a data set without a download
-    sources        where examples come from: TensorFlow Datasets, a folder, the drawn animals
+    sources        where examples come from: TensorFlow Datasets, a folder of pictures
+    pictures       photos with their masks: colours, overlays, the picture of a data set
+    charts         curves, what breaks first, trade-offs, bars
     metrics        confusion matrix, IoU, bootstrap
-    losses         what training minimises
-    batches        augmentation and the order of examples
+    keras_models   .h5 files: saved, loaded, run
     networks       the U-Nets, and the place for a network of one's own
     imagenet       pretrained weights of the encoder, read without torch
-    keras_models   .h5 files: saved, loaded, run
+    batches        augmentation and the order of examples
+    losses         what training minimises
     optimizers     AdamW, its schedule, its moving average
     fitting        the training loop, its progress, its resumption
     zeros          unstructured pruning: which kernels, how many zeros
-    channels       structured pruning: which channels belong together, which go
+    channel_groups which channels of a network can only go together
+    channels       structured pruning: which channels go, the network that is left
     network_checks what is said of a network before hours are spent on it
     rounding       int8 kernels that lose little
     tflite_files   .tflite files as tables: equal vectors once, weights counted
     litert         .tflite files run: interpreters, predictions, operators
-    conversion     Keras to .tflite, in every variant, and the checks of what was written
+    recipes        single operators in int8, dynamic range where it pays
+    conversion     Keras to .tflite, in every variant: the one conversion
+    file_checks    what a .tflite file must hold before it replaces the old one
+    timing         latency and memory
     sensitivity    what int8 costs operator by operator
     imitation      fine-tuning for int8
-    timing         latency and memory
     profiles       where the time goes, operator by operator
-    figures        charts and pictures
     photos         pictures of one's own, drawn over with what a model sees
-    tables         the numbers as text
     accuracy       every model over the test split
+    tables         the numbers as text
+    gallery        test photos: the worst and others
     report         the numbers as a page
 """
 

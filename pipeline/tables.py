@@ -129,7 +129,7 @@ def about_pruning(before: Row, after: Row) -> str:
         )
     return (
         f"Pruning set {1 - after['nonzero_share']:.0%} of the weights to zero: the file is as "
-        f"large as before, {packed} after gzip. Here it is {in_words(after, before)}: dense "
+        f"large as before, {packed} after gzip. Here it runs {in_words(after, before)}: dense "
         "kernels also multiply zeros."
     )
 
