@@ -39,8 +39,8 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--accept-edits",
         action="store_true",
-        help="run nothing, and note in the record that what was edited in the code, or another "
-        "version of a package, changes nothing in what was made before",
+        help="edits of the code and other versions of packages changed nothing: note that in the "
+        "record of what was made before, and do not make it anew; --resume goes on, too",
     )
     return parser
 

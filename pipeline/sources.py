@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import sha256, write_json
-from pipeline.console import UserError
+from pipeline.console import UserError, silenced
 from pipeline.examples import Example, Source
 from pipeline.packages import tfds
 
@@ -38,8 +38,10 @@ def read_oxford_pets(split: str, data_dir: Path | None) -> tuple[int, Iterator[S
     """
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
-        builder = tfds.builder(OXFORD_PETS, data_dir=folder)
-        if not builder.is_prepared() and not answers(OXFORD_PETS_SERVER):
+        with silenced():  # it warns of folders that it will fill
+            builder = tfds.builder(OXFORD_PETS, data_dir=folder)
+            prepared = builder.is_prepared()
+        if not prepared and not answers(OXFORD_PETS_SERVER):
             raise ConnectionError
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises whatever its download layer does

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import copy
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,16 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
         "{key} {now} is new",
     )
     return reasons
+
+
+def peak_memory_mb() -> int | None:
+    """The most resident memory that this process has had, in MB; None where nobody tells."""
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 class Stage:
@@ -129,7 +140,7 @@ class Stage:
         """Answers `--if-needed` and `--accept-edits` for the artifacts that the stage makes.
 
         Says why the stage runs, or that it need not. With `--accept-edits`, differences of code
-        and packages are noted in the records and let pass.
+        and packages are noted in the records and let pass, if there is something to keep.
 
         Raises:
             UserError: with `--accept-edits`, if something else differs too.
@@ -137,7 +148,8 @@ class Stage:
         if not (self.arguments.if_needed or self.arguments.accept_edits):
             return False
         reasons = self.reasons(*names)
-        if reasons and self.arguments.accept_edits:
+        whole = all(reason.kind not in ("missing", "changed") for reason in reasons)
+        if reasons and whole and self.arguments.accept_edits:
             self.accept(names)
         elif reasons:
             more = f", and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
@@ -151,10 +163,9 @@ class Stage:
         for name in names:
             reasons = self.reasons(name)
             if others := [reason.text for reason in reasons if not reason.acceptable]:
-                path = artifact_path(self.models_dir, name)
                 raise UserError(
-                    f"--accept-edits speaks of code and packages only, but for {path} "
-                    f"{others[0]}; run without it"
+                    "--accept-edits speaks of code and packages only, but for "
+                    f"{artifact_path(self.models_dir, name)} {others[0]}; run without it"
                 )
         for name in names:
             record, texts = read_record(self.models_dir, name), []
@@ -186,8 +197,9 @@ class Stage:
         """The record of one artifact whose SHA-256 is `digest`."""
         about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
         accepted = {"accepted": self.accepted} if self.accepted else {}
-        machine = {"threads": os.cpu_count(), "wall_seconds": self.seconds()}
-        return about | self.identity() | accepted | machine
+        machine = {"threads": os.cpu_count(), "peak_memory_mb": peak_memory_mb()}
+        wall = {"wall_seconds": self.seconds()}
+        return about | self.identity() | accepted | machine | wall
 
     @contextlib.contextmanager
     def new_artifact(self, name: str, metrics: dict[str, Any]) -> Iterator[Path]:

@@ -1,0 +1,202 @@
+"""Files that are whole, old or new; records; what is stale, and the command that mends it."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from pipeline import artifacts, stages
+from pipeline.console import UserError
+
+NAMES = ("dataset", "original", "pruned")
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Makes artifacts of the chain dataset, original, pruned without any training."""
+    script = tmp_path / "some_stage.py"
+    script.write_text("print('one')")
+    models_dir = tmp_path / "models"
+    common = {"models_dir": models_dir, "if_needed": False, "accept_edits": False}
+
+    def stage(*inputs, without=(), **settings):
+        made = stages.Stage(str(script), argparse.Namespace(**common | settings), without)
+        made.require(*inputs)
+        return made
+
+    def make(name, content, **settings):
+        made = stage(*NAMES[: NAMES.index(name)], **settings)
+        if name == "dataset":
+            path = artifacts.artifact_path(models_dir, name)
+            artifacts.write_json(path, made.record(content, {}))
+            return
+        with made.new_artifact(name, {"accuracy": 0.5}) as path:
+            path.write_text(content)
+
+    for name in NAMES:
+        make(name, f"first {name}")
+    return argparse.Namespace(models_dir=models_dir, script=script, stage=stage, make=make)
+
+
+# --- records ------------------------------------------------------------------------------
+
+
+def test_record_holds_what_reproduces_the_artifact(chain):
+    chain.make("original", "weights", epochs=3, seed=11)
+    record = json.loads((chain.models_dir / "original_model.h5.json").read_text())
+    assert record["settings"] == {"epochs": 3, "seed": 11}
+    assert record["sha256"] == artifacts.sha256(chain.models_dir / "original_model.h5")
+    assert record["inputs"] == {"dataset": "first dataset"}
+    assert list(record["code"]) == ["some_stage.py"]
+    assert record["metrics"] == {"accuracy": 0.5}
+    assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert record["wall_seconds"] >= 0 and record["threads"] == os.cpu_count()
+
+
+def test_fresh_chain_is_not_stale(chain):
+    assert [artifacts.stale_reason(chain.models_dir, name) for name in NAMES] == [None] * 3
+
+
+def test_pruned_made_from_another_original_is_stale_with_reason_and_command(chain):
+    chain.make("original", "second original")
+    reason = artifacts.stale_reason(chain.models_dir, "pruned")
+    assert "pruned_model.h5 was made from another original_model.h5" in reason
+    command = f"python pruning.py --models-dir {chain.models_dir}"
+    assert reason.endswith(f"make it anew with: {command}")
+    with pytest.raises(UserError, match=r"was made from another original_model\.h5"):
+        chain.stage("dataset", "pruned")
+
+
+def test_another_data_set_makes_the_whole_chain_stale(chain):
+    chain.make("dataset", "second dataset")
+    for name in ("original", "pruned"):
+        reason = artifacts.stale_reason(chain.models_dir, name)
+        assert "was made from another dataset.json" in reason
+
+
+def test_artifact_edited_after_it_was_made_is_stale(chain):
+    (chain.models_dir / "original_model.h5").write_text("edited")
+    reason = artifacts.stale_reason(chain.models_dir, "original")
+    assert "was changed after it was made" in reason
+    # What was made from it is as suspect: the chain leads through the edited file.
+    reason = artifacts.stale_reason(chain.models_dir, "pruned")
+    assert "original_model.h5 was changed" in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "script"),
+    [
+        ("original", "original_model.h5", "training.py"),
+        ("original", "original_model.h5.json", "training.py"),
+        ("dataset", "dataset/dataset.json", "data_preparation.py"),
+    ],
+)
+def test_missing_input_names_the_command_that_makes_it(chain, name, file, script):
+    (chain.models_dir / file).unlink()
+    with pytest.raises(UserError) as caught:
+        chain.stage(name)
+    path, models_dir = chain.models_dir / file, chain.models_dir
+    command = f"python {script} --models-dir {models_dir}"
+    assert str(caught.value) == f"{path} is missing; make it with: {command}"
+
+
+def test_command_is_plain_for_the_default_folder_and_quoted_for_odd_ones(tmp_path):
+    assert artifacts.command("pruned", artifacts.MODELS_DIR) == "python pruning.py"
+    odd = tmp_path / "my models"
+    assert artifacts.command("pruned", odd) == f"python pruning.py --models-dir '{odd}'"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\xff\xfe", '{"sha256": "a"}'])
+def test_record_that_is_none_of_ours_is_reported_with_the_command(chain, content):
+    record = chain.models_dir / "original_model.h5.json"
+    record.write_bytes(content.encode("latin-1"))
+    fault = r"original_model\.h5\.json is (damaged|of another version of this pipeline)"
+    with pytest.raises(UserError, match=fault + "; make it anew with: python training"):
+        artifacts.read_record(chain.models_dir, "original")
+
+
+# --- atomic files -------------------------------------------------------------------------
+
+
+def test_atomic_replaces_the_file_and_keeps_its_suffix(tmp_path):
+    path = tmp_path / "new" / "model.h5"
+    with artifacts.atomic(path) as temporary:
+        assert temporary.suffix == ".h5" and temporary.parent == path.parent
+        assert not path.exists()
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["model.h5"]
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+def test_failing_writer_leaves_the_old_file_and_no_temporary_one(tmp_path, fault):
+    path = tmp_path / "model.h5"
+    path.write_text("old")
+    with pytest.raises(fault), artifacts.atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise fault
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_failing_stage_leaves_the_old_artifact_and_its_record(chain):
+    before = (chain.models_dir / "original_model.h5.json").read_text()
+    with (
+        pytest.raises(ZeroDivisionError),
+        chain.stage("dataset").new_artifact("original", {}) as path,
+    ):
+        path.write_text("half")
+        1 / 0  # noqa: B018
+    assert (chain.models_dir / "original_model.h5").read_text() == "first original"
+    assert (chain.models_dir / "original_model.h5.json").read_text() == before
+    assert artifacts.stale_reason(chain.models_dir, "pruned") is None
+
+
+def test_killed_writer_leaves_the_old_file_whole_and_the_next_one_cleans_up(tmp_path):
+    path = tmp_path / "model.h5"
+    path.write_text("old")
+    program = """
+import os, pathlib, signal, sys
+from pipeline.artifacts import atomic
+with atomic(pathlib.Path(sys.argv[1])) as temporary:
+    with temporary.open("w") as file:
+        file.write("half of the n")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old" and len(os.listdir(tmp_path)) == 2
+    with artifacts.atomic(path) as temporary:
+        temporary.write_text("new")
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_temporary_file_of_a_living_writer_is_left_alone(tmp_path):
+    """Two runs in one folder: the second must not delete what the first is writing."""
+    writer = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        theirs = tmp_path / f".model.{writer.pid}.h5"
+        theirs.write_text("half of the n")
+        with artifacts.atomic(tmp_path / "model.h5") as temporary:
+            temporary.write_text("new")
+        assert theirs.exists()
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+def test_kill_between_artifact_and_record_is_found(chain, monkeypatch):
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(stages, "write_json", killed)
+        chain.make("original", "second original")
+    reason = artifacts.stale_reason(chain.models_dir, "original")
+    assert "was changed after it was made" in reason

@@ -1,0 +1,111 @@
+"""Faults in one line with an exit code, silence that ends, progress that costs nothing."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT
+
+from pipeline.console import silenced
+
+
+def run_program(program, *arguments):
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("raise UserError('models/x is missing; make it with: y')", 2, "models/x is missing"),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        ("return 1", 1, ""),
+        ("return None", 0, ""),
+    ],
+)
+def test_end_of_a_script_is_one_line_and_a_code(body, code, says):
+    program = f"""
+from pipeline.console import UserError, run
+def main():
+    {body}
+run(main)
+"""
+    done = run_program(program)
+    assert done.returncode == code
+    assert says in done.stderr and len(done.stderr.strip().splitlines()) == bool(says)
+
+
+def test_fault_of_our_own_is_not_hidden():
+    done = run_program("from pipeline.console import run\nrun(lambda: 1 / 0)")
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_interrupt_while_packages_are_loaded_is_one_line():
+    """Ctrl-C in the seconds that TensorFlow takes is no wall of text."""
+    program = """
+import os, signal, threading
+from pipeline.console import run
+from pipeline.packages import tf
+def main():
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    tf.constant(1)
+    import time
+    time.sleep(20)
+run(main)
+"""
+    done = run_program(program)
+    assert done.returncode == 130
+    assert done.stderr.strip().count("\n") == 0 and "interrupted" in done.stderr
+
+
+def test_silence_ends_and_lets_exceptions_through(capfd):
+    with pytest.raises(ValueError, match="loud"), silenced():
+        os.write(2, b"chatter")
+        raise ValueError("loud")
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+def test_threads_that_are_silent_at_once_bring_stderr_back(capfd):
+    """The descriptor belongs to the process: two that swapped it at once lost it for good."""
+    start, stop = threading.Barrier(8), threading.Event()
+
+    def chatter():
+        start.wait()
+        while not stop.is_set():
+            with silenced():
+                os.write(2, b"chatter")
+
+    threads = [threading.Thread(target=chatter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    stop.wait(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+def test_signal_in_silence_brings_stderr_back():
+    program = """
+import os, signal
+from pipeline.console import run, silenced
+def main():
+    with silenced():
+        os.kill(os.getpid(), signal.SIGINT)
+        import time
+        time.sleep(5)
+run(main)
+"""
+    done = run_program(program)
+    assert done.returncode == 130 and "interrupted" in done.stderr
+
+
+def test_first_words_of_tensorflow_stay_off_the_terminal():
+    program = "from pipeline.packages import keras, tf, tfmot\nprint(float(tf.constant(2.0)))"
+    done = run_program(program + "\nprint(tfmot.__name__, keras.__name__)")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "2.0" and done.stderr == ""

@@ -1,0 +1,309 @@
+"""When a stage runs again, and why: every reason, and the flag that says an edit did not matter."""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TRAINING
+from PIL import Image
+
+from pipeline import artifacts, fingerprints, packages, stages
+from pipeline.console import UserError
+
+RECORD = "original_model.h5.json"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the code that may be edited, and a finished training beside it."""
+    folder = tmp_path_factory.mktemp("project")
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    shutil.copytree(
+        ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return folder
+
+
+@pytest.fixture
+def run(project, finished_run, tmp_path):
+    """Runs a script of the copy on a copy of the finished run; edits are taken back at the end."""
+    models_dir = shutil.copytree(finished_run, tmp_path / "models")
+    kept = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+    def start(script, *arguments):
+        command = [sys.executable, script, "--models-dir", models_dir, *arguments]
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(script, *arguments):
+        process = start(script, *arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        return out
+
+    call.models_dir, call.start = models_dir, start
+    yield call
+    for path, content in kept.items():
+        if path.read_bytes() != content:
+            path.write_bytes(content)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def asked(run, project):
+    """Whether `training.py --if-needed` would run, and what it says; it is stopped if it does."""
+    process = run.start("training.py", *TRAINING, "--if-needed")
+    line = process.stdout.readline()
+    process.kill()
+    process.communicate()
+    return line
+
+
+# --- the reasons ----------------------------------------------------------------------------
+
+
+def test_nothing_changed(run, project):
+    assert asked(run, project) == "training.py: up to date, nothing to do\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("training.py", "EPOCHS = 40", "EPOCHS = 40  # of the whole split"),
+        ("pipeline/networks.py", "def pointwise(", "# A comment.\n\n\ndef pointwise("),
+        ("pipeline/losses.py", "a scalar.", "one number."),
+        ("pipeline/networks.py", "(144, 96, 72)", "(\n    144,\n    96,\n    72,\n)"),
+        ("pipeline/console.py", "leave=False", "leave=True"),
+        ("pipeline/charts.py", "training loss", "loss"),
+        ("pipeline/report.py", "Pet segmentation", "Pets"),
+        ("pipeline/synthetic.py", "BORDER_WIDTH = 0.035", "BORDER_WIDTH = 0.04"),
+        ("pipeline/variants.py", "VARIANTS = {", 'VARIANTS = {\n    "x": Variant("x.tflite"),'),
+    ],
+    ids=[
+        "comment",
+        "layout",
+        "docstring",
+        "format",
+        "console",
+        "chart",
+        "report",
+        "data",
+        "variant",
+    ],
+)
+def test_edit_that_does_not_touch_training_reruns_nothing(run, project, file, old, new):
+    edit(project / file, old, new)
+    assert asked(run, project) == "training.py: up to date, nothing to do\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("pipeline/networks.py", "(144, 96, 72)", "(144, 96, 48)"),
+        ("pipeline/losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 0.0"),
+        ("pipeline/batches.py", "ROTATION = 12.0", "ROTATION = 0.0"),
+        ("training.py", "ENCODER_SHARE = 0.3", "ENCODER_SHARE = 0.2"),
+    ],
+    ids=["network", "loss", "augmentation", "script"],
+)
+def test_edit_of_what_trains_is_named(run, project, file, old, new):
+    edit(project / file, old, new)
+    assert asked(run, project) == f"training.py: runs, because {file} was edited\n"
+
+
+def test_setting_is_named(run, project):
+    process = run.start("training.py", *TRAINING, "--if-needed", "--learning-rate", "0.01")
+    line = process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert line == "training.py: runs, because --learning-rate is 0.01, was 0.0015\n"
+
+
+def test_input_is_named(run, project):
+    run("data_preparation.py", "--dataset", "synthetic", "--image-size", "32", "--seed", "8")
+    assert asked(run, project) == "training.py: runs, because dataset changed\n"
+
+
+def test_package_version_is_named(run, project):
+    record = json.loads((run.models_dir / RECORD).read_text())
+    now, record["versions"]["numpy"] = record["versions"]["numpy"], "1.0"
+    artifacts.write_json(run.models_dir / RECORD, record)
+    assert asked(run, project) == f"training.py: runs, because numpy is {now}, was 1.0\n"
+
+
+def test_missing_and_damaged_artifacts_are_named(run, project):
+    (run.models_dir / RECORD).write_text("{")
+    assert "original_model.h5.json is damaged" in asked(run, project)
+    (run.models_dir / "original_model.h5").unlink()
+    assert "original_model.h5 is missing" in asked(run, project)
+
+
+def test_artifact_changed_after_it_was_made_is_made_anew(run, project):
+    with (run.models_dir / "original_model.h5").open("ab") as file:
+        file.write(b"0")
+    assert "original_model.h5 was changed after it was made" in asked(run, project)
+
+
+# --- a folder of pictures -------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of ten pictures with masks, and what draws one more of a given seed."""
+    folder = tmp_path / "photos"
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+
+    def draw(name, seed):
+        random = np.random.default_rng(seed)
+        image = random.integers(0, 256, (40, 40, 3), np.uint8)
+        mask = random.integers(1, 4, (40, 40)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{name}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+
+    for number in range(10):
+        draw(f"p{number}", number)
+    draw.folder = folder
+    return draw
+
+
+@pytest.mark.parametrize("change", ["none", "time", "added", "gone", "redrawn", "mask"])
+def test_folder_counts_by_its_content(run, project, photos, change):
+    flags = (
+        "--dataset",
+        "folder",
+        "--data-dir",
+        photos.folder,
+        "--image-size",
+        "32",
+        "--if-needed",
+    )
+    assert "wrote" in run("data_preparation.py", *flags)
+    first = artifacts.read_record(run.models_dir, "dataset")["splits"]["train"]["examples"]
+    if change == "time":
+        for path in photos.folder.rglob("*.png"):
+            path.touch()
+    elif change == "added":
+        for number in range(20, 30):
+            photos(f"p{number}", number)
+    elif change == "gone":
+        photos("p99", 99)
+        run("data_preparation.py", *flags)
+        (photos.folder / "images" / "p99.png").unlink()
+    elif change == "redrawn":
+        photos("p3", 33)
+    elif change == "mask":
+        mask = photos.folder / "masks" / "p4.png"
+        Image.fromarray(np.full((40, 40), 2, np.uint8)).save(mask)
+    said = run("data_preparation.py", *flags)
+    if change in ("none", "time"):
+        assert said == "data_preparation.py: up to date, nothing to do\n"
+    else:
+        assert f"runs, because content of {photos.folder} changed" in said
+    if change == "added":
+        about = artifacts.read_record(run.models_dir, "dataset")
+        assert about["splits"]["train"]["examples"] > first
+
+
+# --- an edit between a kill and --resume ----------------------------------------------------
+
+
+@pytest.fixture
+def stopped(run):
+    """A training that was killed after its first epoch."""
+    (run.models_dir / "original_model.h5").unlink()
+    process = run.start("training.py", *TRAINING)
+    state = run.models_dir / ".original_training_state.npz"
+    deadline = time.time() + 200
+    while not state.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state.exists()
+    return run
+
+
+def test_resume_goes_on_under_the_same_code(stopped, project, finished_run):
+    edit(project / "pipeline" / "losses.py", "a scalar.", "one number.")
+    said = stopped("training.py", *TRAINING, "--resume")
+    assert "going on after epoch" in said
+    same = [artifacts.sha256(d / "original_model.h5") for d in (stopped.models_dir, finished_run)]
+    assert same[0] == same[1]
+
+
+def test_resume_after_an_edit_begins_anew_and_says_why(stopped, project):
+    edit(project / "pipeline" / "losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 0.0")
+    said = stopped("training.py", *TRAINING, "--resume")
+    assert "another one (pipeline/losses.py was edited); beginning anew" in said
+    assert "epoch   1/3" in said
+
+
+def test_resume_after_an_edit_that_is_accepted_goes_on_and_records_it(stopped, project):
+    edit(project / "pipeline" / "losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 2 / 2")
+    said = stopped("training.py", *TRAINING, "--resume", "--accept-edits")
+    assert "going on after epoch" in said
+    record = artifacts.read_record(stopped.models_dir, "original")
+    assert record["accepted"] == ["pipeline/losses.py was edited"]
+
+
+# --- somebody knows that an edit did not matter ---------------------------------------------
+
+
+def test_accepted_edit_trains_nothing_and_is_in_the_record(run, project):
+    edit(project / "pipeline" / "losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 2 / 2")
+    before = artifacts.sha256(run.models_dir / "original_model.h5")
+    said = run("training.py", *TRAINING, "--accept-edits")
+    assert "accepted as changing nothing: pipeline/losses.py was edited" in said
+    assert artifacts.sha256(run.models_dir / "original_model.h5") == before
+    record = artifacts.read_record(run.models_dir, "original")
+    assert record["accepted"] == ["pipeline/losses.py was edited"]
+    assert asked(run, project) == "training.py: up to date, nothing to do\n"
+    assert artifacts.stale_reason(run.models_dir, "pruned") is None
+
+
+def test_what_is_no_edit_cannot_be_accepted(finished_run, tmp_path):
+    """A setting or an input decides what is in an artifact: nobody can know otherwise."""
+    models_dir = shutil.copytree(finished_run, tmp_path / "models")
+    settings = artifacts.read_record(models_dir, "original")["settings"] | {"epochs": 4}
+    common = {"models_dir": models_dir, "if_needed": False, "accept_edits": True}
+    arguments = argparse.Namespace(**settings, **common, resume=False)
+    stage = stages.Stage(str(ROOT / "training.py"), arguments)
+    stage.require("dataset")
+    with pytest.raises(UserError, match=r"code and packages only, .*--epochs is 4, was 3"):
+        stage.nothing_to_do("original")
+
+
+def test_settings_that_change_nothing_do_not_count(tmp_path):
+    script = tmp_path / "stage.py"
+    script.write_text("")
+    common = {"models_dir": tmp_path, "if_needed": True, "accept_edits": False}
+    one, two = (
+        stages.Stage(str(script), argparse.Namespace(**common, resume=r, where=w, n=1), ("where",))
+        for r, w in ((True, "here"), (False, "there"))
+    )
+    assert one.identity() == two.identity()
+
+
+def test_versions_are_those_that_are_installed():
+    import importlib.metadata
+
+    found = packages.versions({"numpy", "PIL"})
+    assert found["numpy"] == importlib.metadata.version("numpy")
+    assert found["pillow"] == importlib.metadata.version("pillow") and len(found) == 3
+    assert fingerprints.DISTRIBUTIONS is packages.DISTRIBUTIONS
