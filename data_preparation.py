@@ -82,20 +82,9 @@ def open_source(split: str, arguments: argparse.Namespace) -> tuple[int, Iterato
     return sources.read_oxford_pets(split, arguments.data_dir)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the stage; raises console.UserError for what the user can mend."""
-    arguments = parse(argv)
+def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Reads, cuts and writes the data set."""
     models_dir, size = arguments.models_dir, arguments.image_size
-    folder = artifact_path(models_dir, "dataset").parent
-    own_pictures = arguments.dataset == "folder"
-
-    # Where TFDS keeps its copy changes no example; a folder of pictures counts by its content.
-    stage = Stage(__file__, arguments, without=() if own_pictures else ("data_dir",))
-    if own_pictures:
-        contents = sources.folder_contents(arguments.data_dir, folder / "pictures.json")
-        stage.inputs[f"content of {arguments.data_dir}"] = contents
-    if stage.nothing_to_do("dataset"):
-        return
 
     # Decode and resize every example, counting what is wrong with some.
     audit: Counter[str] = Counter()
@@ -109,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     arrays["test"] = official["test"]
 
     # Write arrays, record and picture.
+    own_pictures = arguments.dataset == "folder"
     source = str(arguments.data_dir) if own_pictures else SOURCES[arguments.dataset]
     splits, fingerprint = dataset.describe(arrays)
     about = {
@@ -120,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         "fingerprint": fingerprint,
         **stage.record(fingerprint, {"audit": {what: audit[what] for what in examples.AUDIT}}),
     }
+    folder = artifact_path(models_dir, "dataset").parent
     dataset.write_data_set(folder, arrays, about)
     real_run = models_dir.resolve() == MODELS_DIR
     picture = (ROOT if real_run else models_dir) / "dataset.jpg"
@@ -133,6 +124,22 @@ def main(argv: list[str] | None = None) -> None:
     console.say("audit: " + "; ".join(f"{audit[what]} {what}" for what in examples.AUDIT[:2]))
     console.say("       " + "; ".join(f"{audit[what]} {what}" for what in examples.AUDIT[2:]))
     console.say(f"wrote {folder} and {picture} in {stage.seconds()} s")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises console.UserError for what the user can mend."""
+    arguments = parse(argv)
+    own_pictures = arguments.dataset == "folder"
+
+    # Where TFDS keeps its copy changes no example; a folder of pictures counts by its content.
+    stage = Stage(__file__, arguments, without=() if own_pictures else ("data_dir",))
+    if own_pictures:
+        listing = artifact_path(arguments.models_dir, "dataset").with_name("pictures.json")
+        contents = sources.folder_contents(arguments.data_dir, listing)
+        stage.inputs[f"content of {arguments.data_dir}"] = contents
+    if not stage.nothing_to_do("dataset"):
+        with stage.alone():
+            prepare(stage, arguments)
 
 
 if __name__ == "__main__":

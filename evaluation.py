@@ -256,10 +256,11 @@ def main(argv: list[str] | None = None) -> int:
     if stage.nothing_to_do("evaluation"):
         evaluation = json.loads(path.read_text())
     else:
-        evaluation = evaluate(stage, arguments.seed)
-        write_csv(models_dir / "evaluation.csv", tables.flat_rows(evaluation))
-        with stage.new_artifact("evaluation", {}) as temporary:
-            temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
+        with stage.alone():
+            evaluation = evaluate(stage, arguments.seed)
+            write_csv(models_dir / "evaluation.csv", tables.flat_rows(evaluation))
+            with stage.new_artifact("evaluation", {}) as temporary:
+                temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
     draw_report(arguments, evaluation)
 
     console.say("\n" + tables.terminal_table(evaluation))

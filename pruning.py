@@ -162,17 +162,9 @@ def check_achieved(per_layer: dict[str, Any], asked: dict[str, float], epochs: i
     return achieved
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the stage; raises console.UserError for what the user can mend."""
-    arguments = parse(argv)
+def prune(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Takes out channels and zeros, fine-tunes what is left and writes it."""
     models_dir, epochs, batch_size = arguments.models_dir, arguments.epochs, arguments.batch_size
-    stage = Stage(__file__, arguments, without=("sensitivity",))
-    stage.require("dataset", "original")
-    if arguments.sensitivity:
-        write_sensitivity(stage)
-        return
-    if stage.nothing_to_do("pruned"):
-        return
 
     # What goes: first whole channels, then zeros in what is left.
     keras.utils.set_random_seed(arguments.seed)
@@ -184,6 +176,11 @@ def main(argv: list[str] | None = None) -> None:
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * (images // batch_size)
+    if sparsity and steps < 2:
+        raise console.UserError(
+            f"{steps} steps are too few to set zeros in; use more --epochs or a smaller "
+            "--batch-size"
+        )
     student = zeros.wrap(network, sparsity, steps) if sparsity else network
 
     # An encoder that only gets zeros is spared, as in training; one that lost channels has more to
@@ -249,6 +246,18 @@ def finish(
         f"validation mean IoU {metrics['validation_mean_iou']:.4f} (epoch "
         f"{metrics['best_epoch']}) in {stage.seconds() / 60:.1f} min"
     )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises console.UserError for what the user can mend."""
+    arguments = parse(argv)
+    stage = Stage(__file__, arguments, without=("sensitivity",))
+    stage.require("dataset", "original")
+    if arguments.sensitivity:
+        write_sensitivity(stage)
+    elif not stage.nothing_to_do("pruned"):
+        with stage.alone():
+            prune(stage, arguments)
 
 
 if __name__ == "__main__":

@@ -120,14 +120,9 @@ def within_limit(
     return sensitivity.int8_within(limit, content, unrounded, (*ready, rows), (images, masks))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the stage; raises console.UserError for what the user can mend."""
-    arguments = parse(argv)
+def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Converts the pruned model in every variant, checks each file and writes it."""
     models_dir = arguments.models_dir
-    stage = Stage(__file__, arguments)
-    stage.require("dataset", "pruned")
-    if stage.nothing_to_do(*quantised()):
-        return
 
     # What ranges are calibrated on, and what every file is compared with.
     model = load_model(models_dir, "pruned")
@@ -171,6 +166,16 @@ def main(argv: list[str] | None = None) -> None:
         )
     forget(stage, "qat")
     console.say(f"done in {stage.seconds()} s")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises console.UserError for what the user can mend."""
+    arguments = parse(argv)
+    stage = Stage(__file__, arguments)
+    stage.require("dataset", "pruned")
+    if not stage.nothing_to_do(*quantised()):
+        with stage.alone():
+            quantise(stage, arguments)
 
 
 if __name__ == "__main__":

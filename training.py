@@ -112,15 +112,9 @@ def load_encoder(model: keras.Model, asked: str) -> str:
     return "imagenet"
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the stage; raises console.UserError for what the user can mend."""
-    arguments = parse(argv)
+def train(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Builds the network, trains it and writes it."""
     models_dir, epochs, batch_size = arguments.models_dir, arguments.epochs, arguments.batch_size
-    stage = Stage(__file__, arguments)
-    stage.require("dataset")
-    if stage.nothing_to_do("original"):
-        return
-
     strategy = fitting.pick_strategy()
     devices = strategy.num_replicas_in_sync
     if batch_size % devices:
@@ -190,6 +184,16 @@ def finish(stage: Stage, model: keras.Model, history: list[dict[str, Any]], sour
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
         f"{best['mean_iou']:.4f} (epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min"
     )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the stage; raises console.UserError for what the user can mend."""
+    arguments = parse(argv)
+    stage = Stage(__file__, arguments)
+    stage.require("dataset")
+    if not stage.nothing_to_do("original"):
+        with stage.alone():
+            train(stage, arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -63,10 +62,10 @@ def atomic(path: Path) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # before the name: after a power cut, too, old or new
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 
@@ -115,10 +114,13 @@ def artifact_path(models_dir: Path, name: str) -> Path:
 
 
 def command(name: str, models_dir: Path) -> str:
-    """The command that makes an artifact, ready to be pasted."""
+    """The command that makes an artifact, ready to be pasted where the user is."""
+    script = Path(ARTIFACTS[name][1])
+    if Path.cwd() != ROOT:
+        script = ROOT / script
     default = models_dir.resolve() == MODELS_DIR
     where = "" if default else f" --models-dir {shlex.quote(str(models_dir))}"
-    return f"python {ARTIFACTS[name][1]}{where}"
+    return f"python {shlex.quote(str(script))}{where}"
 
 
 def remedy(path: Path) -> str:

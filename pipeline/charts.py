@@ -5,6 +5,7 @@ Each function returns a matplotlib figure; `save` writes one.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ SHOWN_OPERATORS = 30  # the worst ones, in the chart of int8
 
 def save(figure: Any, path: Path) -> None:
     """Writes a figure in the format of the path's suffix, atomically."""
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name with letters that the font does not have
         figure.savefig(temporary, dpi=110)
 
 

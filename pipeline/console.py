@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,25 +18,51 @@ class UserError(Exception):
     """A fault that the user can mend. The message says what is wrong, where, and the remedy."""
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived: raised where the program is, so that it leaves no temporary file."""
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script's `main` and exits with its code.
 
-    A UserError becomes one line on stderr and exit code 2, Ctrl-C one line and 130.
+    A fault that the user can mend becomes one line on stderr and exit code 2, among them a full
+    or read-only disk and memory that runs out; Ctrl-C one line and 130, SIGTERM the same and 143.
     """
     script = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        sys.exit(main())
+        code, fault = main(), None
     except UserError as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, fault = 2, str(error)
+    except MemoryError:
+        code, fault = 2, "memory ran out; close other programs, or take a smaller --batch-size"
+    except OSError as error:
+        if not error.strerror:  # none of the system's own: a fault of ours
+            raise
+        code, fault = 2, f"{error.filename or 'a file'}: {error.strerror}"
     except KeyboardInterrupt:
-        print(f"\n{script}: interrupted; every file is the old one or the new one", file=sys.stderr)
-        sys.exit(130)
+        code, fault = 130, "interrupted; every file is the old one or the new one"
+    except Terminated:
+        code, fault = 143, "terminated; every file is the old one or the new one"
+    if fault:
+        with contextlib.suppress(OSError):
+            print(f"{script}: {fault}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def terminate(*_: Any) -> None:
+    """What SIGTERM does while a script runs."""
+    raise Terminated
 
 
 def say(text: str) -> None:
-    """Prints a line at once, also into a log file."""
-    print(text, flush=True)
+    """Prints a line at once, also into a log file. Whoever stops listening stops no work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(label: str, total: int, unit: str) -> Any:

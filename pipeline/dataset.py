@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import artifact_path, atomic, command, read_record, write_json
+from pipeline.artifacts import artifact_path, atomic, command, read_record, sha256, write_json
 from pipeline.console import UserError
 
 CLASSES = ("pet", "background", "border")
@@ -32,17 +33,26 @@ def load_split(models_dir: Path, split: str) -> Split:
     """
     about = read_record(models_dir, "dataset")
     folder = artifact_path(models_dir, "dataset").parent
+    arrays = []
     try:
-        images, masks = (
-            np.load(folder / about["files"][f"{split}_{kind}"], mmap_mode="r")
-            for kind in ("images", "masks")
-        )
-    except (OSError, ValueError, KeyError) as error:
+        for kind in ("images", "masks"):
+            name, digest = about["files"][f"{split}_{kind}"]
+            status = (folder / name).stat()
+            if hash_of(folder / name, status.st_size, status.st_mtime_ns) != digest:
+                raise ValueError(f"{name} was changed after it was made")
+            arrays.append(np.load(folder / name, mmap_mode="r"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the data set in {folder} is not whole ({error}); "
             f"make it anew with: {command('dataset', models_dir)}"
         ) from None
-    return images, masks
+    return arrays[0], arrays[1]
+
+
+@functools.cache
+def hash_of(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of an array file, read once a process unless its size or time changes."""
+    return sha256(path)
 
 
 def write_data_set(folder: Path, arrays: dict[str, Split], about: dict[str, Any]) -> None:
@@ -57,10 +67,11 @@ def write_data_set(folder: Path, arrays: dict[str, Split], about: dict[str, Any]
             name = f"{split}_{kind}-{about['fingerprint'][:8]}.npy"
             with atomic(folder / name) as temporary:
                 np.save(temporary, array)
-            files[f"{split}_{kind}"] = name
+            files[f"{split}_{kind}"] = name, sha256(folder / name)
     write_json(folder / "dataset.json", {**about, "files": files})
+    kept = {name for name, _ in files.values()}
     for path in folder.glob("*.npy"):
-        if path.name not in files.values():
+        if path.name not in kept:
             path.unlink()
 
 

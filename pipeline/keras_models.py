@@ -1,17 +1,38 @@
-"""Keras models as .h5 files: saved, loaded, run on pictures."""
+"""Keras models as .h5 files: saved, loaded, run on pictures.
+
+A file that names anything but the plain layers below is refused before Keras sees it: a Lambda
+layer, a custom object or a call of some other TensorFlow function could run code or read files.
+"""
 
 from __future__ import annotations
 
+import json
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 
 from pipeline.artifacts import artifact_path, remedy
 from pipeline.console import UserError
 from pipeline.metrics import confusion_matrix, iou_per_class
 from pipeline.packages import keras, layers, tf
+
+# What an .h5 file may name. A network of one's own with another plain layer adds it here.
+LAYERS = {
+    *("Functional", "Sequential", "InputLayer", "Rescaling", "Resizing", "Dropout"),
+    *("SpatialDropout2D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
+    *("Dense", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Activation"),
+    *("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Add", "Subtract", "Multiply", "Average"),
+    *("Maximum", "Minimum", "Concatenate", "UpSampling2D", "MaxPooling2D", "AveragePooling2D"),
+    *("GlobalAveragePooling2D", "GlobalMaxPooling2D", "ZeroPadding2D", "Cropping2D", "Reshape"),
+    *("Permute", "Flatten"),
+}
+FUNCTIONS = {"nn.depth_to_space", "reshape", "compat.v1.transpose"}  # of TFOpLambda layers
+PARTS = ("keras.initializers", "keras.regularizers", "keras.constraints", "keras.layers")
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -30,17 +51,44 @@ def open_model(path: Path) -> keras.Model:
     """A Keras model from its .h5 file.
 
     Raises:
-        UserError: the file is missing or cannot be read.
+        UserError: the file is missing, cannot be read, or names something that is no plain layer.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
     try:
+        with h5py.File(path) as file:
+            config = json.loads(file.attrs["model_config"])
+        if fault := foreign_part(config):
+            raise ValueError(f"it names {fault}, which is no plain layer")
         return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # h5py and Keras raise whatever a damaged file leads them into
+        reason = textwrap.shorten(str(error) or type(error).__name__, 120)
         raise UserError(
             f"{path} cannot be read as a Keras model ({reason}); {remedy(path)}"
         ) from None
+
+
+def foreign_part(config: Any, layer: bool = True) -> str | None:
+    """The first thing in the configuration of a model that is not allowed; None if all is.
+
+    Args:
+        config: JSON of the file. layer: whether it describes a layer, and not a part of one.
+    """
+    if isinstance(config, list):
+        return next(filter(None, (foreign_part(each, layer) for each in config)), None)
+    if not isinstance(config, dict):
+        return None
+    name = config.get("class_name")
+    if name == "TFOpLambda":
+        function = config["config"].get("function")
+        return None if function in FUNCTIONS else f"the function {function}"
+    if config.get("registered_name"):
+        return f"the custom object {config['registered_name']}"
+    part = config.get("module")
+    if name is not None and not (name in LAYERS if layer and part is None else part in PARTS):
+        return f"{part}.{name}" if part else str(name)
+    inner = ((each, key == "layers" or (key == "config" and layer)) for key, each in config.items())
+    return next(filter(None, (foreign_part(each, is_layer) for each, is_layer in inner)), None)
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.artifacts import sha256, write_json
 from pipeline.console import UserError, silenced
 from pipeline.examples import Example, Source
-from pipeline.packages import tfds
+from pipeline.packages import tf, tfds
 
 OXFORD_PETS = "oxford_iiit_pet:4.0.0"
 OXFORD_PETS_SERVER = "https://thor.robots.ox.ac.uk/~vgg/data/pets"  # where TFDS downloads it
@@ -37,6 +37,11 @@ def read_oxford_pets(split: str, data_dir: Path | None) -> tuple[int, Iterator[S
         UserError: the data set is not there and cannot be downloaded.
     """
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if folder and Path(folder).resolve().name in (OXFORD_PETS.split(":")):
+        raise UserError(
+            f"{folder} is a part of a TFDS folder; name the one above it that holds "
+            f"{OXFORD_PETS.split(':')[0]}/: --data-dir DIR"
+        )
     try:
         with silenced():  # it warns of folders that it will fill
             builder = tfds.builder(OXFORD_PETS, data_dir=folder)
@@ -54,11 +59,20 @@ def read_oxford_pets(split: str, data_dir: Path | None) -> tuple[int, Iterator[S
     raw = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
     config = tfds.ReadConfig(interleave_cycle_length=1)  # shards in order, the same everywhere
     stream = builder.as_dataset(split=split, decoders=raw, read_config=config, shuffle_files=False)
-    read = (
-        functools.partial(lambda e: (e["image"], e["segmentation_mask"]), example)
-        for example in tfds.as_numpy(stream)
-    )
-    return builder.info.splits[split].num_examples, read
+
+    def read() -> Iterator[Source]:
+        try:
+            for example in tfds.as_numpy(stream):
+                pair = example["image"], example["segmentation_mask"]
+                yield functools.partial(lambda pair: pair, pair)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"the {split} split in {builder.data_dir} is damaged ({type(error).__name__}), "
+                "probably cut short while it was copied; copy it again, or delete that folder and "
+                "run this again to download it"
+            ) from None
+
+    return builder.info.splits[split].num_examples, read()
 
 
 def answers(address: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import fcntl
+import json
 import os
 import sys
 import time
@@ -110,6 +112,45 @@ class Stage:
             if reason := stale_reason(self.models_dir, name):
                 raise UserError(reason)
             self.inputs[name] = read_record(self.models_dir, name)["sha256"]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Works in the models folder while no other stage does.
+
+        The lock is the system's (flock), so that it ends with the process that holds it, however
+        that ends. Of several workers of one training, the first holds it.
+
+        Raises:
+            UserError: another stage works there, or the folder cannot be written.
+        """
+        if json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0):
+            yield
+            return
+        path = self.models_dir / ".lock"
+        try:
+            self.models_dir.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a+")
+        except OSError as error:
+            raise UserError(f"{self.models_dir} cannot be written ({error.strerror})") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it may have removed the file since it was opened here.
+                if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    raise BlockingIOError
+            except OSError:
+                lock.seek(0)
+                raise UserError(
+                    f"{lock.read().strip() or 'another stage'} works in {self.models_dir}; wait "
+                    "until it ends, or name another folder: --models-dir DIR"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{self.script.name} (process {os.getpid()})")
+            lock.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def part(self, *names: str) -> Stage:
         """This run for an artifact that is made of some of its inputs only."""

@@ -6,10 +6,10 @@ import functools
 import multiprocessing
 import os
 import platform
+import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +106,39 @@ def measure_latency(
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns, called in a fresh process.
+    """What a function of a module returns, called in a fresh process, which does not outlive it.
 
     Raises:
         UserError: the process was killed, which happens where memory runs out.
+        Exception: what the function raised.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"the process that ran {function.__name__} was killed, probably because memory "
-                "ran out; close other programs and run this again"
-            ) from None
+    answer, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        value, error = answer.recv()
+    except EOFError:
+        raise UserError(
+            f"the process that ran {function.__name__} was killed, probably because memory ran "
+            "out; close other programs and run this again"
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    return value
+
+
+def _call(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
+    """The other side of `in_own_process`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    try:
+        sender.send((function(*arguments), None))
+    except Exception as error:
+        sender.send((None, error))
 
 
 def cpu_name() -> str:

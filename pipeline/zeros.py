@@ -71,8 +71,9 @@ def wrap(model: keras.Model, sparsity: dict[str, float], steps: int) -> keras.Mo
     Sparsity rises by a cubic polynomial from 0 over the first RISING_SHARE of `steps`. The layers
     are the given model's own, not copies.
     """
-    # The last update falls on the last step of the rise.
-    updates = max(1, int(steps * RISING_SHARE) // MASK_INTERVAL)
+    rise = int(steps * RISING_SHARE)
+    interval = MASK_INTERVAL if rise >= MASK_INTERVAL else 1  # a short run updates at every step
+    updates = max(1, rise // interval)  # the last one falls on the last step of the rise
 
     def wrap_layer(layer: layers.Layer) -> layers.Layer:
         if layer.name not in sparsity:
@@ -81,8 +82,8 @@ def wrap(model: keras.Model, sparsity: dict[str, float], steps: int) -> keras.Mo
             0.0,
             sparsity[layer.name],
             begin_step=0,
-            end_step=updates * MASK_INTERVAL,
-            frequency=MASK_INTERVAL,
+            end_step=updates * interval,
+            frequency=interval,
         )
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
 
