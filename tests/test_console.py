@@ -109,3 +109,69 @@ def test_first_words_of_tensorflow_stay_off_the_terminal():
     done = run_program(program + "\nprint(tfmot.__name__, keras.__name__)")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "2.0" and done.stderr == ""
+
+
+def test_sigterm_is_one_line_code_143_and_leaves_no_temporary_file(tmp_path):
+    program = """
+import os, signal, sys, pathlib
+from pipeline.artifacts import atomic
+from pipeline.console import run
+def main():
+    with atomic(pathlib.Path(sys.argv[1])) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        import time
+        time.sleep(5)
+run(main)
+"""
+    done = run_program(program, str(tmp_path / "file.txt"))
+    assert done.returncode == 143 and done.stderr.count("\n") == 1
+    assert "terminated" in done.stderr and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("OSError(28, 'No space left on device', '/full/x')", "/full/x: No space left on device"),
+        ("PermissionError(13, 'Permission denied', '/x')", "/x: Permission denied"),
+        ("MemoryError()", "memory ran out"),
+    ],
+)
+def test_faults_of_the_machine_are_one_line_and_code_2(error, says):
+    done = run_program(
+        f"from pipeline.console import run\ndef main():\n    raise {error}\nrun(main)"
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and says in done.stderr
+
+
+def test_reader_that_leaves_stops_no_work(tmp_path):
+    """`python training.py | head -1` trains to the end."""
+    program = """
+import pathlib, sys
+from pipeline.console import run, say
+def main():
+    for number in range(20000):
+        say(f"line {number}")
+    pathlib.Path(sys.argv[1]).write_text("done")
+run(main)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "done")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    assert (tmp_path / "done").read_text() == "done"
+
+
+def test_terminal_that_knows_ascii_alone_stops_no_work():
+    program = "from pipeline.console import run, say\nrun(lambda: say('写真 é'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "?? ?\n", "")

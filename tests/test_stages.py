@@ -307,3 +307,59 @@ def test_versions_are_those_that_are_installed():
     assert found["numpy"] == importlib.metadata.version("numpy")
     assert found["pillow"] == importlib.metadata.version("pillow") and len(found) == 3
     assert fingerprints.DISTRIBUTIONS is packages.DISTRIBUTIONS
+
+
+# --- one at a time --------------------------------------------------------------------------
+
+HOLD = """
+import argparse, pathlib, sys
+from pipeline.stages import Stage
+common = dict(models_dir=pathlib.Path(sys.argv[1]), if_needed=False, accept_edits=False)
+with Stage("training.py", argparse.Namespace(**common)).alone():
+    print("holds", flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that works in a models folder until it is told to end."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "holds\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def a_stage(models_dir):
+    common = {"models_dir": models_dir, "if_needed": False, "accept_edits": False}
+    return stages.Stage(str(ROOT / "pruning.py"), argparse.Namespace(**common))
+
+
+def test_second_stage_in_a_folder_is_told_who_works_there(holder, tmp_path):
+    says = rf"training\.py \(process {holder.pid}\) works in {tmp_path}; wait until it ends"
+    with pytest.raises(UserError, match=says), a_stage(tmp_path).alone():
+        pass
+    with a_stage(tmp_path / "another").alone():
+        pass
+    holder.communicate("\n")
+    with a_stage(tmp_path).alone():
+        pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_lock_of_a_killed_process_does_not_block(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / ".lock").exists()
+    with a_stage(tmp_path).alone():
+        pass
+
+
+def test_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), a_stage(tmp_path / "file").alone():
+        pass
