@@ -175,7 +175,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         network, metrics = cut_channels(stage, network)
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
-    steps = epochs * (images // batch_size)
+    steps = epochs * fitting.steps_per_epoch(images, batch_size)
     if sparsity and steps < 2:
         raise console.UserError(
             f"{steps} steps are too few to set zeros in; use more --epochs or a smaller "

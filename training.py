@@ -125,6 +125,8 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], data["image_size"]
 
+    steps = epochs * fitting.steps_per_epoch(images, batch_size)
+
     # The network, checked before hours are spent on it, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
     build = builder(arguments, size)
@@ -136,7 +138,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
             console.say(f"note: {note}")
         encoder = load_encoder(model, arguments.encoder)
         optimizer = make_optimizer(
-            epochs * (images // batch_size),
+            steps,
             arguments.learning_rate,
             WARM_UP_STEPS,
             encoder_share=ENCODER_SHARE if encoder == "imagenet" else 1.0,

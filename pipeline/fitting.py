@@ -115,6 +115,15 @@ class TrainingState:
 # --- training -----------------------------------------------------------------------------
 
 
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many whole batches an epoch has; a UserError if it has none."""
+    if images < batch_size:
+        raise UserError(
+            f"{images} training images do not fill a batch; use --batch-size {images} or less"
+        )
+    return images // batch_size
+
+
 def make_train_step(
     model: keras.Model,
     optimizer: Any,
@@ -172,12 +181,7 @@ def fit(
     """
     images, masks = load_split(stage.models_dir, "train")
     validation = load_split(stage.models_dir, "validation")
-    steps = len(images) // batch_size
-    if not steps:
-        raise UserError(
-            f"{len(images)} training images do not fill a batch; "
-            f"use --batch-size {len(images)} or less"
-        )
+    steps = steps_per_epoch(len(images), batch_size)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         optimizer.build(model.trainable_variables)

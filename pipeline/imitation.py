@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.artifacts import read_record, write_csv
 from pipeline.conversion import convert
-from pipeline.fitting import fit
+from pipeline.fitting import fit, steps_per_epoch
 from pipeline.keras_models import kernel_name, load_model
 from pipeline.litert import operators
 from pipeline.losses import distillation_loss, segmentation_loss
@@ -98,7 +98,7 @@ def train_for_int8(
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
     student = imitate_int8(model, calibration)
     examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
-    steps = arguments.epochs * (examples // arguments.batch_size)
+    steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -1,32 +1,44 @@
-"""Fixtures that several test files share: a small finished run, and the scripts as subprocesses."""
+"""What several test files share: a small finished run, drawn pictures, scripts as subprocesses."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
 sys.path.insert(0, str(ROOT))
 
-import pipeline  # noqa: F401 (first: it sets what TensorFlow reads at import)
-
-import data_preparation
+import data_preparation  # noqa: E402 (the package comes first: it sets what TensorFlow reads)
+from pipeline import synthetic  # noqa: E402
+from pipeline.artifacts import ARTIFACTS, MODELS  # noqa: E402
+from pipeline.dataset import CLASSES  # noqa: E402
 
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
 TRAINING = ("--encoder", "scratch", "--epochs", "3", "--batch-size", "8", "--seed", "7")
+HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate,images_per_second
+1,1.5,0.4,0.4,0.5,0.3,0.001,30
+2,1.2,0.5,0.5,0.6,0.4,0.0005,30
+"""
 
 
 def start_script(script: str, *arguments: object, **environment: str) -> subprocess.Popen:
     """A script as its user starts it, with pipes for what it prints."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, **environment})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -36,16 +48,86 @@ def run_script(script: str, *arguments: object, **environment: str) -> subproces
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def make_data_set(models_dir: Path, size: int = SIZE, seed: int = 7, counts: dict[str, int] = COUNTS) -> None:
+def make_data_set(
+    models_dir: Path, size: int = SIZE, seed: int = 7, counts: dict[str, int] = COUNTS
+) -> None:
+    """A synthetic data set of a few small pictures."""
+    where = ["--models-dir", str(models_dir), "--dataset", "synthetic"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_preparation, "SYNTHETIC_COUNTS", counts)
-        data_preparation.main(["--models-dir", str(models_dir), "--dataset", "synthetic", "--image-size", str(size),
-                               "--seed", str(seed)])  # fmt: skip
+        patch.setattr(synthetic, "COUNTS", counts)
+        data_preparation.main([*where, "--image-size", str(size), "--seed", str(seed)])
+
+
+# --- pictures -----------------------------------------------------------------------------
+
+
+def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
+    """An image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """A trimap whose left half is pet and whose right half is background."""
+    trimap = np.full((height, width), 2, np.uint8)
+    trimap[:, : width // 2] = 1
+    return Image.fromarray(trimap)
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Left half one colour, right half another: the picture that `halves` is the truth of."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:, : width // 2], pixels[:, width // 2 :] = (220, 40, 60), (30, 90, 200)
+    return Image.fromarray(pixels)
+
+
+def blobs(number: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks of large smooth blobs; each class has a colour of its own."""
+    coarse = np.random.default_rng(seed).normal(0, 1, (number, 4, 4, 3)).astype(np.float32)
+    smooth = [
+        [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in planes]
+        for planes in coarse.transpose(0, 3, 1, 2)
+    ]
+    masks = np.stack([np.stack(planes) for planes in smooth]).argmax(axis=1).astype(np.uint8)
+    return np.array([(200, 30, 30), (30, 200, 30), (30, 30, 200)], np.uint8)[masks], masks
+
+
+class PhotoFolder:
+    """A folder of photographs, as --dataset folder reads it. Ten plain ones from the start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for kind in ("images", "masks"):
+            (path / kind).mkdir(parents=True)
+        for number in range(10):
+            self.add_plain(f"plain{number}.jpg", 80, 60 + number)
+
+    def add(self, name: str, image: bytes, mask: bytes) -> None:
+        (self.path / "images" / name).write_bytes(image)
+        (self.path / "masks" / name).with_suffix(".png").write_bytes(mask)
+
+    def add_plain(self, name: str, width: int, height: int) -> None:
+        image = encoded(photograph(width, height), "png" if name.endswith(".png") else "jpeg")
+        self.add(name, image, encoded(halves(width, height), "png"))
+
+    def prepare(self, models_dir: Path, *arguments: str) -> None:
+        """Makes a data set of 64 x 64 pixels of it."""
+        where = ["--models-dir", str(models_dir), "--data-dir", str(self.path)]
+        data_preparation.main([*where, "--dataset", "folder", "--image-size", "64", *arguments])
+
+
+@pytest.fixture
+def folder(tmp_path) -> PhotoFolder:
+    return PhotoFolder(tmp_path / "photos")
+
+
+# --- runs ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """A models folder that holds a synthetic data set only. Not to be written to: see `data_copy`."""
+    """A models folder that holds a synthetic data set only. Not to be written to: `data_copy`."""
     models_dir = tmp_path_factory.mktemp("small_data")
     make_data_set(models_dir)
     return models_dir
@@ -91,3 +173,68 @@ def shared_data() -> Path:
     if not (SHARED_DATA / "oxford_iiit_pet").exists():
         pytest.skip(f"the real data set is not in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def numbers() -> dict:
+    """A small fabricated evaluation: the names, fields and nesting of evaluation.json."""
+    rows = []
+    for k, name in enumerate(MODELS):
+        latency = {
+            "median": 2.0 + k,
+            "p90": 2.5 + k,
+            "after_another": 3.0 + k,
+            "first": 30.0,
+            "runs": 100,
+        }
+        row = {
+            "name": name,
+            "file": ARTIFACTS[name][0],
+            "bytes": 4_000_000 - 500_000 * k,
+            "gzip_bytes": 3_000_000 - 400_000 * k,
+            "parameters": 1_000_000,
+            "nonzero_share": 0.4,
+            "latency_ms": latency,
+            "latency_ms_all_threads": latency,
+            "memory_bytes": 10_000_000 + k,
+            "mean_iou": 0.76,
+            "mean_iou_interval": [0.7512, 0.7688],
+            "iou": {"pet": 0.85, "background": 0.92, "border": 0.51},
+            "pixel_accuracy": 0.91,
+            "mean_iou_drop": 0.004,
+            "mean_iou_drop_interval": [0.001, 0.007],
+            "iou_drop": {"pet": 0.001, "background": 0.001, "border": 0.03},
+            "stale": None,
+        }
+        rows.append(row)
+    layers = {"block0_project": {"weights": 512, "sparsity": 0.7}}
+    return {
+        "dataset": {
+            "source": "Oxford <Pets>",
+            "synthetic": False,
+            "image_size": 128,
+            "fingerprint": "ab" * 32,
+            "split": "test",
+            "class_names": list(CLASSES),
+            "examples": 3669,
+            "all_background_mean_iou": 0.2,
+        },
+        "environment": {
+            "cpu": "A CPU",
+            "cores": 2,
+            "threads": 1,
+            "delegate": "XNNPACK",
+            "system": "Linux",
+            "versions": {"numpy": "2"},
+        },
+        "stages": {
+            "pruned": {
+                "settings": {"seed": 7, "epochs": 10},
+                "wall_seconds": 12.0,
+                "sha256": "cd" * 32,
+                "metrics": {"layers": layers},
+            }
+        },
+        "seed": 7,
+        "models": rows,
+    }

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import TRAINING, start_script
 
-import pipeline
-import training
-from data_preparation import load_split
+from pipeline.artifacts import stale_reason
+from pipeline.dataset import load_split
+from pipeline.keras_models import load_model
 
 
 def free_ports(number):
@@ -27,14 +27,19 @@ def free_ports(number):
 
 @pytest.fixture(scope="module")
 def two_workers(small_data, tmp_path_factory):
-    """The training of `finished_run`, by two workers that share a models folder. Returns it and what they printed."""
+    """The training of `finished_run`, by two workers that share a models folder.
+
+    Returns the folder, and what they printed.
+    """
     models_dir = shutil.copytree(small_data, tmp_path_factory.mktemp("two_workers") / "models")
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     try:
         for index in range(2):
-            config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
-            processes.append(start_script("training.py", "--models-dir", models_dir, *TRAINING, TF_CONFIG=config))
+            task = {"type": "worker", "index": index}
+            config = json.dumps({"cluster": {"worker": workers}, "task": task})
+            where = ("training.py", "--models-dir", models_dir)
+            processes.append(start_script(*where, *TRAINING, TF_CONFIG=config))
         printed = [process.communicate(timeout=150) for process in processes]
     finally:
         for process in processes:
@@ -48,27 +53,39 @@ def test_only_the_chief_writes(two_workers):
     models_dir, (chief, other) = two_workers
     assert "wrote" in chief and "original_model.h5" in chief
     assert "wrote" not in other
-    assert pipeline.stale_reason(models_dir, "original") is None
+    assert stale_reason(models_dir, "original") is None
     assert [path.name for path in models_dir.rglob(".*")] == []
 
 
 def test_both_workers_hold_the_same_model_in_every_epoch(two_workers):
-    lines = [[line.split("images/s")[0].rsplit(None, 1)[0] for line in out.splitlines() if line.startswith("epoch ")]
-             for out in two_workers[1]]  # fmt: skip
+    lines = [
+        [
+            line.split("/s")[0].rsplit(None, 1)[0]
+            for line in out.splitlines()
+            if line[:6] == "epoch "
+        ]
+        for out in two_workers[1]
+    ]
     assert len(lines[0]) == 3 and lines[0] == lines[1]
 
 
 def test_two_workers_train_what_one_trains(two_workers, finished_run):
-    """They see the same batches and step by the mean of both gradients. Batch normalisation and the
-    Jaccard term look at each worker's half of the batch, so the two runs drift apart slowly: at this
-    size by 0.4 % of the loss, while it falls by 9 % over the three epochs."""
-    rows = [list(csv.DictReader((folder / "original_training.csv").open())) for folder in (two_workers[0], finished_run)]
+    """They see the same batches and step by the mean of both gradients.
+
+    Batch normalisation and the Jaccard term look at each worker's half of the batch, so the two
+    runs drift apart slowly: at this size by 0.4 % of the loss, while it falls by 9 % over the
+    three epochs.
+    """
+    folders = (two_workers[0], finished_run)
+    tables = [(folder / "original_training.csv").open() for folder in folders]
+    rows = [list(csv.DictReader(table)) for table in tables]
     for two, one in zip(*rows):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=0.02)
         assert float(two["mean_iou"]) == pytest.approx(float(one["mean_iou"]), abs=0.02)
         assert float(two["learning_rate"]) == float(one["learning_rate"])
     assert float(rows[0][-1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
     images = load_split(finished_run, "test")[0].astype(np.float32) / 255
-    ours, theirs = (np.argmax(training.load_model(folder, "original")(images), axis=-1)
-                    for folder in (two_workers[0], finished_run))  # fmt: skip
+    ours, theirs = (
+        np.argmax(load_model(folder, "original")(images), axis=-1) for folder in folders
+    )
     assert np.mean(ours == theirs) > 0.97

@@ -12,7 +12,7 @@ import pipeline
 
 SCRIPTS = ("data_preparation", "training", "pruning", "quantization", "evaluation")
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem[0] != "_")
-MAP = re.findall(r"^    (\w+)  +\S", pipeline.__doc__, re.MULTILINE)
+MAP = re.findall(r"^    (\w+) +\S", pipeline.__doc__, re.MULTILINE)
 
 
 def tree_of(path):

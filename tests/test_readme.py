@@ -1,4 +1,7 @@
-"""The pages' tables are those of the committed records of real runs; `python tests/test_readme.py` rewrites them."""
+"""The pages' tables are those of the committed records of real runs.
+
+`python tests/test_readme.py` rewrites them.
+"""
 
 import json
 import re
@@ -10,8 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "compression.md", ROOT / "docs" / "other_runs.md")
-TABLE = re.compile(r"(<!-- table of (docs/\S+\.json|what was aimed at) -->\n)(?:.*?\n)??(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(
+    r"(<!-- table of (docs/\S+\.json|what was aimed at) -->\n)(?:.*?\n)??(<!-- end of table -->)",
+    re.DOTALL,
+)
+AIMS = "what was aimed at"
+
+
+EVERY_PAGE = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def pages() -> list[Path]:
+    """Every page that has a table of ours, the README among them."""
+    return [path for path in EVERY_PAGE if "<!-- table of" in path.read_text(encoding="utf-8")]
 
 
 def read(name: str) -> dict:
@@ -19,47 +33,91 @@ def read(name: str) -> dict:
 
 
 def table_of_aims() -> str:
-    """What each kind of compression saved and cost, beside what we set out to reach; all from the records."""
-    results, channels, speed, others = (read(name) for name in ("results", "results_channels", "speed", "other_runtimes"))
+    """What each kind of compression saved and cost, beside what we set out to reach."""
+    results, channels, speed, others = map(
+        read, ("results", "results_channels", "speed", "other_runtimes")
+    )
     rows, fewer = ({row["name"]: row for row in record["models"]} for record in (results, channels))
     files = {row["name"]: row for row in speed["files"]}
-    ms = {(row["runtime"], row["threads"]): row["median_ms"] for row in others["rows"] if row["precision"] == "int8"}
+    ms = {
+        (row["runtime"], row["threads"]): row["median_ms"]
+        for row in others["rows"]
+        if row["precision"] == "int8"
+    }
 
     def faster(slow: str, quick: str, key: str = "median_ms") -> str:
-        return " and ".join(f"{a / b:.2f}" for a, b in zip(files[slow][key], files[quick][key])) + " times"
+        ratios = [a / b for a, b in zip(files[slow][key], files[quick][key])]
+        return " and ".join(f"{ratio:.2f}" for ratio in ratios) + " times"
+
+    def again(slow: str, quick: str) -> str:
+        return f"right after another file {faster(slow, quick, 'after_another_ms')}"
 
     def ahead(runtime: str) -> str:
-        return f"{runtime} " + " and ".join(f"{ms[runtime, n] / ms['LiteRT', n]:.2f}" for n in (1, 2)) + " times"
+        ratios = [ms[runtime, threads] / ms["LiteRT", threads] for threads in (1, 2)]
+        return f"{runtime} " + " and ".join(f"{ratio:.2f}" for ratio in ratios) + " times"
+
+    def megabytes(row: dict) -> str:
+        return f"{row['bytes'] / 1e6:.2f} MB; {row['gzip_bytes'] / 1e6:.2f} MB"
 
     drop = rows["pruned_float32"]["mean_iou"] - rows["int8"]["mean_iou"]
-    size = rows["int8"]["bytes"] / 1e6, rows["int8"]["gzip_bytes"] / 1e6
-    small = fewer["int8"]["bytes"] / 1e6, fewer["int8"]["gzip_bytes"] / 1e6
+    sparsity = results["stages"]["pruned"]["metrics"]["sparsity"]
+    classic = "classic float32"
     lines = [
-        ("what", "least", "aim", "measured"), ("---",) * 4,
-        ("zeros in the pruned kernels; drop of mean IoU", "60 %; 0.008", "80 %; 0.003",
-         f"{results['stages']['pruned']['metrics']['sparsity']:.1%}; {rows['pruned']['mean_iou_drop']:.4f}"),
-        ("channels removed: float32 gain over the original; drop", "1.3 times; 0.010", "1.7 times; 0.003",
-         f"{faster('float32', 'channels float32')}; {fewer['pruned']['mean_iou_drop']:.4f}"),
-        ("int8 against its float32 source: drop; gain", "0.002; 1.5 times", "0.0005; 2 times",
-         f"{drop:.4f}; {faster('float32', 'int8')} (right after another file {faster('float32', 'int8', 'after_another_ms')})"),
-        ("dynamic range against float32: gain", "1.0 times", "1.3 times", faster("float32", "dynamic")),
-        ("int8 file: raw; gzip", "1.4 MB; 1.0 MB", "0.9 MB; 0.5 MB",
-         f"{size[0]:.2f} MB; {size[1]:.2f} MB (channels removed: {small[0]:.2f} MB; {small[1]:.2f} MB)"),
-        ("int8 against the classic U-Net's float32: gain", "40 times", "70 times",
-         f"{faster('classic float32', 'int8')} "
-         f"(right after another file {faster('classic float32', 'int8', 'after_another_ms')}; "
-         f"channels removed: {faster('classic float32', 'channels int8')})"),
-        ("int8 against other runtimes' int8, 1 and 2 threads: gain", "ahead of both", "1.3 times",
-         f"{ahead('OpenVINO')}; {ahead('ONNX Runtime')}"),
-    ]  # fmt: skip
+        ("what", "least", "aim", "measured"),
+        ("---",) * 4,
+        (
+            "zeros in the pruned kernels; drop of mean IoU",
+            "60 %; 0.008",
+            "80 %; 0.003",
+            f"{sparsity:.1%}; {rows['pruned']['mean_iou_drop']:.4f}",
+        ),
+        (
+            "channels removed: float32 gain over the original; drop",
+            "1.3 times; 0.010",
+            "1.7 times; 0.003",
+            f"{faster('float32', 'channels float32')}; {fewer['pruned']['mean_iou_drop']:.4f}",
+        ),
+        (
+            "int8 against its float32 source: drop; gain",
+            "0.002; 1.5 times",
+            "0.0005; 2 times",
+            f"{drop:.4f}; {faster('float32', 'int8')} ({again('float32', 'int8')})",
+        ),
+        (
+            "dynamic range against float32: gain",
+            "1.0 times",
+            "1.3 times",
+            faster("float32", "dynamic"),
+        ),
+        (
+            "int8 file: raw; gzip",
+            "1.4 MB; 1.0 MB",
+            "0.9 MB; 0.5 MB",
+            f"{megabytes(rows['int8'])} (channels removed: {megabytes(fewer['int8'])})",
+        ),
+        (
+            "int8 against the classic U-Net's float32: gain",
+            "40 times",
+            "70 times",
+            f"{faster(classic, 'int8')} ({again(classic, 'int8')}; "
+            f"channels removed: {faster(classic, 'channels int8')})",
+        ),
+        (
+            "int8 against other runtimes' int8, 1 and 2 threads: gain",
+            "ahead of both",
+            "1.3 times",
+            f"{ahead('OpenVINO')}; {ahead('ONNX Runtime')}",
+        ),
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def table(record: dict) -> str:
-    """The table of a record: of evaluation.py, or of one of the benchmarks that compare files or runtimes."""
+    """The table of a record of evaluation.py, or of a benchmark that compares files or runtimes."""
     import against_other_runtimes
     import compare_files
-    from evaluation import readme_table
+
+    from pipeline.tables import readme_table
 
     if "models" in record:
         return readme_table(record).strip()
@@ -71,22 +129,27 @@ def with_tables(text: str) -> str:
 
     def anew(match: re.Match) -> str:
         name = match[2].removeprefix("docs/").removesuffix(".json")
-        return match[1] + (table_of_aims() if name == "what was aimed at" else table(read(name))) + "\n" + match[3]
+        made = table_of_aims() if name == AIMS else table(read(name))
+        return f"{match[1]}{made}\n{match[3]}"
 
     return TABLE.sub(anew, text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_readme_has_a_table():
+    assert README in pages()
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_tables_are_those_of_the_recorded_runs(page):
-    text = page.read_text()
-    assert len(TABLE.findall(text)) >= 1
+    text = page.read_text(encoding="utf-8")
+    assert len(TABLE.findall(text)) == text.count("<!-- table of")  # none misspelt
     assert text == with_tables(text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_recorded_runs_are_real_and_whole(page):
-    for _, record, _ in TABLE.findall(page.read_text()):
-        evaluation = {} if record == "what was aimed at" else json.loads((ROOT / record).read_text())
+    for _, record, _ in TABLE.findall(page.read_text(encoding="utf-8")):
+        evaluation = {} if record == AIMS else json.loads((ROOT / record).read_text())
         if "models" not in evaluation:  # of all records; speed alone; the validation split
             continue
         assert not evaluation["dataset"]["synthetic"]
@@ -96,21 +159,27 @@ def test_recorded_runs_are_real_and_whole(page):
 
 def test_empty_table_is_filled_and_what_follows_it_stays():
     end = "<!-- end of table -->\n"
-    page = f"<!-- table of docs/results.json -->\n{end}\nwords\n\n<!-- table of docs/speed.json -->\n\n{end}"
+    page = (
+        f"<!-- table of docs/results.json -->\n{end}\nwords\n\n"
+        f"<!-- table of docs/speed.json -->\n\n{end}"
+    )
     filled = with_tables(page)
     assert "\n\nwords\n\n" in filled and filled.count("<!-- end of table -->") == 2
-    assert "| pruned |" in filled and "| classic int8 |" in filled and with_tables(filled) == filled
+    assert "| pruned |" in filled and "| classic int8 |" in filled
+    assert with_tables(filled) == filled
 
 
-def test_links_and_files_that_the_readme_names_exist():
-    text = README.read_text()
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.name)
+def test_links_and_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
-    for script in re.findall(r"python (\w+\.py)", text):
+            assert (page.parent / target).exists(), target
+    for script in re.findall(r"python ([\w/]+\.py)", text):
         assert (ROOT / script).exists(), script
 
 
 if __name__ == "__main__":
-    for written_page in PAGES:
-        written_page.write_text(with_tables(written_page.read_text()))
+    for written_page in pages():
+        text = written_page.read_text(encoding="utf-8")
+        written_page.write_text(with_tables(text), encoding="utf-8")

@@ -1,24 +1,28 @@
 """The same network in LiteRT, ONNX Runtime and OpenVINO, in float32 and int8, in one run.
 
     pip install -r tests/benchmarks/requirements.txt
-    python tests/benchmarks/against_other_runtimes.py                            (models/pruned_model.h5)
-    python tests/benchmarks/against_other_runtimes.py --model original --json other_runtimes.json
+    python tests/benchmarks/against_other_runtimes.py                   (models/pruned_model.h5)
+    python tests/benchmarks/against_other_runtimes.py --model original --json record.json
 
-All int8 forms are made here after training, from the same calibration images; a file that `quantization.py --qat` wrote is
-not read. The others start from the float32 .tflite file: there normalisation is folded into the convolutions already, and
-tf2onnx leaves one transposition at either end (from the Keras function ONNX Runtime got 11 and was 6 % slower in int8).
+All int8 forms are made here after training, from the same calibration images; a file that
+`quantization.py --qat` wrote is not read. The others start from the float32 .tflite file: there
+normalisation is folded into the convolutions already, and tf2onnx leaves one transposition at
+either end (from the Keras function ONNX Runtime got 11 and was 6 % slower in int8).
 
-Each runtime has the settings that its documentation recommends, or what proved faster on a processor with AVX-512 VNNI:
-ONNX Runtime    quant_pre_process, QDQ, int8 weights per channel, uint8 activations (S8S8 took 1.5 times as long), all graph
-                optimisation, input and output bound beforehand
-OpenVINO        latency hint, NNCF's default preset (MIXED took 1.15 times as long); float32 is told to compute in float32,
-                int8 leaves what is not int8 to OpenVINO's choice: bfloat16 where the processor has it. "bfloat16", printed
-                only there, is what OpenVINO makes of the float32 network when nothing is said
+Each runtime has the settings that its documentation recommends, or what proved faster on a
+processor with AVX-512 VNNI:
+ONNX Runtime    quant_pre_process, QDQ, int8 weights per channel, uint8 activations (S8S8 took 1.5
+                times as long), all graph optimisation, input and output bound beforehand
+OpenVINO        latency hint, NNCF's default preset (MIXED took 1.15 times as long); float32 is
+                told to compute in float32, int8 leaves what is not int8 to OpenVINO's choice:
+                bfloat16 where the processor has it. "bfloat16", printed only there, is what
+                OpenVINO makes of the float32 network when nothing is said
 
-Times are of the inference call alone. The networks take turns of TURN_RUNS runs; before each turn a pause, in which the last
-one's waiting threads fall asleep, and runs that do not count. LiteRT's int8 file takes the bytes of a photo, the others
-floats; the conversion is not timed. Mean IoU is of the validation split: evaluation.py alone reads test. Takes about 2
-minutes for the compact network on an otherwise idle machine; for the classic one use --runs 40.
+Times are of the inference call alone. The networks take turns of TURN_RUNS runs; before each turn
+a pause, in which the last one's waiting threads fall asleep, and runs that do not count. LiteRT's
+int8 file takes the bytes of a photo, the others floats; the conversion is not timed. Mean IoU is
+of the validation split: evaluation.py alone reads test. Takes about 2 minutes for the compact
+network on an otherwise idle machine; for the classic one use --runs 40.
 """
 
 from __future__ import annotations
@@ -38,11 +42,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import pipeline  # first: it sets what TensorFlow reads at import
-import evaluation
 import quantization
-import training
-from data_preparation import load_split
+from pipeline import console, flags, litert, metrics, packages, timing
+from pipeline.artifacts import MODELS_DIR, SEED, command, write_json
+from pipeline.conversion import calibration_sample, convert
+from pipeline.dataset import CLASSES, load_split
+from pipeline.keras_models import load_model
 
 try:
     import nncf
@@ -63,6 +68,8 @@ PAUSE_SECONDS = 0.05
 ONNX_OPSET = 17
 OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of its time
 
+Key = tuple[str, str]  # runtime and precision
+
 
 class Network(NamedTuple):
     """A network that is ready to run."""
@@ -77,8 +84,13 @@ class Network(NamedTuple):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps progress bars and warnings of the converters off the terminal; exceptions come through."""
-    with pipeline.silenced(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    """Keeps what the converters print off the terminal; exceptions come through."""
+    nowhere = io.StringIO()
+    with (
+        console.silenced(),
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
@@ -97,21 +109,35 @@ def quantise_onnx(source: Path, path: Path, calibration: np.ndarray) -> None:
     prepared = path.with_suffix(".prepared.onnx")
     onnx_quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     onnx_quantization.quantize_static(
-        str(prepared), str(path), Reader(), quant_format=onnx_quantization.QuantFormat.QDQ, per_channel=True,
-        activation_type=onnx_quantization.QuantType.QUInt8, weight_type=onnx_quantization.QuantType.QInt8)  # fmt: skip
+        str(prepared),
+        str(path),
+        Reader(),
+        quant_format=onnx_quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=onnx_quantization.QuantType.QUInt8,
+        weight_type=onnx_quantization.QuantType.QInt8,
+    )
 
 
-def convert_all(model: Any, folder: Path, calibration: np.ndarray) -> dict[tuple[str, str], Path]:
-    """Writes the network in every form; gives the file of each runtime and precision (of OpenVINO, the .xml of two)."""
+def convert_all(model: Any, folder: Path, calibration: np.ndarray) -> dict[Key, Path]:
+    """Writes the network in every form.
+
+    Returns:
+        The file of each runtime and precision; of OpenVINO, which writes two, the .xml file.
+    """
     names = {"LiteRT": "{}.tflite", "ONNX Runtime": "{}.onnx", "OpenVINO": "{}.xml"}
-    files = {(runtime, precision): folder / name.format(precision)
-             for precision in ("float32", "int8") for runtime, name in names.items()}  # fmt: skip
+    files = {
+        (runtime, precision): folder / name.format(precision)
+        for precision in ("float32", "int8")
+        for runtime, name in names.items()
+    }
     for precision in ("float32", "int8"):
-        files["LiteRT", precision].write_bytes(quantization.convert(model, precision, calibration))
+        files["LiteRT", precision].write_bytes(convert(model, precision, calibration))
     source = str(files["LiteRT", "float32"])
+    onnx = files["ONNX Runtime", "float32"]
     with quiet():
-        tf2onnx.convert.from_tflite(source, opset=ONNX_OPSET, output_path=str(files["ONNX Runtime", "float32"]))
-        quantise_onnx(files["ONNX Runtime", "float32"], files["ONNX Runtime", "int8"], calibration)
+        tf2onnx.convert.from_tflite(source, opset=ONNX_OPSET, output_path=str(onnx))
+        quantise_onnx(onnx, files["ONNX Runtime", "int8"], calibration)
         plain = openvino.convert_model(source)
         openvino.save_model(plain, files["OpenVINO", "float32"], compress_to_fp16=False)
         images = nncf.Dataset([image[None] for image in calibration])
@@ -130,10 +156,13 @@ def as_float(image: np.ndarray) -> np.ndarray:
 
 def open_litert(path: Path, threads: int) -> Network:
     """A .tflite file."""
-    interpreter = quantization.open_interpreter(path, threads)
+    interpreter = litert.open_interpreter(path, threads)
     output = interpreter.get_output_details()[0]["index"]
-    return Network(lambda image: quantization.set_image(interpreter, image), interpreter.invoke,
-                   lambda: interpreter.get_tensor(output))  # fmt: skip
+    return Network(
+        give=lambda image: litert.set_image(interpreter, image),
+        invoke=interpreter.invoke,
+        logits=lambda: interpreter.get_tensor(output),
+    )
 
 
 def open_onnx(path: Path, threads: int) -> Network:
@@ -141,35 +170,55 @@ def open_onnx(path: Path, threads: int) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     source, result = session.get_inputs()[0], session.get_outputs()[0]
-    held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(end.shape, np.float32)) for end in (source, result)]
+    held = [
+        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(end.shape, np.float32))
+        for end in (source, result)
+    ]
     binding = session.io_binding()
     binding.bind_ortvalue_input(source.name, held[0])
     binding.bind_ortvalue_output(result.name, held[1])
-    return Network(lambda image: held[0].update_inplace(as_float(image)), lambda: session.run_with_iobinding(binding),
-                   lambda: held[1].numpy())  # fmt: skip
+    return Network(
+        give=lambda image: held[0].update_inplace(as_float(image)),
+        invoke=lambda: session.run_with_iobinding(binding),
+        logits=lambda: held[1].numpy(),
+    )
 
 
 def open_openvino(path: Path, threads: int, floats: str | None = None) -> Network:
-    """An OpenVINO file; `floats` is the type that it computes in where it is not int8 (default: as OpenVINO sees fit)."""
+    """An OpenVINO file.
+
+    Args:
+        floats: the type that it computes in where it is not int8; None: as OpenVINO sees fit.
+    """
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     settings |= {"INFERENCE_PRECISION_HINT": floats} if floats else {}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
     slot = request.get_input_tensor().data  # a view of the runtime's own memory
-    return Network(lambda image: np.copyto(slot, as_float(image)), request.infer, lambda: request.get_output_tensor().data)
+    return Network(
+        give=lambda image: np.copyto(slot, as_float(image)),
+        invoke=request.infer,
+        logits=lambda: request.get_output_tensor().data,
+    )
 
 
-def open_all(files: dict[tuple[str, str], Path], threads: int) -> dict[tuple[str, str], Network]:
-    """Every file in its runtime, and the float32 one in bfloat16 too if OpenVINO would do so unasked."""
+def open_all(files: dict[Key, Path], threads: int) -> dict[Key, Network]:
+    """Every file in its runtime.
+
+    And the float32 one in bfloat16 too, if OpenVINO would do so unasked.
+    """
     networks = {}
     for (runtime, precision), path in files.items():
         if runtime == "LiteRT":
-            networks[runtime, precision] = open_litert(path, threads)
+            network = open_litert(path, threads)
         elif runtime == "ONNX Runtime":
-            networks[runtime, precision] = open_onnx(path, threads)
+            network = open_onnx(path, threads)
         else:
-            networks[runtime, precision] = open_openvino(path, threads, "f32" if precision == "float32" else None)
+            network = open_openvino(path, threads, "f32" if precision == "float32" else None)
+        networks[runtime, precision] = network
     if openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.bf16:
         networks["OpenVINO", "bfloat16"] = open_openvino(files["OpenVINO", "float32"], threads)
     return networks
@@ -178,9 +227,11 @@ def open_all(files: dict[tuple[str, str], Path], threads: int) -> dict[tuple[str
 # --- measurement ----------------------------------------------------------------------------
 
 
-def time_networks(networks: dict[tuple[str, str], Network], image: np.ndarray, runs: int) -> dict[tuple[str, str], list[float]]:
+def time_networks(
+    networks: dict[Key, Network], image: np.ndarray, runs: int
+) -> dict[Key, list[float]]:
     """Milliseconds of each timed run of each network."""
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in networks}
+    times: dict[Key, list[float]] = {key: [] for key in networks}
     for network in networks.values():
         network.give(image)
     while len(times[OURS]) < runs:
@@ -201,70 +252,130 @@ def mean_iou(network: Network, images: np.ndarray, masks: np.ndarray) -> float:
         network.give(image)
         network.invoke()
         guess[:] = network.logits()[0].argmax(-1)
-    return float(training.iou_per_class(training.confusion_matrix(masks, guesses).sum(axis=0)).mean())
+    confusion = metrics.confusion_matrix(masks, guesses, len(CLASSES))
+    return float(metrics.iou_per_class(confusion.sum(axis=0)).mean())
 
 
 def stored_bytes(path: Path) -> int:
     """Size of a model's file; OpenVINO keeps the weights in a .bin file beside the .xml file."""
-    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)
 
 
 def markdown(record: dict[str, Any]) -> str:
     """The table of a run."""
-    lines = ["| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB | validation mean IoU |",
-             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines = [
+        "| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB "
+        "| validation mean IoU |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row in record["rows"]:
-        lines.append(f"| {row['runtime']} | {row['precision']} | {row['threads']} | {row['median_ms']:.2f} | "
-                     f"{row['p90_ms']:.2f} | {row['times_litert_int8']:.2f} | {row['bytes'] / 1e6:.2f} | "
-                     f"{row['validation_mean_iou']:.4f} |")  # fmt: skip
+        cells = [
+            row["runtime"],
+            row["precision"],
+            str(row["threads"]),
+            f"{row['median_ms']:.2f}",
+            f"{row['p90_ms']:.2f}",
+            f"{row['times_litert_int8']:.2f}",
+            f"{row['bytes'] / 1e6:.2f}",
+            f"{row['validation_mean_iou']:.4f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def measure(
+    files: dict[Key, Path], images: np.ndarray, masks: np.ndarray, runs: int
+) -> list[dict[str, Any]]:
+    """A row for each network and number of threads."""
+    rows: list[dict[str, Any]] = []
+    accuracy: dict[Key, float] = {}
+    for threads in THREADS:
+        networks = open_all(files, threads)
+        times = time_networks(networks, images[0], runs)
+        accuracy = accuracy or {
+            key: mean_iou(each, images, masks) for key, each in networks.items()
+        }
+        for (runtime, precision), values in times.items():
+            median, ours = float(np.median(values)), float(np.median(times[OURS]))
+            path = files[runtime, precision.replace("bfloat16", "float32")]
+            row = {
+                "runtime": runtime,
+                "precision": precision,
+                "threads": threads,
+                "median_ms": median,
+                "p90_ms": float(np.percentile(values, 90)),
+                "times_litert_int8": median / ours,
+                "bytes": stored_bytes(path),
+                "validation_mean_iou": accuracy[runtime, precision],
+            }
+            rows.append(row)
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR, metavar="DIR")
-    parser.add_argument("--model", choices=("original", "pruned"), default="pruned", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=pipeline.SEED, help="of the calibration images (default: %(default)s)")
-    parser.add_argument("--runs", type=pipeline.bounded(int, 1), default=RUNS,
-                        help="timed, of each, per number of threads (default: %(default)s)")  # fmt: skip
+    """Converts, measures, prints the table, writes the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, metavar="DIR")
+    parser.add_argument(
+        "--model", choices=("original", "pruned"), default="pruned", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="of the calibration images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=flags.bounded(int, 1),
+        default=RUNS,
+        help="timed, of each, per number of threads (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures here as well")
     arguments = parser.parse_args()
     if MISSING:
-        raise pipeline.UserError(f"{MISSING.name} is missing; pip install -r tests/benchmarks/requirements.txt")
-    model = training.load_model(arguments.models_dir, arguments.model)
-    images, masks = load_split(arguments.models_dir, "validation")
-    if model.input_shape[1] != images.shape[1]:
-        raise pipeline.UserError(f"the model takes {model.input_shape[1]} pixels, the data set has {images.shape[1]}; "
-                                 f"make it anew with: {pipeline.command(arguments.model, arguments.models_dir)}")  # fmt: skip
-    _, calibration = quantization.calibration_sample(arguments.models_dir, quantization.CALIBRATION_IMAGES, arguments.seed)
+        remedy = "pip install -r tests/benchmarks/requirements.txt"
+        raise console.UserError(f"{MISSING.name} is missing; {remedy}")
+    models_dir = arguments.models_dir
+    model = load_model(models_dir, arguments.model)
+    images, masks = load_split(models_dir, "validation")
+    size = images.shape[1]
+    if model.input_shape[1] != size:
+        raise console.UserError(
+            f"the model takes {model.input_shape[1]} pixels, the data set has {size}; "
+            f"make it anew with: {command(arguments.model, models_dir)}"
+        )
+    number = quantization.CALIBRATION_IMAGES
+    _, calibration = calibration_sample(models_dir, number, arguments.seed)
 
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = convert_all(model, Path(folder), calibration)
-        for threads in THREADS:
-            networks = open_all(files, threads)
-            times = time_networks(networks, images[0], arguments.runs)
-            if not rows:
-                accuracy = {key: mean_iou(network, images, masks) for key, network in networks.items()}
-            for (runtime, precision), values in times.items():
-                median, ours = float(np.median(values)), float(np.median(times[OURS]))
-                path = files[runtime, precision.replace("bfloat16", "float32")]
-                rows.append({"runtime": runtime, "precision": precision, "threads": threads, "median_ms": median,
-                             "p90_ms": float(np.percentile(values, 90)), "times_litert_int8": median / ours,
-                             "bytes": stored_bytes(path), "validation_mean_iou": accuracy[runtime, precision]})  # fmt: skip
-    versions = {name: pipeline.versions()[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
-    versions |= {each.__name__: each.__version__.split("-")[0] for each in (onnxruntime, openvino, nncf, tf2onnx)}
-    about = {"model": f"{model.name}, {arguments.model}", "pixels": images.shape[1], "cpu": evaluation.cpu_name(),
-             "cores": os.cpu_count(), "threads": list(THREADS), "runs": arguments.runs, "calibration_images": len(calibration),
-             "validation_images": len(images), "versions": versions}  # fmt: skip
+        rows = measure(files, images, masks, arguments.runs)
+    ours = packages.versions()
+    versions = {name: ours[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
+    others = (onnxruntime, openvino, nncf, tf2onnx)
+    versions |= {each.__name__: each.__version__.split("-")[0] for each in others}
+    about = {
+        "model": f"{model.name}, {arguments.model}",
+        "pixels": size,
+        "cpu": timing.cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": list(THREADS),
+        "runs": arguments.runs,
+        "calibration_images": len(calibration),
+        "validation_images": len(images),
+        "versions": versions,
+    }
 
-    pipeline.say(f"{about['model']}, {about['pixels']} pixels; {about['cpu']}, {about['cores']} cores; medians of "
-                 f"{arguments.runs} runs; {len(calibration)} calibration and {len(images)} validation images")  # fmt: skip
-    pipeline.say(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
-    pipeline.say(markdown({"rows": rows}))
+    console.say(
+        f"{about['model']}, {size} pixels; {about['cpu']}, {about['cores']} cores; medians of "
+        f"{arguments.runs} runs; {len(calibration)} calibration and {len(images)} validation images"
+    )
+    console.say(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
+    console.say(markdown({"rows": rows}))
     if arguments.json:
-        pipeline.write_json(arguments.json, about | {"rows": rows})
+        write_json(arguments.json, about | {"rows": rows})
 
 
 if __name__ == "__main__":
-    pipeline.run(main)
+    console.run(main)

@@ -2,13 +2,15 @@
 
     python tests/benchmarks/against_plain_training.py --models-dir models
 
-Plain is what the Keras example for this data set does: photographs and masks lie encoded on disk, tf.data
-decodes and resizes each in every epoch, augments image by image, and `model.fit` trains. Ours is
-`training.epoch_batches` with `training.make_train_step`. They take turns. Writes only temporary files.
+Plain is what the Keras example for this data set does: photographs and masks lie encoded on disk,
+tf.data decodes and resizes each in every epoch, augments image by image, and `model.fit` trains.
+Ours is `batches.epoch_batches` with `fitting.make_train_step`. They take turns. Writes only
+temporary files.
 """
 
+from __future__ import annotations
+
 import argparse
-import itertools
 import sys
 import tempfile
 import time
@@ -19,27 +21,34 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import pipeline  # first: it sets what TensorFlow reads at import
+from input_pipeline import real_batches, train_step
+
 import training
-from data_preparation import load_split
+from pipeline import console, networks
+from pipeline.artifacts import MODELS_DIR
+from pipeline.batches import COLOUR_CHANGE
+from pipeline.dataset import CLASSES, load_split
+from pipeline.packages import keras, tf
 
-import tensorflow as tf
-import tf_keras as keras
 
-
-def plain_data(folder: Path, images: np.ndarray, masks: np.ndarray, batch_size: int, photo_size: int) -> tf.data.Dataset:
-    """Writes photographs and masks as files and returns batches that are decoded anew in every epoch."""
+def plain_data(
+    folder: Path, images: np.ndarray, masks: np.ndarray, batch_size: int, photo_size: int
+) -> tf.data.Dataset:
+    """Writes photographs and masks as files; returns batches, decoded anew in every epoch."""
     size = images.shape[1]
+    box = (photo_size, photo_size * 3 // 4)
     for number, (image, mask) in enumerate(zip(images, masks)):
-        box = (photo_size, photo_size * 3 // 4)
-        Image.fromarray(image).resize(box, Image.Resampling.BICUBIC).save(folder / f"{number:05}.jpg")
-        Image.fromarray(mask + 1).resize(box, Image.Resampling.NEAREST).save(folder / f"{number:05}.png")
+        photo = Image.fromarray(image).resize(box, Image.Resampling.BICUBIC)
+        photo.save(folder / f"{number:05}.jpg")
+        trimap = Image.fromarray(mask + 1).resize(box, Image.Resampling.NEAREST)
+        trimap.save(folder / f"{number:05}.png")
 
     def load(name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.image.decode_jpeg(tf.io.read_file(name + ".jpg"), channels=3)
         image = tf.image.resize(image, (size, size)) / 255
         mask = tf.image.decode_png(tf.io.read_file(name + ".png"), channels=1)
-        return image, tf.cast(tf.image.resize(mask, (size, size), "nearest"), tf.int32)[..., 0] - 1
+        mask = tf.image.resize(mask, (size, size), "nearest")
+        return image, tf.cast(mask, tf.int32)[..., 0] - 1
 
     def change(image: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if tf.random.uniform(()) < 0.5:
@@ -50,39 +59,48 @@ def plain_data(folder: Path, images: np.ndarray, masks: np.ndarray, batch_size: 
         mask = mask[top : top + side, left : left + side]
         image = tf.image.resize(image, (size, size))
         mask = tf.image.resize(mask[..., None], (size, size), "nearest")[..., 0]
-        image = tf.image.random_brightness(image, training.COLOUR_CHANGE)
-        image = tf.image.random_contrast(image, 1 - training.COLOUR_CHANGE, 1 + training.COLOUR_CHANGE)
-        image = tf.image.random_saturation(image, 1 - training.COLOUR_CHANGE, 1 + training.COLOUR_CHANGE)
+        least, most = 1 - COLOUR_CHANGE, 1 + COLOUR_CHANGE
+        image = tf.image.random_brightness(image, COLOUR_CHANGE)
+        image = tf.image.random_contrast(image, least, most)
+        image = tf.image.random_saturation(image, least, most)
         return tf.clip_by_value(image, 0.0, 1.0), mask
 
-    names = tf.data.Dataset.from_tensor_slices([str(folder / f"{number:05}") for number in range(len(images))])
-    data = names.shuffle(1000).map(load, tf.data.AUTOTUNE).map(change, tf.data.AUTOTUNE)
+    names = [str(folder / f"{number:05}") for number in range(len(images))]
+    data = tf.data.Dataset.from_tensor_slices(names).shuffle(1000)
+    data = data.map(load, tf.data.AUTOTUNE).map(change, tf.data.AUTOTUNE)
     return data.repeat().batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR)
-    parser.add_argument("--architecture", choices=tuple(training.NETWORKS), default="compact")
+    """Prints the images per second of either way, turn by turn and as medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
+    parser.add_argument("--architecture", choices=tuple(networks.NETWORKS), default="compact")
     parser.add_argument("--batch-size", type=int, default=training.BATCH_SIZE)
-    parser.add_argument("--images", type=int, default=640, help="of the training split (default: %(default)s)")
-    parser.add_argument("--photo-size", type=int, default=500,
-                        help="width of the photographs that plain decodes (default: %(default)s, as the originals)")  # fmt: skip
+    parser.add_argument(
+        "--images", type=int, default=640, help="of the training split (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--photo-size",
+        type=int,
+        default=500,
+        help="width of the photographs that plain decodes (default: %(default)s, as the originals)",
+    )
     parser.add_argument("--turns", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="per turn (default: %(default)s)")
     arguments = parser.parse_args()
-    images, masks = (np.array(part[: arguments.images]) for part in load_split(arguments.models_dir, "train"))
+    split = load_split(arguments.models_dir, "train")
+    images, masks = (np.array(part[: arguments.images]) for part in split)
     size, batch_size, steps = images.shape[1], arguments.batch_size, arguments.steps
+    build = networks.NETWORKS[arguments.architecture]
 
-    ours = training.NETWORKS[arguments.architecture](size)
-    optimizer = training.make_optimizer(10_000, training.LEARNING_RATE, training.WARM_UP_STEPS)
-    optimizer.build(ours.trainable_variables)
-    step = training.make_train_step(ours, optimizer, tf.distribute.get_strategy(),
-                                    lambda images, masks, logits: training.segmentation_loss(masks, logits))  # fmt: skip
-    batches = (batch for epoch in itertools.count()
-               for batch in training.epoch_batches(images, masks, batch_size, pipeline.SEED, epoch))  # fmt: skip
-    plain = training.NETWORKS[arguments.architecture](size)
-    plain.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    step = train_step(build(size, len(CLASSES)))
+    batches = real_batches(images, masks, batch_size)
+    plain = build(size, len(CLASSES))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain.compile(keras.optimizers.Adam(1e-3), loss)
 
     def ours_turn() -> None:
         for _ in range(steps):
@@ -104,10 +122,12 @@ def main() -> None:
                 started = time.perf_counter()
                 train()
                 rates[name].append(steps * batch_size / (time.perf_counter() - started))
-            pipeline.say(f"turn {turn + 1}: ours {rates['ours'][-1]:.1f} images/s, plain {rates['plain'][-1]:.1f} images/s")
+            both = [f"{name} {values[-1]:.1f} images/s" for name, values in rates.items()]
+            console.say(f"turn {turn + 1}: {', '.join(both)}")
         one, other = np.median(rates["ours"]), np.median(rates["plain"])
-        pipeline.say(f"median: ours {one:.1f} images/s, plain {other:.1f} images/s, ratio {one / other:.2f}")
+        both = f"ours {one:.1f} images/s, plain {other:.1f} images/s"
+        console.say(f"median: {both}, ratio {one / other:.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -1,9 +1,11 @@
-"""Which convolutions dynamic range pays for: rules compared, and the converter's own choice beside them.
+"""Which convolutions dynamic range pays for: rules compared, and the converter's own choice.
 
     python tests/benchmarks/dynamic_rules.py --models-dir models
 
 Every rule gives a file of its own; the files take turns on one thread. Writes nothing.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
@@ -15,12 +17,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import pipeline  # first: it sets what TensorFlow reads at import
-import quantization
-import training
 from compare_files import time_files
 
-import tensorflow as tf
+from pipeline import console, conversion, keras_models, litert, recipes
+from pipeline.artifacts import MODELS_DIR
+from pipeline.packages import keras, tf
+from pipeline.tflite_files import compacted
 
 # What an operator's depth must be: products per sum, kernel height x width x input channels.
 RULES: dict[str, Callable[[int], bool]] = {
@@ -32,33 +34,48 @@ RULES: dict[str, Callable[[int], bool]] = {
 }
 
 
+def by_converter(model: keras.Model) -> bytes:
+    """The converter's own dynamic range."""
+    converter = conversion.fixed_batch_converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    with console.silenced():
+        return compacted(converter.convert())
+
+
 def by_rule(content: bytes, rule: Callable[[int], bool]) -> tuple[bytes, int]:
     """A float32 file quantised by a rule, and how many operators that are."""
-    chosen = [operator for operator in quantization.operators(content) if rule(operator.depth)]
-    return quantization.quantise_dynamic(content, chosen), len(chosen)
+    chosen = [operator for operator in litert.operators(content) if rule(operator.depth)]
+    return recipes.quantise_dynamic(content, chosen), len(chosen)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR)
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
     parser.add_argument("--runs", type=int, default=200, help="of each file (default: %(default)s)")
     arguments = parser.parse_args()
-    model = training.load_model(arguments.models_dir, "pruned")
-    content = quantization.convert(model, "float32")
-    quantization.VARIANTS["converter"] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
-    files = {"float32": (content, 0), "the converter's dynamic range": (quantization.convert(model, "converter"), None)}
+    model = keras_models.load_model(arguments.models_dir, "pruned")
+    content = conversion.convert(model, "float32")
+    files = {
+        "float32": (content, 0),
+        "the converter's dynamic range": (by_converter(model), "all"),
+    }
     files |= {name: by_rule(content, rule) for name, rule in RULES.items()}
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{number}.tflite" for number, name in enumerate(files)}
         for name, path in paths.items():
             path.write_bytes(files[name][0])
-        medians = {name: np.median(times) for name, (times, _) in time_files(paths, 1, arguments.runs).items()}
-    pipeline.say("| int8 weights in | operators | MB | median ms | times faster than float32 |")
-    pipeline.say("| --- | ---: | ---: | ---: | ---: |")
+        times = time_files(paths, 1, arguments.runs)
+    medians = {name: np.median(in_a_row) for name, (in_a_row, _) in times.items()}
+    console.say("| int8 weights in | operators | MB | median ms | times faster than float32 |")
+    console.say("| --- | ---: | ---: | ---: | ---: |")
     for name, (file, count) in files.items():
-        pipeline.say(f"| {name} | {'all' if count is None else count} | {len(file) / 1e6:.2f} | {medians[name]:.2f} | "
-                     f"{medians['float32'] / medians[name]:.2f} |")  # fmt: skip
+        faster = medians["float32"] / medians[name]
+        size = len(file) / 1e6
+        console.say(f"| {name} | {count} | {size:.2f} | {medians[name]:.2f} | {faster:.2f} |")
 
 
 if __name__ == "__main__":
-    pipeline.run(main)
+    console.run(main)

@@ -5,6 +5,8 @@
 Converts the pruned model with and without it; the files take turns on one thread. Writes nothing.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 import tempfile
@@ -14,44 +16,70 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import pipeline  # first: it sets what TensorFlow reads at import
-import evaluation
-import quantization
-import training
 from compare_files import time_files
 
-import tensorflow as tf
+from pipeline import console, conversion, keras_models
+from pipeline.artifacts import MODELS_DIR, SEED
+from pipeline.packages import keras, tf
+from pipeline.rounding import round_kernels
+from pipeline.tflite_files import compacted, gzip_bytes
 
-SETTINGS = {"float32": {"optimizations": []},
-            "float16": {"optimizations": [tf.lite.Optimize.DEFAULT], "float16": True},
-            "int8": {"optimizations": [tf.lite.Optimize.DEFAULT], "calibrated": True}}  # fmt: skip
+TYPES = ("float32", "float16", "int8")
+CALIBRATION_IMAGES = 50
+
+
+def converted(model: keras.Model, kind: str, sparse: bool, calibration: np.ndarray) -> bytes:
+    """The model in one of TYPES, its zeros stored sparsely or like all other weights.
+
+    With nothing asked for but sparsity, the converter stores float32 weights.
+    """
+    if kind == "int8":
+        low, high = conversion.pixel_range(model)
+        samples = low + (high - low) * conversion.with_extremes(calibration)
+        model = conversion.without_rescaling(round_kernels(model, calibration))
+    converter = conversion.fixed_batch_converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if kind != "float32" else []
+    if sparse:
+        converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if kind == "int8":
+        converter.representative_dataset = lambda: ([image[None]] for image in samples)
+        converter.target_spec.supported_ops = [conversion.operator_set("int8")]
+        converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
+    with console.silenced():
+        return compacted(converter.convert())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=pipeline.MODELS_DIR)
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
     parser.add_argument("--runs", type=int, default=200, help="of each file (default: %(default)s)")
     arguments = parser.parse_args()
-    model = training.load_model(arguments.models_dir, "pruned")
-    _, calibration = quantization.calibration_sample(arguments.models_dir, 50, pipeline.SEED)
+    model = keras_models.load_model(arguments.models_dir, "pruned")
+    _, calibration = conversion.calibration_sample(arguments.models_dir, CALIBRATION_IMAGES, SEED)
     paths, medians = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for variant, options in SETTINGS.items():
-            for kind, more in (("dense", []), ("sparse", [tf.lite.Optimize.EXPERIMENTAL_SPARSITY])):
-                quantization.VARIANTS["tried"] = options | {"optimizations": options["optimizations"] + more}
-                paths[f"{variant} {kind}"] = path = Path(folder) / f"{variant}_{kind}.tflite"
-                path.write_bytes(quantization.convert(model, "tried", calibration))
+        for kind in TYPES:
+            for storage in ("dense", "sparse"):
+                content = converted(model, kind, storage == "sparse", calibration)
+                paths[f"{kind} {storage}"] = path = Path(folder) / f"{kind}_{storage}.tflite"
+                path.write_bytes(content)
         for name, path in paths.items():
+            both = {"dense": paths[f"{name.split()[0]} dense"], "this": path}
             try:
-                times = time_files({"dense": paths[f"{name.split()[0]} dense"], "this": path}, 1, arguments.runs)
-                medians[name] = f"{np.median(times['this'][0]):.2f}"
-            except (pipeline.UserError, RuntimeError, ValueError) as error:
+                in_a_row, _ = time_files(both, 1, arguments.runs)["this"]
+                medians[name] = f"{np.median(in_a_row):.2f}"
+            except (console.UserError, RuntimeError, ValueError) as error:
                 medians[name] = f"does not run: {str(error).splitlines()[0]}"
-        pipeline.say("| file | MB | gzip, MB | median ms |\n| --- | ---: | ---: | ---: |")
+        console.say("| file | MB | gzip, MB | median ms |\n| --- | ---: | ---: | ---: |")
         for name, path in paths.items():
-            size, packed = path.stat().st_size / 1e6, evaluation.gzip_bytes(path) / 1e6
-            pipeline.say(f"| {name} | {size:.2f} | {packed:.2f} | {medians[name]} |")
+            size, packed = path.stat().st_size / 1e6, gzip_bytes(path) / 1e6
+            console.say(f"| {name} | {size:.2f} | {packed:.2f} | {medians[name]} |")
 
 
 if __name__ == "__main__":
-    pipeline.run(main)
+    console.run(main)
