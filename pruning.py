@@ -70,27 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="do nothing but try zeros in each layer alone; writes a table and a picture",
     )
-    parser.add_argument(
-        "--epochs",
-        type=flags.bounded(int, 1),
-        default=EPOCHS,
-        help="of fine-tuning (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=flags.bounded(int, 1),
-        default=BATCH_SIZE,
-        help="images per step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=flags.bounded(float, 0),
-        default=LEARNING_RATE,
-        help="peak learning rate of AdamW (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from an unfinished run of the same settings"
-    )
+    flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
     return parser.parse_args(argv)
 
 

@@ -75,23 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--qat", action="store_true", help="fine-tune for int8 before converting to it"
     )
-    parser.add_argument(
-        "--epochs",
-        type=flags.bounded(int, 1),
-        default=EPOCHS,
-        help="of --qat (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=flags.bounded(int, 1),
-        default=BATCH_SIZE,
-        help="images per step of --qat (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from an unfinished --qat of the same settings",
-    )
+    flags.add_training(parser, EPOCHS, BATCH_SIZE, of="of --qat")
     return parser.parse_args(argv)
 
 

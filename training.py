@@ -65,29 +65,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FACTOR",
         help="of the image inside the compact one; 1: faster, less accurate (default: %(default)s)",
     )
-    parser.add_argument(
-        "--epochs", type=flags.bounded(int, 1), default=EPOCHS, help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=flags.bounded(int, 1),
-        default=BATCH_SIZE,
-        help="images per step, over all devices (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=flags.bounded(float, 0),
-        default=LEARNING_RATE,
-        help="peak learning rate of AdamW (default: %(default)s)",
-    )
+    flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
         help="auto: bfloat16 on GPUs that have it, else float32 (default)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from an unfinished run of the same settings"
     )
     return parser.parse_args(argv)
 

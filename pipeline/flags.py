@@ -45,6 +45,40 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_training(
+    parser: argparse.ArgumentParser,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float | None = None,
+    of: str = "",
+) -> None:
+    """Adds the flags of every stage that trains, with its defaults.
+
+    Args:
+        learning_rate: None for a stage that does not offer it.
+        of: what the training is, for the help: "of --qat".
+    """
+    parser.add_argument(
+        "--epochs", type=bounded(int, 1), default=epochs, help=f"{of} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=bounded(int, 1),
+        default=batch_size,
+        help=f"images per step {of}, over all devices (default: %(default)s)",
+    )
+    if learning_rate is not None:
+        parser.add_argument(
+            "--learning-rate",
+            type=bounded(float, 0),
+            default=learning_rate,
+            help="peak learning rate of AdamW (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from an unfinished run of the same settings"
+    )
+
+
 def bounded(kind: Callable[[str], Any], low: float, high: float = math.inf) -> Callable:
     """An argparse type: finite numbers of `kind` in low..high, both included."""
 
