@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -155,6 +156,10 @@ def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
     keys = ("latency_ms", "latency_ms_all_threads", "memory_bytes")
     monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
     monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
+    with np.load(evaluated_copy / "confusion_per_image.npz") as file:
+        counts = {name: file[name] for name in file.files}
+    known = {"confusion_per_image": lambda models_dir, name, *_: counts[name]}
+    monkeypatch.setattr(evaluation, "accuracy", types.SimpleNamespace(**known))
     page = {}
     monkeypatch.setattr(evaluation.report, "page", lambda found, *_: page.update(found) or "page")
     assert evaluation.main(["--models-dir", str(evaluated_copy)]) == 0

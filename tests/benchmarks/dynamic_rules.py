@@ -45,7 +45,7 @@ def by_converter(model: keras.Model) -> bytes:
 def by_rule(content: bytes, rule: Callable[[int], bool]) -> tuple[bytes, int]:
     """A float32 file quantised by a rule, and how many operators that are."""
     chosen = [operator for operator in litert.operators(content) if rule(operator.depth)]
-    return recipes.quantise_dynamic(content, chosen), len(chosen)
+    return compacted(recipes.quantise_dynamic(content, chosen)), len(chosen)
 
 
 def main() -> None:

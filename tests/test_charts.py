@@ -1,0 +1,115 @@
+"""The charts show the numbers they are given: the best epoch, the front, the worst operators."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import charts
+from pipeline.dataset import CLASSES
+
+HISTORY = [
+    {"epoch": epoch, "loss": 1 / epoch, "mean_iou": iou, **{f"iou_{name}": iou for name in CLASSES}}
+    for epoch, iou in enumerate((0.4, 0.6, 0.5), 1)
+]
+
+
+def words(figure):
+    """What is written in a figure: names, numbers, titles."""
+    figure.draw_without_rendering()  # names along an axis are made then
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+def test_pareto_front():
+    points = [(3.0, 0.7), (1.0, 0.5), (2.0, 0.5), (2.5, 0.8), (1.0, 0.4)]
+    assert charts.pareto_front(points) == [(1.0, 0.5), (2.5, 0.8)]
+
+
+def test_labels_are_spread_apart_in_order():
+    places = charts.spread([0.5, 0.5, 0.51, 1.0, 0.98, 0.0], 0.1)
+    assert np.diff(np.sort(places)).min() >= 0.1 - 1e-9
+    assert min(places) >= 0
+    assert max(places) <= 1
+    assert np.argsort(places, kind="stable").tolist() == [5, 0, 1, 2, 4, 3]
+
+
+def test_curves_mark_the_best_epoch():
+    figure = charts.curves(HISTORY, "Training of a network")
+    assert "0.6000" in words(figure) and "Training of a network" in words(figure)
+    assert {"mean IoU", *CLASSES} <= set(words(figure))
+    loss, iou = figure.axes
+    assert loss.lines[0].get_xydata().tolist() == [[1, 1], [2, 1 / 2], [3, 1 / 3]]
+    assert [list(line.get_xydata()[0]) for line in iou.lines if len(line.get_xydata()) == 1] == [
+        [2, 0.6]
+    ]
+
+
+def test_trade_off_joins_the_front_and_names_every_model(numbers):
+    rows = numbers["models"]
+    for k, row in enumerate(rows):
+        row["mean_iou"] = 0.70 if k == len(rows) - 1 else 0.76
+    costs = [row["bytes"] / 1e6 for row in rows]  # each is smaller than the one before
+    figure = charts.trade_off(rows, costs, "size of the file, MB")
+    front = figure.axes[0].lines[0].get_xydata().tolist()
+    assert front == [[costs[-1], 0.70], [costs[-2], 0.76]]
+    assert {"size of the file, MB", "mean IoU", *(row["name"] for row in rows)} <= set(
+        words(figure)
+    )
+
+
+def test_trade_off_draws_into_a_figure_of_ones_own(numbers):
+    from pipeline.packages import matplotlib_figure
+
+    own = matplotlib_figure.Figure((4, 3))
+    assert charts.trade_off(numbers["models"], [1.0] * 7, "cost", own) is own
+    assert len(own.axes) == 1
+
+
+def test_bars_write_each_value_at_its_end():
+    groups = {"pet": ("red", [0.5, 0.25]), "border": ("blue", [0.75, 1.0])}
+    figure = charts.bars(["original", "pruned"], groups, "IoU", "{:.3f}")
+    assert {"0.500", "0.250", "0.750", "1.000", "original", "pruned", "pet", "border", "IoU"} <= (
+        set(words(figure))
+    )
+    axis = figure.axes[0]
+    assert sorted(bar.get_width() for bar in axis.patches) == [0.25, 0.5, 0.75, 1.0]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first name stands on top
+    alone = charts.bars(["original"], {"memory": ("red", [3.0])}, "MB", "{:.1f}")
+    assert "memory" not in words(alone)  # a legend of one says nothing
+
+
+def test_chart_of_zeros_has_a_cell_per_layer_and_level():
+    rows = [
+        {"layer": "stem", "weights": 1024, "30%": 0.001, "60%": 0.02},
+        {"layer": "head", "weights": 512, "30%": -0.0004, "60%": 0.1234},
+    ]
+    said = words(charts.zeros_sensitivity(rows))
+    assert {"stem (1,024)", "head (512)", "30%", "60%", "0.1", "2.0", "12.3"} <= set(said)
+
+
+def test_chart_of_int8_shows_the_worst_operators_first():
+    rows = [
+        {"layer": f"layer{k}", "kind": "CONV_2D", "snr_db": 10.0 + k, "drop": 0.01}
+        for k in range(charts.SHOWN_OPERATORS + 5)
+    ]
+    figure = charts.int8_sensitivity(rows)
+    said = words(figure)
+    assert f"Each operator in int8 alone: the {charts.SHOWN_OPERATORS} worst of {len(rows)}" in said
+    assert "layer0  conv_2d" in said and f"layer{charts.SHOWN_OPERATORS}  conv_2d" not in said
+    bars = figure.axes[0].patches
+    assert bars[-1].get_width() == 10.0 and bars[-1].get_y() > bars[0].get_y()
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_figure_is_saved_whole_or_not_at_all(tmp_path, suffix):
+    path = tmp_path / f"curves.{suffix}"
+    charts.save(charts.curves(HISTORY, "Training"), path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    if suffix == "png":
+        with Image.open(path) as picture:
+            assert picture.width == 990
+    else:
+        assert "<svg" in path.read_text()
+    before = path.read_bytes()
+    with pytest.raises(AttributeError):
+        charts.save("no figure", path)
+    assert path.read_bytes() == before

@@ -1,0 +1,235 @@
+"""From Keras to .tflite: types as the variant says, raw pixels in, and what calibrates int8."""
+
+import numpy as np
+import pytest
+from conftest import SIZE
+
+from pipeline import conversion, networks
+from pipeline.artifacts import artifact_path
+from pipeline.dataset import CLASSES, load_split
+from pipeline.file_checks import check
+from pipeline.keras_models import load_model, predict
+from pipeline.litert import logits_of, open_interpreter, operators, predict_tflite
+from pipeline.packages import keras, layers
+from pipeline.variants import quantised
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+@pytest.fixture(scope="module")
+def interpreters(finished_run):
+    return {
+        variant: open_interpreter(artifact_path(finished_run, variant)) for variant in quantised()
+    }
+
+
+@pytest.fixture(scope="module")
+def validation(finished_run):
+    return load_split(finished_run, "validation")[0]
+
+
+def with_statistics(model, images):
+    """Running statistics that fit the random weights, as after training."""
+    for _ in range(60):
+        model(images, training=True)
+    return model
+
+
+def tensor_types(interpreter):
+    return {detail["dtype"] for detail in interpreter.get_tensor_details()}
+
+
+# --- types --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", quantised())
+def test_file_takes_one_image_and_gives_its_classes(interpreters, variant):
+    interpreter = interpreters[variant]
+    for slot in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+        assert slot["shape_signature"].tolist() == [1, SIZE, SIZE, 3]
+
+
+@pytest.mark.parametrize(
+    ("variant", "least"), [("dynamic", 0.97), ("int8", 0.9), ("float16", 0.995)]
+)
+def test_file_agrees_with_the_pruned_model(interpreters, pruned, validation, variant, least):
+    expected = np.argmax(pruned(validation.astype(np.float32) / 255), axis=-1)
+    ours = np.stack(list(predict_tflite(interpreters[variant], validation)))
+    assert len(np.unique(expected)) > 1, "a model that sees one class everywhere proves nothing"
+    assert np.mean(ours == expected) >= least
+
+
+def test_int8_file_computes_in_integers_throughout_and_takes_raw_pixels(interpreters):
+    assert tensor_types(interpreters["int8"]) <= {np.int8, np.uint8, np.int32}
+    slot = interpreters["int8"].get_input_details()[0]
+    assert slot["dtype"] == np.uint8
+    assert interpreters["int8"].get_output_details()[0]["dtype"] == np.int8
+    # A pixel as the ImageNet weights expect it.
+    assert slot["quantization"] == (pytest.approx(1 / 128, rel=1e-4), 127)
+
+
+def test_weights_are_stored_in_the_type_that_names_the_file(interpreters):
+    assert np.int8 in tensor_types(interpreters["dynamic"])
+    assert np.float16 in tensor_types(interpreters["float16"])
+    assert np.int8 not in tensor_types(interpreters["float16"])
+    for variant in ("dynamic", "float16"):
+        assert interpreters[variant].get_input_details()[0]["dtype"] == np.float32
+
+
+def test_int8_input_of_type_int8_sees_the_same_pixels(
+    pruned, finished_run, interpreters, validation, tmp_path
+):
+    _, calibration = conversion.calibration_sample(finished_run, 20, 7)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(conversion.convert(pruned, "int8", calibration, "int8"))
+    interpreter = open_interpreter(path)
+    slot = interpreter.get_input_details()[0]
+    assert slot["dtype"] == np.int8
+    assert slot["quantization"] == (pytest.approx(1 / 128, rel=1e-4), -1)
+    ours, theirs = (
+        np.stack(list(predict_tflite(each, validation)))
+        for each in (interpreter, interpreters["int8"])
+    )
+    assert (ours == theirs).all()
+
+
+def test_batch_of_two_is_refused_by_the_file(interpreters):
+    slot = interpreters["float16"].get_input_details()[0]
+    with pytest.raises(ValueError, match=r"[Dd]imension|shape"):
+        interpreters["float16"].set_tensor(slot["index"], np.zeros((2, SIZE, SIZE, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("variant", "least"), [("float32", 0.999), ("dynamic", 0.95), ("int8", 0.9), ("float16", 0.99)]
+)
+def test_classic_network_converts_in_every_variant(classic, variant, least, tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(conversion.convert(classic, variant, images.astype(np.float32) / 255))
+    expected = np.argmax(classic(images.astype(np.float32) / 255, training=False), axis=-1)
+    assert check(path, variant, images, expected) >= least
+
+
+@pytest.fixture(scope="module")
+def classic():
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32)
+    return with_statistics(networks.classic_unet(SIZE, len(CLASSES)), images)
+
+
+# --- calibration --------------------------------------------------------------------------
+
+
+def test_calibration_is_a_seeded_sample_of_training_images_only(finished_run, monkeypatch):
+    asked = []
+
+    def spied(models_dir, split):
+        asked.append(split)
+        return load_split(models_dir, split)
+
+    monkeypatch.setattr(conversion, "load_split", spied)
+    rows, images = conversion.calibration_sample(finished_run, 20, 7)
+    assert asked == ["train"]
+    train = load_split(finished_run, "train")[0]
+    assert len(set(rows.tolist())) == 20
+    assert images.dtype == np.float32 and np.abs(images - train[rows] / 255).max() < 1e-6
+    assert (rows == conversion.calibration_sample(finished_run, 20, 7)[0]).all()
+    assert (rows != conversion.calibration_sample(finished_run, 20, 8)[0]).any()
+
+
+def test_more_calibration_images_than_there_are_takes_them_all(finished_run):
+    assert len(conversion.calibration_sample(finished_run, 500, 7)[0]) == 36
+
+
+def test_int8_without_calibration_images_is_an_error(pruned):
+    with pytest.raises(ValueError, match="int8 needs calibration images"):
+        conversion.convert(pruned, "int8")
+
+
+# --- rescaling ------------------------------------------------------------------------------
+
+
+def small_network(scale, offset):
+    """A network that rescales its image first, with weights that tell classes apart."""
+    keras.utils.set_random_seed(4)
+    image = layers.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Rescaling(scale, offset, name="rescale")(image)
+    x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="stem")(x)
+    x = layers.ReLU(6.0, name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="mix")(x)
+    x = layers.Conv2DTranspose(16, 2, 2, name="up")(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x), name="small")
+    return with_statistics(model, blocks() / np.float32(255))
+
+
+def blocks():
+    """Images of large blocks, as smooth as photos are, in which pixels 0 and 255 occur."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "pixels", "first"),
+    [
+        # MobileNet's: pixel 127.5, between two steps, would be its zero point.
+        pytest.param(2, -1, (0, 1), "MUL", id="mobilenet"),
+        # The same for images of 0..255, which these are not: an own network's slip.
+        pytest.param(1 / 127.5, -1, (0, 1), "MUL", id="bytes"),
+        pytest.param(255 / 128, -127 / 128, (-127 / 128, 1), "CONV_2D", id="efficientnet"),
+    ],
+)
+def test_rescaling_is_taken_over_by_the_input_where_a_zero_point_can_and_kept_elsewhere(
+    tmp_path, scale, offset, pixels, first
+):
+    model, images, path = small_network(scale, offset), blocks(), tmp_path / "model.tflite"
+    assert conversion.pixel_range(model) == pytest.approx(pixels)
+    path.write_bytes(conversion.convert(model, "int8", images.astype(np.float32) / 255))
+    kinds = [operator.kind for operator in operators(path.read_bytes())]
+    assert kinds[:2] == ["QUANTIZE", first]
+    slot = open_interpreter(path).get_input_details()[0]
+    step, zero_point = slot["quantization"]
+    assert slot["dtype"] == np.uint8
+    assert (-zero_point * step, (255 - zero_point) * step) == pytest.approx(pixels)
+
+    expected = np.concatenate(list(predict(model, images)))
+    assert np.bincount(expected.ravel()).min() > 0.05 * expected.size
+    agreement = check(path, "int8", images, expected, conversion.pixel_range(model))
+    assert agreement >= 0.97
+    exact = model(images / np.float32(255)).numpy()
+    noise = np.mean((logits_of(path.read_bytes(), images) - exact) ** 2)
+    assert noise < 1e-3 * np.mean(exact**2)
+
+
+def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
+    keras.utils.set_random_seed(2)
+    model = networks.compact_unet(SIZE, len(CLASSES), 2.0)
+    images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(conversion.convert(model, "int8", images.astype(np.float32) / 255))
+    expected = np.concatenate(list(predict(model, images)))
+    assert check(path, "int8", images, expected, conversion.pixel_range(model)) >= 0.9
+    kinds = [operator.kind for operator in operators(path.read_bytes())]
+    # Nothing rescales the image.
+    assert kinds[:2] == ["QUANTIZE", "RESIZE_BILINEAR"] and kinds[2] == "CONV_2D"
+
+
+def test_rescaling_behind_anything_but_an_enlargement_stays_in_the_network():
+    image = layers.Input((8, 8, 3))
+    rescale = layers.Rescaling(255 / 128, -127 / 128)
+    assert conversion.pixel_range(keras.Model(image, rescale(image))) == (-127 / 128, 1)
+    behind = keras.Model(image, rescale(layers.MaxPool2D()(image)))
+    assert conversion.pixel_range(behind) == (0, 1)
+    images = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
+    without = conversion.without_rescaling(behind)
+    assert (without(images).numpy() == behind(images).numpy()).all()
+
+
+def test_network_without_its_rescaling_computes_the_same_on_rescaled_images():
+    model, images = small_network(255 / 128, -127 / 128), blocks() / np.float32(255)
+    low, high = conversion.pixel_range(model)
+    without = conversion.without_rescaling(model)
+    found = without(low + (high - low) * images).numpy()
+    np.testing.assert_allclose(found, model(images).numpy(), atol=1e-5)

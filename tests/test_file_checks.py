@@ -1,0 +1,79 @@
+"""Files that are refused: other classes, float where int8 was asked for, zeros that were lost."""
+
+import numpy as np
+import pytest
+
+from pipeline import file_checks
+from pipeline.artifacts import artifact_path, read_record
+from pipeline.console import UserError
+from pipeline.conversion import calibration_sample, convert, pixel_range
+from pipeline.dataset import load_split
+from pipeline.keras_models import load_model, predict
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+@pytest.fixture(scope="module")
+def validation(finished_run):
+    return load_split(finished_run, "validation")[0]
+
+
+@pytest.fixture(scope="module")
+def expected(pruned, validation):
+    return np.concatenate(list(predict(pruned, validation)))
+
+
+def test_agreement_is_the_share_of_pixels_of_the_same_class(finished_run, validation, expected):
+    path = artifact_path(finished_run, "float16")
+    same = file_checks.check(path, "float16", validation, expected)
+    other = expected.copy()
+    other.reshape(-1)[::20] += 1  # a twentieth
+    found = file_checks.check(path, "float16", validation, other)
+    assert found == pytest.approx(0.95 * same, abs=0.005)
+
+
+def test_file_of_other_classes_is_refused(finished_run, validation, expected):
+    path = artifact_path(finished_run, "float16")
+    words = r"the float16 file agrees with the pruned model on only \d+\.\d% of the pixels of 4 val"
+    with pytest.raises(UserError, match=words):
+        file_checks.check(path, "float16", validation, (expected + 1) % 3)
+
+
+def test_int8_file_that_computes_in_float_is_refused_unless_it_may(
+    finished_run, validation, expected
+):
+    path = artifact_path(finished_run, "dynamic")
+    with pytest.raises(UserError, match="the int8 file computes in float at"):
+        file_checks.check(path, "int8", validation, expected)
+    assert file_checks.check(path, "int8", validation, expected, mixed=True) >= 0.9
+
+
+def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
+    finished_run, pruned, validation, expected
+):
+    path = artifact_path(finished_run, "int8")
+    assert file_checks.check(path, "int8", validation, expected, pixel_range(pruned)) >= 0.9
+    with pytest.raises(UserError, match=r"the int8 input has scale .* not that of a pixel"):
+        file_checks.check(path, "int8", validation, expected, (0.0, 1.0))
+
+
+def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
+    content = artifact_path(finished_run, "int8").read_bytes()
+    found = file_checks.kernel_zeros(content)
+    layers = read_record(finished_run, "pruned")["metrics"]["layers"]
+    assert len(layers) > 10
+    for name, layer in layers.items():
+        assert layer["sparsity"] - 1e-4 <= found[name] <= layer["sparsity"] + 0.05
+    # Of all kernels together, large and small.
+    assert 0.5 < file_checks.check_zeros(content, pruned) < 0.75
+
+
+def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned):
+    dense = load_model(finished_run, "original")
+    content = convert(dense, "int8", calibration_sample(finished_run, 8, 7)[1])
+    words = r"the int8 file has \d\.\d% zeros in \w+, the pruned model [67]\d\.\d%"
+    with pytest.raises(UserError, match=words):
+        file_checks.check_zeros(content, pruned)

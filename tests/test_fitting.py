@@ -1,0 +1,240 @@
+"""The training loop: it learns, keeps the best epoch, and goes on only from what is its own."""
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+import training
+from pipeline import fitting
+from pipeline.batches import epoch_batches
+from pipeline.console import UserError
+from pipeline.losses import segmentation_loss
+from pipeline.optimizers import make_optimizer
+from pipeline.packages import keras, layers, tf
+from pipeline.stages import Stage
+
+
+def tiny(*more):
+    """A network of one convolution and then the layers in `more`, with its optimizer."""
+    keras.utils.set_random_seed(0)
+    convolution = layers.Conv2D(3, 3, padding="same")
+    model = keras.Sequential([layers.Input((32, 32, 3)), convolution, *more])
+    optimizer = make_optimizer(100, 1e-2, 5)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+@pytest.fixture
+def make_stage(data_copy):
+    def make(*arguments):
+        return Stage(
+            training.__file__, training.parse(["--models-dir", str(data_copy), *arguments])
+        )
+
+    return make
+
+
+@pytest.fixture
+def stage(make_stage):
+    return make_stage()
+
+
+@pytest.fixture
+def state_file(stage):
+    return fitting.state_path(stage.models_dir, "tiny")
+
+
+def fit(stage, model, optimizer, epochs=1, **more):
+    """36 training images in batches of 8: four steps an epoch."""
+    return fitting.fit(model, optimizer, stage, "tiny", epochs=epochs, batch_size=8, seed=7, **more)
+
+
+# --- training -----------------------------------------------------------------------------
+
+
+def test_training_learns():
+    images, masks = blobs(32, 32)
+    model, optimizer = tiny()
+    step = fitting.make_train_step(
+        model,
+        optimizer,
+        tf.distribute.get_strategy(),
+        lambda images, masks, logits: segmentation_loss(masks, logits),
+    )
+    losses = [
+        float(step(*batch))
+        for epoch in range(25)
+        for batch in epoch_batches(images, masks, 8, 7, epoch)
+    ]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Validation that gives these values, epoch by epoch, and the weights that it was shown."""
+    shown = []
+
+    def script(*values):
+        ahead = iter(values)
+
+        def validation_iou(model, *_):
+            shown.append(model.get_weights())
+            return np.full(3, next(ahead))
+
+        monkeypatch.setattr(fitting, "validation_iou", validation_iou)
+        return shown
+
+    return script
+
+
+@pytest.mark.parametrize(("choose_from", "best"), [(0, 1), (2, 3)])
+def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, choose_from, best):
+    """And of those only that may be chosen: while zeros still spread, a model is better but not
+    yet pruned."""
+    shown = scripted(0.3, 0.5, 0.35, 0.4)
+    model, optimizer = tiny()
+    history = fit(stage, model, optimizer, 4, choose_from=choose_from)
+    assert [row["mean_iou"] for row in history] == [0.3, 0.5, 0.35, 0.4]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert fitting.best_epoch(history, choose_from) == best
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
+    assert any((now != last).any() for now, last in zip(shown[1], shown[3]))
+
+
+def test_of_equal_epochs_the_first_is_the_best():
+    history = [{"mean_iou": value} for value in (0.3, 0.5, 0.5)]
+    assert fitting.best_epoch(history) == 1
+
+
+def gpu(capability):
+    return {} if capability is None else {"compute_capability": capability}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "policy"),
+    [
+        ([], "float32"),
+        ([(8, 0)], "mixed_bfloat16"),
+        ([(7, 5)], "float32"),
+        ([(9, 0), (7, 5)], "float32"),
+        ([None], "float32"),
+    ],
+)
+def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, gpus, policy):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", gpu)
+    assert fitting.resolve_precision("auto") == policy
+    assert fitting.resolve_precision("float32") == "float32"
+    assert fitting.resolve_precision("bfloat16") == "mixed_bfloat16"
+
+
+# --- a loss that is not finite ------------------------------------------------------------
+
+
+def breaks_after(optimizer, steps):
+    """A loss that is NaN from this step on, as after too large a step."""
+
+    def loss(images, masks, logits):
+        broken = tf.where(optimizer.iterations >= steps, np.nan, 0.0)
+        return segmentation_loss(masks, logits) + broken
+
+    return loss
+
+
+def test_loss_that_is_no_number_stops_the_training_and_says_what_to_do(stage, state_file):
+    model, optimizer = tiny()
+    with pytest.raises(UserError, match=r"loss of epoch 1 is not finite.*lower --learning-rate"):
+        fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 3))
+    assert not state_file.exists(), "a resumed run would go on with weights that are no numbers"
+
+
+def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, state_file, capsys):
+    model, optimizer = tiny()
+    with pytest.raises(UserError, match="loss of epoch 2 is not finite"):
+        fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 6))
+    model, optimizer = tiny()
+    history = fit(stage, model, optimizer, 2, resume=True)
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert np.isfinite([row["loss"] for row in history]).all()
+    assert all(np.isfinite(value).all() for value in model.get_weights())
+
+
+# --- going on -----------------------------------------------------------------------------
+
+
+def saved_state(stage, model, optimizer):
+    state = fitting.TrainingState(stage, "tiny", model, optimizer)
+    state.history, state.best = [{"mean_iou": 0.5}], model.get_weights()
+    state.save()
+
+
+def test_resume_after_other_settings_begins_anew(make_stage, capsys):
+    model, optimizer = tiny()
+    saved_state(make_stage("--epochs", "3"), model, optimizer)
+    model.set_weights([np.zeros_like(value) for value in model.get_weights()])
+    other = fitting.TrainingState(make_stage("--epochs", "4"), "tiny", model, optimizer)
+    other.restore()
+    assert other.history == []
+    assert "(--epochs is 4, was 3); beginning anew" in capsys.readouterr().out
+    assert all((now == 0).all() for now in model.get_weights())
+    same = fitting.TrainingState(make_stage("--epochs", "3"), "tiny", model, optimizer)
+    same.restore()
+    assert same.history == [{"mean_iou": 0.5}]
+    assert any((now != 0).any() for now in model.get_weights())
+
+
+DAMAGES = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+    "garbage": lambda content: bytes(len(content)),
+    "other bytes within": lambda content: content[:2000] + b"\xff" * 40 + content[2040:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_state_is_one_line_and_a_new_beginning(stage, state_file, capsys, damage):
+    first = fit(stage, *tiny())
+    state_file.write_bytes(DAMAGES[damage](state_file.read_bytes()))
+    capsys.readouterr()
+    again = fit(stage, *tiny(), resume=True)
+    said = [line for line in capsys.readouterr().out.splitlines() if "epoch " not in line]
+    assert said == [f"{state_file} is damaged; beginning anew"]
+    assert again[0]["loss"] == first[0]["loss"]
+    assert fit(stage, *tiny(), resume=True) == again, "the new state can be read"
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["none", "a layer"])
+def test_state_of_another_network_is_not_assigned(stage, capsys, more):
+    """Not even the weights that would fit: half of one network in another is neither."""
+    saved_state(stage, *tiny(layers.Conv2D(3, 3, padding="same"), layers.Conv2D(3, 1)))
+    model, optimizer = tiny(*[layers.Conv2D(3, 5, padding="same")] * more)
+    before = [np.zeros_like(value) for value in model.get_weights()]
+    model.set_weights(before)
+    state = fitting.TrainingState(stage, "tiny", model, optimizer)
+    state.restore()
+    assert "is of another network; beginning anew" in capsys.readouterr().out
+    assert state.history == [] and state.best == []
+    assert all((now == 0).all() for now in model.get_weights())
+
+
+def test_state_stays_until_it_is_forgotten(stage, state_file, capsys):
+    """A kill between the last epoch and the finished model costs no training."""
+    model, optimizer = tiny()
+    history = fit(stage, model, optimizer, 2)
+    assert state_file.exists()
+    later, optimizer = tiny()
+    capsys.readouterr()
+    assert fit(stage, later, optimizer, 2, resume=True) == history
+    assert capsys.readouterr().out == "going on after epoch 2\n"
+    assert all((a == b).all() for a, b in zip(later.get_weights(), model.get_weights()))
+    fitting.forget(stage, "other")
+    assert state_file.exists()
+    fitting.forget(stage, "tiny")
+    assert not state_file.exists()
+    fitting.forget(stage, "tiny")  # and a second time is no fault
+
+
+def test_state_of_a_run_that_is_not_resumed_is_replaced(stage, state_file):
+    fit(stage, *tiny(), 2)
+    assert len(fit(stage, *tiny(), 1)) == 1
+    assert len(fit(stage, *tiny(), 1, resume=True)) == 1

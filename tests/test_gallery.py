@@ -1,0 +1,71 @@
+"""The photos of the report: the worst first, then an even sample, each with every model's view."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from pipeline import gallery
+from pipeline.artifacts import MODELS
+from pipeline.dataset import load_split
+from pipeline.pictures import overlay
+
+
+def opened(cell):
+    """A cell's picture as pixels."""
+    kind, content = cell["picture"].split(";base64,")
+    assert kind == "data:image/webp"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        assert picture.size == (cell["width"], cell["height"])
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_worst_photos_come_first():
+    confusion = np.stack([np.diag([9, 9, 9]) + (0 if k != 3 else 9) for k in range(10)])
+    chosen = gallery.chosen_photos(confusion, 2)
+    assert next(iter(chosen)) == 3
+    assert len(chosen) == 4
+    assert gallery.chosen_photos(confusion[:1], 2).keys() == {0}
+
+
+def test_ranks_say_where_a_photo_stands():
+    wrong = [np.array([[9, 0, 0], [k, 9, 0], [0, 0, 9]]) for k in range(10)]  # row 9 is the worst
+    chosen = gallery.chosen_photos(np.stack(wrong), 3)
+    assert list(chosen) == [9, 8, 7, 6, 3, 0]
+    names = ["worst 1", "worst 2", "worst 3", "better than 30%", "better than 60%", "best"]
+    assert list(chosen.values()) == names
+
+
+def test_pictures_of_a_cell_are_small_and_one_below_the_other():
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (400, 200, 3), np.uint8) for _ in range(2)]
+    cell = gallery.stacked(pictures, "a cat", "0.700")
+    assert (cell["width"], cell["height"]) == (80, 320)
+    assert opened(cell).shape == (320, 80, 3)
+    assert (cell["text"], cell["score"]) == ("a cat", "0.700")
+
+
+def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
+    grid = gallery.photo_grid(evaluated_run, numbers)
+    assert grid["head"] == ["test photo", "as it is, truth", *MODELS]
+    assert len(grid["rows"]) == len(load_split(evaluated_run, "test")[0])  # 8, fewer than 2 x 6
+    images, masks = load_split(evaluated_run, "test")
+    for row in grid["rows"]:
+        image, mask, (truth, *cells) = images[row["number"]], masks[row["number"]], row["cells"]
+        assert len(cells) == len(MODELS)
+        expected = np.concatenate(
+            [
+                np.asarray(Image.fromarray(each).resize((160, 160), Image.Resampling.BICUBIC))
+                for each in (image, overlay(image, mask))
+            ]
+        )
+        assert np.abs(opened(truth).astype(int) - expected).mean() < 12  # webp is not exact
+        assert all(0 < float(cell["score"]) <= 1 for cell in cells)
+    scores = [float(row["cells"][1 + MODELS.index("int8")]["score"]) for row in grid["rows"]]
+    assert scores == sorted(scores)
+
+
+def test_synthetic_pictures_are_called_so(evaluated_run, numbers):
+    numbers["dataset"]["synthetic"] = True
+    assert gallery.photo_grid(evaluated_run, numbers)["what"] == "synthetic test picture"

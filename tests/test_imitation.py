@@ -1,0 +1,106 @@
+"""Fine-tuning for int8: the network rounds where its int8 file will, and keeps its zeros."""
+
+import numpy as np
+import pytest
+from conftest import SIZE
+
+from pipeline import networks
+from pipeline.batches import epoch_batches
+from pipeline.conversion import calibration_sample, convert
+from pipeline.dataset import CLASSES, load_split
+from pipeline.fitting import make_train_step
+from pipeline.keras_models import load_model
+from pipeline.litert import logits_of
+from pipeline.losses import segmentation_loss
+from pipeline.optimizers import make_optimizer
+from pipeline.packages import keras, layers, tf
+
+
+@pytest.fixture(scope="module")
+def imitation():
+    """The module, which needs Keras at import."""
+    from pipeline import imitation
+
+    return imitation
+
+
+@pytest.fixture(scope="module")
+def validation(finished_run):
+    return load_split(finished_run, "validation")[0]
+
+
+def noise_ratio(model, student, calibration, images):
+    """Power of the imitation's error over that of the int8 file, both against the float model."""
+    file = logits_of(convert(model, "int8", calibration), images)
+    pixels = images / np.float32(255)
+    exact, imitated = (each(pixels, training=False).numpy() for each in (model, student))
+    in_file = np.mean((file - exact) ** 2)
+    assert in_file > 0
+    return np.mean((imitated - exact) ** 2) / in_file
+
+
+def test_imitation_is_as_noisy_as_the_int8_file(finished_run, imitation, validation):
+    """Which roundings go up and which go down differs, because sums differ in their last bit."""
+    _, calibration = calibration_sample(finished_run, 36, 7)
+    student = imitation.imitate_int8(load_model(finished_run, "pruned"), calibration)
+    pruned = load_model(finished_run, "pruned")
+    assert 0.5 < noise_ratio(pruned, student, calibration, validation) < 2
+
+
+def test_classic_network_is_imitated_too(imitation):
+    keras.utils.set_random_seed(0)
+    model = networks.classic_unet(SIZE, len(CLASSES))
+    for _ in range(60):  # running statistics that fit the random weights, as after training
+        model(np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32), training=True)
+    calibration = np.random.default_rng(1).random((8, SIZE, SIZE, 3), np.float32)
+    student = imitation.imitate_int8(model, calibration)
+    images = np.round(calibration * 255).astype(np.uint8)
+    assert 0.5 < noise_ratio(model, student, calibration, images) < 2
+
+
+def test_network_on_an_enlarged_image_is_imitated_too(imitation):
+    keras.utils.set_random_seed(2)
+    model = networks.compact_unet(SIZE, len(CLASSES), 2.0)
+    images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
+    student = imitation.imitate_int8(model, images / np.float32(255))
+    assert noise_ratio(model, student, images / np.float32(255), images) > 0
+
+
+def test_imitation_trains_the_weights_of_the_model_and_spares_its_zeros_and_norms(
+    finished_run, imitation
+):
+    model = load_model(finished_run, "pruned")
+    for layer in model.layers:
+        layer.trainable = "norm" not in layer.name
+    student = imitation.imitate_int8(model, calibration_sample(finished_run, 8, 7)[1])
+    before = {variable.name: variable.numpy() for variable in model.variables}
+    assert {variable.name for variable in student.variables} == set(before)
+    optimizer = make_optimizer(4, 1e-2, 0, average=False)
+    optimizer.build(student.trainable_variables)
+
+    def loss(images, masks, logits):
+        return segmentation_loss(masks, logits)
+
+    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), loss)
+    for batch in epoch_batches(*load_split(finished_run, "train"), 8, 7, 0):
+        step(*batch)
+    for variable in model.variables:
+        name, was, now = variable.name, before[variable.name], variable.numpy()
+        assert (was == now).all() if "norm" in name else (was != now).any(), name
+        if "norm" not in name:
+            np.testing.assert_array_equal(was == 0, now == 0, err_msg=name)
+
+
+def test_rounded_kernel_has_255_steps_per_output_channel(imitation):
+    layer = layers.Conv2D(3, 3, use_bias=False)
+    layer.build((None, 8, 8, 4))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 3)) * [1, 10, 100]
+    kernel = kernel.astype(np.float32)
+    layer.set_weights([kernel])
+    wrapped = imitation.Int8Imitation(layer, None)
+    ones = np.eye(4, dtype=np.float32).reshape(4, 1, 1, 4).repeat(3, 1).repeat(3, 2)
+    sums = wrapped(ones).numpy().reshape(4, 3)  # of one input channel's kernel each
+    scale = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    expected = (np.round(kernel / scale) * scale).sum(axis=(0, 1))
+    np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(layer.kernel.numpy(), kernel)

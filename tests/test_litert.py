@@ -1,0 +1,80 @@
+"""Running .tflite files: pixels in every input type, logits, and operators by their layers."""
+
+import numpy as np
+import pytest
+from conftest import SIZE
+
+from pipeline import litert
+from pipeline.artifacts import artifact_path
+from pipeline.console import UserError
+from pipeline.conversion import convert
+from pipeline.dataset import CLASSES, load_split
+from pipeline.keras_models import load_model
+from pipeline.packages import keras, layers
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+def test_operators_carry_the_names_of_their_layers(pruned):
+    found = litert.operators(convert(pruned, "float32"))
+    kinds = ("CONV_2D", "DEPTHWISE_CONV_2D")
+    by_layer = {operator.layer: operator for operator in found if operator.kind in kinds}
+    names = {layer.name for layer in pruned.layers if "conv" in type(layer).__name__.lower()}
+    assert set(by_layer) == names
+    depths = {name: by_layer[name].depth for name in ("stem", "block1_project", "block1_depthwise")}
+    assert depths == {"stem": 27, "block1_project": 96, "block1_depthwise": 0}
+
+
+def test_int8_operators_know_the_range_of_their_output(finished_run):
+    """ReLU6 is fused: its range is what int8 covers."""
+    content = artifact_path(finished_run, "int8").read_bytes()
+    (stem,) = (each for each in litert.operators(content) if each.layer == "stem")
+    low, high = stem.limits
+    assert low == 0 and 0 < high <= 6.001
+
+
+@pytest.mark.parametrize("variant", ["dynamic", "int8", "float16"])
+def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
+    images, _ = load_split(finished_run, "validation")
+    path = artifact_path(finished_run, variant)
+    logits = litert.logits_of(path.read_bytes(), images)
+    exact = pruned(images.astype(np.float32) / 255).numpy()
+    assert logits.dtype == np.float32 and logits.shape == exact.shape
+    assert np.mean((logits - exact) ** 2) < 0.05 * np.mean(exact**2)
+    predictions = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
+    assert (predictions == logits.argmax(-1)).all()
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8", "int8"])
+def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
+    """Through a network that hands on its image, brightness by brightness."""
+    image = layers.Input((SIZE, SIZE, 3))
+    layer = layers.Conv2D(len(CLASSES), 1, use_bias=False)
+    model = keras.Model(image, layer(image))
+    layer.set_weights([np.eye(3, dtype=np.float32)[None, None]])
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    if kind == "float32":
+        content = convert(model, "float32")
+    else:
+        content = convert(model, "int8", images / np.float32(255), kind)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    slot = litert.open_interpreter(path).get_input_details()[0]
+    assert slot["dtype"] == np.dtype(kind)
+    logits = litert.logits_of(content, images)
+    np.testing.assert_allclose(255 * logits, images, atol=1.01)
+
+
+def test_file_that_is_no_tflite_file_is_named_with_what_makes_it_anew(tmp_path):
+    path = tmp_path / "model.tflite"
+    with pytest.raises(UserError, match=r"model\.tflite is missing; name another file"):
+        litert.open_interpreter(path)
+    path.write_bytes(b"nothing of the kind")
+    words = r"model\.tflite cannot be read as a \.tflite file \(.*\); name another file"
+    with pytest.raises(UserError, match=words):
+        litert.open_interpreter(path)
+    with pytest.raises(UserError, match=r"is missing; make it with: python quantization\.py"):
+        litert.open_interpreter(artifact_path(tmp_path, "int8"))

@@ -1,0 +1,144 @@
+"""Photos of one's own: any format, size and model, and a clear word where one cannot be read."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from conftest import SIZE
+from PIL import Image
+
+import evaluation
+from pipeline import photos
+from pipeline.artifacts import artifact_path
+from pipeline.console import UserError
+from pipeline.keras_models import save_model
+from pipeline.packages import keras, layers
+from pipeline.pictures import overlay
+from pipeline.variants import VARIANTS
+
+
+def encoded(mode, size, form, **options):
+    pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def turned_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "form", "options", "displayed"),
+    [
+        ("RGB", (90, 60), "JPEG", {"exif": turned_exif()}, (60, 90)),
+        ("L", (50, 41), "PNG", {}, (50, 41)),
+        ("RGBA", (33, 64), "PNG", {}, (33, 64)),
+        ("CMYK", (40, 30), "JPEG", {}, (40, 30)),
+        ("P", (31, 7), "PNG", {}, (31, 7)),
+        ("RGB", (1, 1), "PNG", {}, (1, 1)),
+        ("RGB", (700, 300), "JPEG", {}, (700, 300)),
+    ],
+    ids=["turned", "grey", "transparent", "cmyk", "palette", "one pixel", "large"],
+)
+def test_overlay_has_the_photos_displayed_size(
+    finished_run, tmp_path, capsys, mode, size, form, options, displayed
+):
+    photo = tmp_path / f"photo.{form.lower()}"
+    photo.write_bytes(encoded(mode, size, form, **options))
+    assert evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)]) == 0
+    with Image.open(tmp_path / "photo.overlay.png") as written:
+        assert written.size == displayed
+        assert written.mode == "RGB"
+    said = capsys.readouterr().out
+    assert f"photo.overlay.png: {displayed[0]} x {displayed[1]} pixels" in said
+    assert re.search(r"\d+\.\d ms in the network", said)
+    assert {path.name for path in tmp_path.iterdir()} == {photo.name, "photo.overlay.png"}
+
+
+@pytest.mark.parametrize("name", ["original", "pruned", *VARIANTS])
+def test_every_kind_of_model_draws(evaluated_run, tmp_path, name):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded("RGB", (48, 40), "PNG"))
+    model = artifact_path(evaluated_run, name)
+    evaluation.main(["--image", str(photo), "--model", str(model)])
+    assert (tmp_path / "photo.overlay.png").exists()
+
+
+def test_several_photos_are_drawn_in_one_go(finished_run, tmp_path):
+    names = [tmp_path / f"{name}.png" for name in ("one", "two")]
+    for photo in names:
+        photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
+    evaluation.main(["--models-dir", str(finished_run), "--image", *map(str, names)])
+    assert {path.name for path in tmp_path.glob("*.overlay.png")} == {
+        "one.overlay.png",
+        "two.overlay.png",
+    }
+
+
+def test_overlay_is_the_class_map_without_seams():
+    """At the model's own resolution it is `overlay`; on a tall photo, bands do not show."""
+    random = np.random.default_rng(4)
+    scores = random.normal(0, 1, (SIZE, SIZE, 3)).astype(np.float32)
+    photo = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    drawn = photos.draw_photo_overlay(Image.fromarray(photo), scores)
+    np.testing.assert_array_equal(drawn, overlay(photo, scores.argmax(axis=-1)))
+    pixels = random.integers(0, 256, (2 * photos.BAND + 45, 20, 3), np.uint8)
+    tall = Image.fromarray(pixels)
+    planes = [
+        np.asarray(
+            Image.fromarray(scores[..., k].copy()).resize(tall.size, Image.Resampling.BILINEAR)
+        )
+        for k in range(3)
+    ]
+    expected = overlay(pixels, np.argmax(planes, axis=0))
+    different = (np.asarray(photos.draw_photo_overlay(tall, scores)) != expected).any(axis=-1)
+    assert different.mean() < 0.001  # rounding at a tie, no more
+
+
+def test_what_cannot_be_read_is_said(finished_run, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(encoded("RGB", (90, 60), "PNG")[:300])
+    missing = tmp_path / "none.jpg"
+    where = ["--models-dir", str(finished_run)]
+    for photo, words in (
+        (bad, "no picture"),
+        (cut, "no picture"),
+        (missing, "missing"),
+        (tmp_path, "no picture"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluation.main([*where, "--image", str(photo)])
+    good = tmp_path / "good.png"
+    good.write_bytes(encoded("RGB", (9, 6), "PNG"))
+    for name in ("model.h5", "model.tflite"):
+        broken = tmp_path / name
+        with pytest.raises(UserError, match="missing"):
+            evaluation.main(["--image", str(good), "--model", str(broken)])
+        broken.write_bytes(b"no model")
+        with pytest.raises(UserError, match="cannot be read"):
+            evaluation.main(["--image", str(good), "--model", str(broken)])
+    with pytest.raises(UserError, match=r"python quantization\.py"):
+        evaluation.main(["--models-dir", str(tmp_path), "--image", str(good)])
+    assert not list(tmp_path.glob("*overlay*"))
+
+
+def test_model_of_something_else_is_refused(tmp_path):
+    image = layers.Input((16, 16, 3))
+    save_model(keras.Model(image, layers.Conv2D(5, 1)(image)), tmp_path / "other.h5")
+    with pytest.raises(UserError, match="no segmentation model of this pipeline"):
+        photos.open_scorer(tmp_path / "other.h5")
+
+
+def test_overlay_that_cannot_be_written_is_said(finished_run, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded("RGB", (9, 6), "PNG"))
+    (tmp_path / "photo.overlay.png").mkdir()
+    with pytest.raises(UserError, match=r"photo\.overlay\.png cannot be written"):
+        evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)])
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.overlay.png"}

@@ -1,0 +1,134 @@
+"""The page stands alone, names every model, hides no flaw, and takes no name for markup."""
+
+import base64
+import re
+
+import numpy as np
+import pytest
+from conftest import HISTORY
+
+import quantization
+from pipeline import gallery, report
+from pipeline.artifacts import MODELS
+from pipeline.stages import NO_SETTINGS
+
+SPARSITY = "Sparsity of each pruned layer"
+
+
+def outside_addresses(text):
+    """What a page would have to fetch; the pictures' own name spaces are no addresses."""
+    found = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!data:|#)[^\s\"'>)]+", text)
+    return found + re.findall(r"https?://[^\s\"'<]+", re.sub(r"data:[^\"']*", "", text))
+
+
+def test_report_stands_alone_and_names_every_model(numbers, tmp_path):
+    (tmp_path / "original_training.csv").write_text(HISTORY)
+    numbers["models"][4]["stale"] = "made from another <file>"
+    page = report.page(numbers, tmp_path)
+    assert "{{" not in page and "{%" not in page
+    assert outside_addresses(page) == []
+    assert "<script" not in page
+    assert all(f">{name}<" in page or f">{name} (stale)<" in page for name in MODELS)
+    assert "made from another &lt;file&gt;" in page
+    assert "Oxford &lt;Pets&gt;" in page
+    assert "--epochs 10" in page and "cd" * 32 in page
+    assert "ynthetic" not in page
+    numbers["dataset"]["synthetic"] = True
+    assert "Synthetic data" in report.page(numbers, tmp_path)
+
+
+def test_no_name_is_taken_for_markup(numbers, tmp_path):
+    evil = '"><script>alert(1)</script>&'
+    for row in numbers["models"]:
+        row |= {"name": f"{row['name']}{evil}", "stale": evil}
+    numbers["dataset"]["source"] = numbers["environment"]["cpu"] = evil
+    numbers["environment"]["versions"] = {evil: evil}
+    numbers["stages"]["pruned"]["settings"]["data_dir"] = evil
+    layers = {f"{evil}{k}": {"weights": 512, "sparsity": k / 4} for k in range(3)}
+    numbers["stages"]["pruned"]["metrics"]["layers"] = layers
+    cell = gallery.stacked([np.zeros((8, 8, 3), np.uint8)], evil, evil)
+    photos = {
+        "what": evil,
+        "number": 1,
+        "colours": [(evil, (1, 2, 3))],
+        "head": [evil, evil],
+        "rows": [{"rank": evil, "number": evil, "cells": [cell]}],
+    }
+    page = report.page(numbers, tmp_path, photos)
+    assert "<script" not in page
+    assert '">&lt;script' not in page  # nor does a name end the attribute that it stands in
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;") > 20
+
+
+def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path):
+    cell = gallery.stacked([np.zeros((8, 8, 3), np.uint8)], "a photo of a cat", "0.512")
+    photos = {
+        "what": "test photo",
+        "number": 6,
+        "colours": [("pet", (1, 2, 3))],
+        "head": ["test photo", "as it is, truth"],
+        "rows": [{"rank": "worst 1", "number": 17, "cells": [cell]}],
+    }
+    page = report.page(numbers, tmp_path, photos)
+    assert "Worst and other test photos" in page and 'alt="a photo of a cat"' in page
+    assert "worst 1<br>number 17" in page and ">0.512<" in page
+    assert "background:rgb(1, 2, 3)" in page
+    assert "Worst and other" not in report.page(numbers, tmp_path)
+
+
+# --- charts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shares", "drawn"),
+    [((0.7, 0.7, 0.7), False), ((0.7, 0.7001), False), ((0.7, 0.5, 0.9), True), ((), False)],
+    ids=["equal", "rounded", "different", "none"],
+)
+def test_chart_of_sparsity_only_where_layers_differ(numbers, tmp_path, shares, drawn):
+    layers = {f"layer{k}": {"weights": 512, "sparsity": share} for k, share in enumerate(shares)}
+    numbers["stages"]["pruned"]["metrics"] = {"layers": layers} if layers else {}
+    page = report.page(numbers, tmp_path)
+    assert page.count(f"<figcaption>{SPARSITY}") == drawn
+
+
+def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
+    page = report.page(numbers, tmp_path)
+    pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(pictures) == 4  # size, latency, classes, memory
+    assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
+    assert "Peak memory" in page
+    numbers["models"][0]["memory_bytes"] = None  # a system that does not tell
+    page = report.page(numbers, tmp_path)
+    assert "Peak memory" not in page and ">unknown<" in page
+
+
+def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path):
+    assert "<h2>Training</h2>" not in report.page(numbers, tmp_path)
+    (tmp_path / "pruned_training.csv").write_text(HISTORY)
+    page = report.page(numbers, tmp_path)
+    assert "<h2>Training</h2>" in page
+    assert 'aria-label="Pruning and fine-tuning"' in page and 'aria-label="Training"' not in page
+
+
+def test_same_numbers_same_page(numbers, tmp_path):
+    (tmp_path / "original_training.csv").write_text(HISTORY)
+    assert report.page(numbers, tmp_path) == report.page(numbers, tmp_path)
+
+
+# --- where the numbers come from ------------------------------------------------------------
+
+
+def test_command_in_the_report_repeats_the_settings(tmp_path):
+    settings = vars(quantization.parse(["--models-dir", str(tmp_path), "--qat", "--epochs", "2"]))
+    recorded = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
+    command = report.stage_command(tmp_path, "int8", recorded)
+    assert command.startswith(f"python quantization.py --models-dir {tmp_path} ")
+    assert "--qat" in command and "--sensitivity" not in command and "None" not in command
+    assert vars(quantization.parse(command.split()[2:])) == settings
+
+
+def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path):
+    page = report.page(numbers, tmp_path)
+    assert "To ship: " in page and "Look out: int8 loses 0.030 IoU on the class border." in page
+    assert "ab" * 32 in page and "mean IoU 0.2000" in page
+    assert "This evaluation: python evaluation.py" in page and "numpy 2." in page

@@ -1,0 +1,73 @@
+""".tflite files as tables: equal vectors once, nothing else changed, weights counted."""
+
+import argparse
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from conftest import SIZE
+
+from pipeline import tflite_files
+from pipeline.artifacts import artifact_path
+from pipeline.conversion import convert
+from pipeline.dataset import CLASSES, load_split
+from pipeline.keras_models import save_model
+from pipeline.litert import logits_of
+from pipeline.packages import keras, layers
+from pipeline.variants import VARIANTS
+
+
+def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_place(finished_run):
+    """Against the file as the converter's own packing would write it."""
+    content = artifact_path(finished_run, "int8").read_bytes()
+    builder = flatbuffers.Builder()
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    plain = bytes(builder.Output())
+    assert len(content) < 0.92 * len(plain)
+    images, _ = load_split(finished_run, "validation")
+    np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
+    assert tflite_files.compacted(plain) == content
+    buffers = schema.Model.GetRootAs(content, 0)
+    weights = [buffers.Buffers(k).DataAsNumpy() for k in range(buffers.BuffersLength())]
+    weights = [each for each in weights if isinstance(each, np.ndarray) and each.size >= 16]
+    start = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+    places = [values.__array_interface__["data"][0] - start for values in weights]
+    assert len(places) > 50 and all(place % 16 == 0 for place in places)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A toy network as .h5 and in every .tflite variant, and how many weights it has."""
+    folder = tmp_path_factory.mktemp("models")
+    keras.utils.set_random_seed(0)
+    image = layers.Input((SIZE, SIZE, 3))
+    # Equal biases, as zeros are, would be stored once.
+    biased = {"padding": "same", "bias_initializer": "random_normal"}
+    x = layers.Conv2D(32, 3, 2, activation="relu", **biased)(image)
+    x = layers.DepthwiseConv2D(3, **biased)(x)
+    x = layers.Conv2D(64, 3, activation="relu", **biased)(x)
+    x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
+    save_model(model, artifact_path(folder, "original"))
+    calibration = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+    for variant in VARIANTS:
+        artifact_path(folder, variant).write_bytes(convert(model, variant, calibration))
+    kernels = 3 * 9 * 32, 9 * 32, 32 * 9 * 64, 64 * 4 * 32, 32 * 3
+    biases = 32 + 32 + 64 + 32 + 3
+    return argparse.Namespace(folder=folder, weights=sum(kernels) + biases)
+
+
+def test_count_is_of_what_is_stored(models):
+    counts = tflite_files.weight_counts(artifact_path(models.folder, "original"))
+    assert counts[0] == models.weights
+    for variant in VARIANTS:
+        weights, nonzero = tflite_files.weight_counts(artifact_path(models.folder, variant))
+        assert weights == models.weights, variant
+        assert 0.8 * models.weights < nonzero <= models.weights
+
+
+def test_gzip_makes_a_file_smaller(models):
+    path = artifact_path(models.folder, "int8")
+    assert 0 < tflite_files.gzip_bytes(path) < path.stat().st_size

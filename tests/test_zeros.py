@@ -1,0 +1,97 @@
+"""Zeros: in the large kernels and nowhere else, as many as asked for, and what they cost layer by
+layer.
+"""
+
+import numpy as np
+import pytest
+from conftest import SIZE
+
+from pipeline import networks, zeros
+from pipeline.dataset import CLASSES, load_split
+from pipeline.fitting import make_train_step
+from pipeline.keras_models import load_model, validation_iou
+from pipeline.losses import segmentation_loss
+from pipeline.optimizers import make_optimizer
+from pipeline.packages import layers, tf, tfmot
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+def test_first_last_depthwise_and_tiny_layers_are_whole(pruned):
+    kernel_names = ("kernel", "depthwise_kernel")
+    whole = [
+        layer
+        for layer in pruned.layers
+        if any(hasattr(layer, name) for name in kernel_names)
+        and layer.name not in zeros.kernels(pruned)
+    ]
+    assert {"stem", "logits_block"} <= {layer.name for layer in whole}
+    assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in whole) == 18
+    for layer in whole:
+        assert np.count_nonzero(layer.get_weights()[0] == 0) == 0, layer.name
+
+
+def test_most_weights_are_in_pruned_layers(pruned):
+    chosen = zeros.kernels(pruned).values()
+    prunable = sum(kernel.shape.num_elements() for kernel in chosen)
+    assert prunable > 0.75 * pruned.count_params()
+
+
+def test_classic_network_is_pruned_and_unwrapped_too(monkeypatch):
+    monkeypatch.setattr(zeros, "MASK_INTERVAL", 1)
+    model = networks.classic_unet(SIZE, len(CLASSES))
+    names = zeros.kernels(model)
+    student = zeros.wrap(model, dict.fromkeys(names, 0.5), 4)
+    callback = tfmot.sparsity.keras.UpdatePruningStep()
+    callback.set_model(student)
+    callback.on_train_begin()
+    optimizer = make_optimizer(4, 1e-3, 1, average=False)
+    optimizer.build(student.trainable_variables)
+
+    def loss(images, masks, logits):
+        return segmentation_loss(masks, logits)
+
+    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), loss)
+    random = np.random.default_rng(0)
+    images = random.random((2, SIZE, SIZE, 3), np.float32)
+    masks = random.integers(0, 3, (2, SIZE, SIZE), np.int32)
+    for _ in range(4):
+        step(tf.constant(images), tf.constant(masks))
+    callback.on_epoch_end(None)
+    plain = tfmot.sparsity.keras.strip_pruning(student)
+    achieved = {
+        name: layer["sparsity"] for name, layer in zeros.layer_sparsity(plain, names).items()
+    }
+    assert {"down64b", "bottleneckb", "up128_transposed", "up64a"} <= set(achieved)
+    assert achieved == pytest.approx(dict.fromkeys(achieved, 0.5), abs=0.005)
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in model.layers]
+    assert np.allclose(plain(images), student(images, training=False), atol=1e-5)
+
+
+def test_total_counts_weights_and_not_layers():
+    small, large = {"weights": 100, "sparsity": 0.0}, {"weights": 300, "sparsity": 0.8}
+    assert zeros.total_sparsity({"small": small, "large": large}) == pytest.approx(0.6)
+    assert zeros.total_sparsity({}) == 0
+
+
+def test_scan_tries_every_layer_alone_and_leaves_the_model_as_it_was(finished_run):
+    model = load_model(finished_run, "original")
+    images, masks = load_split(finished_run, "validation")
+    before = model.get_weights()
+    rows = zeros.scan_sensitivity(model, images, masks)
+    assert [row["layer"] for row in rows] == list(zeros.kernels(model, 0))
+    for was, now in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(was, now)
+    # By hand, for one layer and level:
+    row, kernel = rows[3], model.get_layer(rows[3]["layer"]).kernel
+    values = kernel.numpy()
+    smallest = np.argsort(np.abs(values), axis=None)[: int(0.9 * values.size)]
+    cut = values.copy()
+    cut.ravel()[smallest] = 0
+    whole = validation_iou(model, images, masks).mean()
+    kernel.assign(cut)
+    drop = whole - validation_iou(model, images, masks).mean()
+    assert row["90%"] == pytest.approx(drop, abs=1e-4)
