@@ -35,6 +35,7 @@ from pipeline import (
     console,
     flags,
     gallery,
+    memory_plan,
     metrics,
     photos,
     profiles,
@@ -118,6 +119,22 @@ def write_baselines(stage: Stage) -> None:
                 path.write_bytes(content)
 
 
+def device_needs(path: Path) -> dict[str, Any]:
+    """Activation memory and arithmetic of a .tflite file, and what makes the memory's peak.
+
+    None for a Keras model, and for a file that has no fixed plan.
+    """
+    try:
+        found = memory_plan.plan(path.read_bytes())
+    except ValueError:
+        return dict.fromkeys(("activation_kb", "activation_peak", "multiply_accumulates"))
+    return {
+        "activation_kb": found.activation_bytes / 1e3,
+        "activation_peak": found.peak,
+        "multiply_accumulates": found.multiply_accumulates,
+    }
+
+
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
     """Latency on one thread and on all, and memory, of every model: what depends on the machine."""
     models_dir, found = stage.models_dir, {}
@@ -171,6 +188,7 @@ def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
             "parameters": parameters,
             "nonzero_share": round(nonzero / parameters, 4),
         }
+        row |= device_needs(path)
         row |= {key: values[name] for key, values in machine.items()}
         row |= accuracy_fields(confusions[name], confusions["original"], seed)
         rows.append(row | {"stale": stale_reason(models_dir, name)})

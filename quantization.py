@@ -142,8 +142,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         with stage.new_artifact(variant, metrics) as path:
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
-            pixels = conversion.pixel_range(model)
-            metrics["agreement"] = check(path, variant, images, wanted, pixels, mixed)
+            metrics["agreement"] = check(path, variant, images, wanted, mixed)
         console.say(
             f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
             f"{metrics['agreement']:.2%} of pixels as before"

@@ -34,6 +34,7 @@ in this list (tests/test_package.py checks both).
     recipes        single operators in int8, dynamic range where it pays
     conversion     Keras to .tflite, in every variant: the one conversion
     file_checks    what a .tflite file must hold before it replaces the old one
+    memory_plan    what a .tflite file asks of a device: memory for activations, arithmetic
     timing         latency and memory
     sensitivity    what int8 costs operator by operator
     imitation      fine-tuning for int8

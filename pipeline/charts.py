@@ -41,13 +41,16 @@ def curves(history: list[dict[str, float]], title: str) -> Any:
     best = max(history, key=lambda row: row["mean_iou"])
     place = best["epoch"], best["mean_iou"]
     right.plot(*place, "o", color="black")
-    right.annotate(f"{place[1]:.4f}", place, (0, 6), textcoords="offset points", ha="right")
+    white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    label = {"textcoords": "offset points", "ha": "right", "va": "top", "bbox": white}
+    right.annotate(f"{place[1]:.4f}", place, (-2, -8), **label)
     right.set(xlabel="epoch", ylabel="validation IoU", ylim=(None, 1))
     # Outside, because a curve may lie anywhere.
     figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8)
     figure.suptitle(title)
     for axis in (left, right):
         axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
     return figure
 
 

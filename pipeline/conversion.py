@@ -1,4 +1,7 @@
-"""Keras models to .tflite files, in every variant: the one conversion."""
+"""Keras models to .tflite files, in every variant: the one conversion.
+
+All of them take the same picture: real values 0..1, RGB, (1, height, width, 3).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,11 @@ import numpy as np
 
 from pipeline.console import silenced
 from pipeline.dataset import load_split
-from pipeline.packages import keras, layers, tf
+from pipeline.packages import keras, tf
 from pipeline.recipes import quantise_dynamic, worth_it
 from pipeline.rounding import round_kernels
 from pipeline.tflite_files import compacted
 from pipeline.variants import VARIANTS
-
-LEVELS = 255  # steps between a black and a white 8-bit pixel
 
 
 def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,52 +33,10 @@ def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.nda
 def with_extremes(images: np.ndarray) -> np.ndarray:
     """Images in 0..1 and a black and a white one, which widen the int8 input to that very range.
 
-    So one step of the input is one step of an 8-bit pixel: raw camera bytes go in unchanged.
+    So the input of an int8 file has scale 1/255 and zero point 0 (for bytes of 0..255): raw camera
+    bytes go in unchanged, and mean the 0..1 that all other files take.
     """
     return np.concatenate([images, np.zeros_like(images[:1]), np.ones_like(images[:1])])
-
-
-# --- rescaling that the int8 input takes over -----------------------------------------------
-
-
-def rescaling(model: keras.Model) -> layers.Rescaling | None:
-    """The layer that rescales pixels, if the scale and zero point of an int8 input can do it.
-
-    Nothing before it may do more than resize the image, which it may as well do after, and the
-    value 0 must be that of a whole step: MobileNet's -1..1 lies between two steps, so that such a
-    network keeps its layer.
-    """
-    for layer in model.layers:
-        if isinstance(layer, layers.Rescaling):
-            zero_point = -layer.offset / layer.scale * LEVELS
-            fits = 0 <= zero_point <= LEVELS and abs(zero_point - round(zero_point)) < 1e-3
-            return layer if fits else None
-        if not isinstance(layer, (layers.InputLayer, layers.Resizing)):
-            return None
-    return None
-
-
-def pixel_range(model: keras.Model) -> tuple[float, float]:
-    """What pixels 0 and 255 are to a network behind that layer: 0 and 1 if it has none."""
-    found = rescaling(model)
-    return (found.offset, found.offset + found.scale) if found else (0.0, 1.0)
-
-
-def without_rescaling(model: keras.Model) -> keras.Model:
-    """The model for images that are rescaled already."""
-    found = rescaling(model)
-
-    def take_out(layer: layers.Layer) -> layers.Layer:
-        if layer is found:
-            return layers.Activation("linear", name=layer.name)
-        return type(layer).from_config(layer.get_config())
-
-    copy = keras.models.clone_model(model, clone_function=take_out)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-# --- the conversion -------------------------------------------------------------------------
 
 
 def convert(
@@ -103,9 +62,6 @@ def convert(
         if calibration is None:
             raise ValueError(f"{variant} needs calibration images")
         model, samples = round_kernels(model, calibration), with_extremes(calibration)
-    if chosen.activations == "int8":
-        low, high = pixel_range(model)
-        model, samples = without_rescaling(model), low + (high - low) * samples
     converter = fixed_batch_converter(model)
     if chosen.weights == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -21,7 +21,6 @@ def check(
     variant: str,
     images: np.ndarray,
     expected: np.ndarray,
-    pixels: tuple[float, float] = (0.0, 1.0),
     mixed: bool = False,
 ) -> float:
     """Opens a written file and compares it with the model it came from.
@@ -29,7 +28,6 @@ def check(
     Args:
         images: uint8 (n, size, size, 3).
         expected: the source's class indices (n, size, size).
-        pixels: what an int8 file's input means by pixels 0 and 255, see `pixel_range`.
         mixed: whether an int8 file may hold float operators.
 
     Returns:
@@ -41,7 +39,7 @@ def check(
     """
     interpreter = open_interpreter(path)
     if VARIANTS[variant].activations == "int8" and not mixed:
-        check_integers(interpreter, variant, pixels)
+        check_integers(interpreter, variant)
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
         raise UserError(
@@ -52,8 +50,8 @@ def check(
     return round(agreement, 5)
 
 
-def check_integers(interpreter: Interpreter, variant: str, pixels: tuple[float, float]) -> None:
-    """Raises UserError if a file computes in float, or its input is not a plain pixel."""
+def check_integers(interpreter: Interpreter, variant: str) -> None:
+    """Raises UserError if a file computes in float, or pixels 0..255 do not mean 0..1 to it."""
     for tensor in interpreter.get_tensor_details():
         if tensor["dtype"] in (np.float16, np.float32):
             raise UserError(
@@ -63,7 +61,7 @@ def check_integers(interpreter: Interpreter, variant: str, pixels: tuple[float, 
     slot = interpreter.get_input_details()[0]
     scale, zero_point = slot["quantization"]
     first = scale * (np.iinfo(slot["dtype"]).min - zero_point)
-    if not np.allclose((first, first + 255 * scale), pixels, atol=scale / 10):
+    if not np.allclose((first, first + 255 * scale), (0, 1), atol=scale / 10):
         raise UserError(
             f"the {variant} input has scale {scale}, zero point {zero_point}, not that of a pixel"
         )

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.accuracy import class_maps
-from pipeline.artifacts import MODELS
+from pipeline.artifacts import DAMAGED, MODELS, command
+from pipeline.console import UserError
 from pipeline.dataset import CLASSES, load_split
 from pipeline.metrics import iou_per_class
 from pipeline.pictures import COLOURS, overlay
@@ -58,9 +59,15 @@ def stacked(pictures: list[np.ndarray], text: str, score: str = "") -> dict[str,
 
 def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     """A grid of test photos: truth, the prediction of each model, and where it is wrong."""
-    with np.load(models_dir / "confusion_per_image.npz") as confusions:
-        scores = {name: iou_per_class(confusions[name]).mean(axis=-1) for name in confusions.files}
-        chosen = chosen_photos(confusions["int8"], SHOWN_PHOTOS)
+    path = models_dir / "confusion_per_image.npz"
+    try:
+        with np.load(path) as file:
+            confusions = {name: file[name] for name in MODELS}
+    except DAMAGED:
+        remedy = command("evaluation", models_dir)
+        raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}") from None
+    scores = {name: iou_per_class(each).mean(axis=-1) for name, each in confusions.items()}
+    chosen = chosen_photos(confusions["int8"], SHOWN_PHOTOS)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
     predictions = {name: class_maps(models_dir, name, images) for name in MODELS}
     what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"

@@ -88,6 +88,20 @@ def has_encoder(model: keras.Model) -> bool:
     return {"stem", "block0_depthwise"} <= names
 
 
+def take_pixels(convolution: Any, normalisation: Any) -> None:
+    """Makes a first convolution that expects (pixel - 127) / 128 take pixel / 255, exactly.
+
+    x * 255 / 128 - 127 / 128 is linear: the factor goes into the kernel, and the constant, which
+    the kernel sums up, into the mean that normalisation subtracts. Only at the picture's edge does
+    padding mean black now, where it meant grey; training takes care of that.
+    """
+    (kernel,) = convolution.get_weights()
+    gamma, beta, mean, variance = normalisation.get_weights()
+    mean = mean + np.float32(127 / 128) * kernel.sum((0, 1, 2))
+    convolution.set_weights([kernel * np.float32(255 / 128)])
+    normalisation.set_weights([gamma, beta, mean, variance])
+
+
 def load_imagenet_encoder(model: keras.Model) -> None:
     """Copies the pretrained weights into the encoder of a network.
 
@@ -118,6 +132,7 @@ def load_imagenet_encoder(model: keras.Model) -> None:
         fill(f"{layer}_norm", [tensors[f"{norm}.{part}"] for part in parts])
 
     copy("stem", "_conv_stem", "_bn0")
+    take_pixels(layers["stem"], layers["stem_norm"])
     for number in range(sum(name.endswith("_depthwise") for name in layers)):
         name, theirs = f"block{number}", f"_blocks.{number}"
         if f"{theirs}._depthwise_conv.weight" not in tensors:

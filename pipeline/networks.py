@@ -69,6 +69,20 @@ def inverted_residual(
     return layers.Add(name=f"{name}_add")([x, y]) if x.shape == y.shape else y
 
 
+def blocks_to_pixels(x: Any, block: int) -> Any:
+    """Depth to space: each pixel's channels become a square of block x block pixels.
+
+    As reshape, transpose, reshape, which give the same bits as the operator DEPTH_TO_SPACE in the
+    same time, and which NPUs know (no Ethos-U has DEPTH_TO_SPACE). Rows go into the batch, because
+    runtimes like at most four axes.
+    """
+    _, rows, columns, channels = x.shape
+    x = tf.reshape(x, (-1, columns, block, channels // block), name="rows")
+    x = tf.transpose(x, (0, 2, 1, 3), name="turned")
+    shape = (-1, rows * block, columns * block, channels // block**2)
+    return tf.reshape(x, shape, name="pixels")
+
+
 def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Model:
     """The network that this pipeline makes small: a U-Net on EfficientNet-Lite0, 1.1 M parameters.
 
@@ -93,8 +107,6 @@ def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Mod
     image = layers.Input((size, size, 3), name="image")
     inner = max(1, round(size * enlargement / 32)) * 32
     x = image if inner == size else layers.Resizing(inner, inner, name="enlarge")(image)
-    # What the ImageNet weights expect.
-    x = layers.Rescaling(255 / 128, -127 / 128, name="rescale")(x)
     x = normalised(x, layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem"), "stem")
     skips, number = [], 0
     for kernel, stride, expansion, filters, repeats in ENCODER_STAGES:
@@ -116,8 +128,7 @@ def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Mod
             x = normalised(x, pointwise(filters, mix), mix)
     block = inner // x.shape[1]  # side of the square of pixels that one pixel here predicts
     x = layers.Conv2D(block**2 * classes, 1, name="logits_block")(x)
-    x = tf.nn.depth_to_space(x, block, name="depth_to_space")
-    x = layers.Activation("linear", dtype="float32", name="logits")(x)
+    x = layers.Activation("linear", dtype="float32", name="logits")(blocks_to_pixels(x, block))
     x = x if inner == size else layers.Resizing(size, size, dtype="float32", name="shrink")(x)
     return keras.Model(image, x, name="compact_unet")
 

@@ -157,8 +157,8 @@ def profile_lines(path: Path, seed: int) -> list[str]:
     for number, kind, milliseconds in operators:
         by_kind[kind].append((number, milliseconds))
     lines = [
-        f"{path.name}: {whole:.2f} ms as a whole, {total:.2f} ms operator by operator; "
-        f"XNNPACK in {parts} part{'s' * (parts != 1)}",
+        f"{path.name}: {whole:.2f} ms as a whole",
+        f"  {total:.2f} ms operator by operator; XNNPACK in {parts} part{'s' * (parts != 1)}",
         f"  {'operator':24}{'count':>7}{'XNNPACK':>9}{'others':>8}{'ms':>9}{'share':>8}",
     ]
     for kind, runs in sorted(by_kind.items(), key=lambda item: -sum(run[1] for run in item[1])):

@@ -43,6 +43,9 @@ def worth_it(content: bytes) -> list[Operator]:
 
 def quantise_dynamic(content: bytes, chosen: Iterable[Operator]) -> bytes:
     """A float32 file with int8 weights in the chosen operators, activations int8 as it runs."""
+    chosen = list(chosen)
+    if not chosen:  # a network without long sums: float32 throughout is what pays
+        return content
     job = quantizer.Quantizer(bytearray(content))
     for operator in chosen:
         job.add_dynamic_config(**recipe_scope(operator), num_bits=8)

@@ -18,7 +18,7 @@ from pipeline.dataset import CLASSES
 from pipeline.gallery import data_uri
 from pipeline.metrics import BOOTSTRAP_SAMPLES
 from pipeline.packages import jinja2, matplotlib
-from pipeline.tables import sentences, signed
+from pipeline.tables import activations, sentences, signed
 from pipeline.timing import TIMED_RUNS, TURN_RUNS
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -53,6 +53,7 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
     for row in evaluation["models"]:
         latency, every = row["latency_ms"], row.get("latency_ms_all_threads")
         memory, (low, high) = row.get("memory_bytes"), row["mean_iou_interval"]
+        products = row.get("multiply_accumulates")
         cells = {
             "model": row["name"] + (" (stale)" if row.get("stale") else ""),
             "file, MB": f"{row['bytes'] / 1e6:.2f}",
@@ -68,6 +69,8 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "first run, ms": f"{latency['first']:.2f}",
             "ms, all threads": f"{every['median']:.2f}" if every else "unknown",
             "memory, MB": f"{memory / 1e6:.1f}" if memory else "unknown",
+            "activations, KB": activations(row),
+            "million multiply-adds": f"{products / 1e6:.0f}" if products else "-",
             "weights": f"{row['parameters']:,}",
             "not zero": f"{row['nonzero_share']:.1%}",
         }
@@ -159,6 +162,12 @@ def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
     return " ".join([command(name, models_dir), *flags])
 
 
+def parts(text: str) -> list[str]:
+    """A command cut before each flag."""
+    first, *flags = text.split(" --")
+    return [first, *(f"--{flag}" for flag in flags)]
+
+
 def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
     """Data, machine, versions, and how each number was taken."""
     data, place, seed = evaluation["dataset"], evaluation["environment"], evaluation["seed"]
@@ -175,7 +184,9 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
         "process of their own. After another: the run before those, which finds the caches full of "
         "the model before. First run: after loading.",
         "Memory: growth of resident memory at its peak (VmHWM) by loading and one run, 1 thread, "
-        "each model in a fresh process.",
+        "each model in a fresh process. Activations: what a device keeps in memory beside the "
+        "file, laid out as TFLite Micro does it (KB: a thousand bytes). Multiply-adds: of "
+        "convolutions and dense layers, for one image.",
         f"Mean IoU: from one confusion matrix over the split; interval: {BOOTSTRAP_SAMPLES} "
         f"bootstrap samples of the images, seed {seed}; drop: mean IoU of the original less this "
         "model's. gzip: level 9. MB: a million bytes.",
@@ -183,12 +194,12 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
     ]
 
 
-def sources(evaluation: dict[str, Any], models_dir: Path) -> list[dict[str, str]]:
-    """How each file was made: command, seconds, hash."""
+def sources(evaluation: dict[str, Any], models_dir: Path) -> list[dict[str, Any]]:
+    """How each file was made: command (in parts that stay on a line), seconds, hash."""
     return [
         {
             "file": ARTIFACTS[name][0],
-            "command": stage_command(models_dir, name, stage["settings"]),
+            "command": parts(stage_command(models_dir, name, stage["settings"])),
             "seconds": f"{stage['wall_seconds']:.0f}",
             "sha256": stage["sha256"],
         }

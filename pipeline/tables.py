@@ -25,18 +25,32 @@ def signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"
 
 
+def figure(value: float) -> str:
+    """Three digits that count, or all before the point: 0.98, 12.3, 123, 12345."""
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
 def speed(row: Row, baseline: Row, unit: str = "x") -> str:
     """How a model's latency compares with another's: "1.93x faster", "1.72x slower", "same"."""
-    ratio = baseline["latency_ms"]["median"] / row["latency_ms"]["median"]
+    return ratio_words(baseline["latency_ms"]["median"] / row["latency_ms"]["median"], unit)
+
+
+def ratio_words(ratio: float, unit: str = "x") -> str:
+    """A ratio of speeds so that nobody has to think what a figure below 1 means."""
     if abs(ratio - 1) < SAME:
         return "same"
-    return f"{ratio:.2f}{unit} faster" if ratio > 1 else f"{1 / ratio:.2f}{unit} slower"
+    return f"{figure(ratio)}{unit} faster" if ratio > 1 else f"{figure(1 / ratio)}{unit} slower"
 
 
 def half_interval(row: Row) -> float:
     """Half the width of the 95 % interval of the mean IoU, to its longer side."""
     low, high = row["mean_iou_interval"]
     return max(high - row["mean_iou"], row["mean_iou"] - low)
+
+
+def activations(row: Row) -> str:
+    """Activation memory in KB; a Keras model has no plan."""
+    return f"{row['activation_kb']:.0f}" if row.get("activation_kb") else "-"
 
 
 def baseline_of(rows: list[Row]) -> Row:
@@ -50,13 +64,14 @@ def baseline_of(rows: list[Row]) -> Row:
 Cell = Callable[[Row, Row], str]
 COLUMNS: list[tuple[str, int, Cell]] = [
     ("model", -14, lambda row, _: row["name"]),
-    ("MB", 6, lambda row, _: f"{row['bytes'] / 1e6:.2f}"),
-    ("gzip", 6, lambda row, _: f"{row['gzip_bytes'] / 1e6:.2f}"),
-    ("ms", 8, lambda row, _: f"{row['latency_ms']['median']:.2f}"),
-    ("p90", 8, lambda row, _: f"{row['latency_ms']['p90']:.2f}"),
-    ("speed", 13, speed),
-    ("mean IoU", 9, lambda row, _: f"{row['mean_iou']:.4f}"),
-    ("+-", 8, lambda row, _: f"{half_interval(row):.4f}"),
+    ("MB", 5, lambda row, _: figure(row["bytes"] / 1e6)),
+    ("gzip", 5, lambda row, _: figure(row["gzip_bytes"] / 1e6)),
+    ("RAM, KB", 8, lambda row, _: activations(row)),
+    ("ms", 6, lambda row, _: figure(row["latency_ms"]["median"])),
+    ("p90", 6, lambda row, _: figure(row["latency_ms"]["p90"])),
+    ("speed", 14, speed),
+    ("mIoU", 7, lambda row, _: f"{row['mean_iou']:.4f}"),
+    ("+-", 7, lambda row, _: f"{half_interval(row):.4f}"),
     ("drop", 8, lambda row, _: signed(row["mean_iou_drop"])),
 ]
 
@@ -77,9 +92,10 @@ def terminal_table(evaluation: dict[str, Any]) -> str:
             lines += textwrap.wrap(f"stale: {row['stale']}", WIDTH, initial_indent="  ")
     synthetic = " SYNTHETIC DATA." if data["synthetic"] else ""
     notes = (
-        f"ms: one image, {evaluation['environment']['threads']} thread, median and 90th "
-        "percentile. speed: against float32. +-: 95 % interval. drop: mean IoU of the original "
-        f"less this model's.{synthetic}"
+        "RAM: activations as TFLite Micro would lay them out. ms: one image, "
+        f"{evaluation['environment']['threads']} thread, median and 90th percentile. speed: "
+        "against float32. mIoU: mean IoU. +-: 95 % interval. drop: mean IoU of the original less "
+        f"this model's.{synthetic}"
     )
     lines += [*textwrap.wrap(notes, WIDTH), ""]
     for sentence in sentences(evaluation):
@@ -104,11 +120,14 @@ def sentences(evaluation: dict[str, Any]) -> list[str]:
                 f"float32 file, {in_words(row, source)}, "
                 f"mean IoU {signed(row['mean_iou'] - source['mean_iou'])}."
             )
+    if rows.get("int8", {}).get("activation_kb"):
+        said.append(about_memory(rows["int8"]))
     said.append(to_ship(list(rows.values()), evaluation["dataset"]["all_background_mean_iou"]))
-    for row in rows.values():
-        for name, lost in row["iou_drop"].items():
-            if lost > CLASS_COLLAPSE:
-                said.append(f"Look out: {row['name']} loses {lost:.3f} IoU on the class {name}.")
+    for name in CLASSES:
+        lost = {key: row["iou_drop"][name] for key, row in rows.items()}
+        worse = [f"{key} ({value:.3f})" for key, value in lost.items() if value > CLASS_COLLAPSE]
+        if worse:
+            said.append(f"Look out, IoU lost on the class {name}: {', '.join(worse)}.")
     return said
 
 
@@ -131,6 +150,16 @@ def about_pruning(before: Row, after: Row) -> str:
         f"Pruning set {1 - after['nonzero_share']:.0%} of the weights to zero: the file is as "
         f"large as before, {packed} after gzip. Here it runs {in_words(after, before)}: dense "
         "kernels also multiply zeros."
+    )
+
+
+def about_memory(row: Row) -> str:
+    """What a device needs for a file, and which layers would have to shrink to change it."""
+    parts = [f"{name} {size / 1e3:.0f}" for name, size in row["activation_peak"]]
+    return (
+        f"{row['name']} needs {activations(row)} KB of memory for activations beside the file and "
+        f"{row['multiply_accumulates'] / 1e6:.0f} million multiply-accumulates an image; most "
+        f"at once, in KB: {', '.join(parts)}."
     )
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline import file_checks
+from pipeline import conversion, file_checks
 from pipeline.artifacts import artifact_path, read_record
 from pipeline.console import UserError
-from pipeline.conversion import calibration_sample, convert, pixel_range
+from pipeline.conversion import calibration_sample, convert
 from pipeline.dataset import load_split
 from pipeline.keras_models import load_model, predict
 
@@ -52,12 +52,14 @@ def test_int8_file_that_computes_in_float_is_refused_unless_it_may(
 
 
 def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
-    finished_run, pruned, validation, expected
+    finished_run, pruned, validation, expected, tmp_path, monkeypatch
 ):
-    path = artifact_path(finished_run, "int8")
-    assert file_checks.check(path, "int8", validation, expected, pixel_range(pruned)) >= 0.9
+    assert file_checks.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
+    monkeypatch.setattr(conversion, "with_extremes", lambda images: 2 * images)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert(pruned, "int8", validation.astype(np.float32) / 255))
     with pytest.raises(UserError, match=r"the int8 input has scale .* not that of a pixel"):
-        file_checks.check(path, "int8", validation, expected, (0.0, 1.0))
+        file_checks.check(path, "int8", validation, expected)
 
 
 def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):

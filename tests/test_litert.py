@@ -52,9 +52,9 @@ def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
 def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
     """Through a network that hands on its image, brightness by brightness."""
     image = layers.Input((SIZE, SIZE, 3))
-    layer = layers.Conv2D(len(CLASSES), 1, use_bias=False)
-    model = keras.Model(image, layer(image))
-    layer.set_weights([np.eye(3, dtype=np.float32)[None, None]])
+    same = [layers.Conv2D(len(CLASSES), 1, use_bias=False) for _ in range(2)]
+    model = keras.Model(image, same[1](same[0](image)))
+    model.set_weights([np.eye(3, dtype=np.float32)[None, None]] * 2)
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
     if kind == "float32":
         content = convert(model, "float32")

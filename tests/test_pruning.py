@@ -206,3 +206,10 @@ def test_network_of_small_kernels_is_fine_tuned_without_zeros(narrow_run, monkey
     pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0", *SHORT])
     metrics = read_record(narrow_run, "pruned")["metrics"]
     assert metrics["sparsity"] == 0 and metrics["layers"] == {}
+
+
+def test_too_few_steps_for_zeros_are_said_before_any_training(run_copy, monkeypatch):
+    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
+    flags = ["--models-dir", str(run_copy), "--epochs", "1", "--batch-size", "36"]
+    with pytest.raises(UserError, match="1 steps are too few to set zeros in; use more --epochs"):
+        pruning.main(flags)

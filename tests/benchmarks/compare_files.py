@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import artifacts, console, litert, packages, timing
+from pipeline import artifacts, console, litert, packages, tables, timing
 from pipeline.tflite_files import gzip_bytes
 
 
@@ -47,7 +47,7 @@ def markdown(record: dict[str, Any]) -> str:
     first = record["files"][0]["name"]
     lines = [
         "| file | MB | gzip, MB | median ms (p90) | right after another file, ms "
-        f"| times faster than {first} |",
+        f"| against {first} |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in record["files"]:
@@ -58,7 +58,7 @@ def markdown(record: dict[str, Any]) -> str:
             f"{row['gzip_bytes'] / 1e6:.2f}",
             ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in both),
             ", ".join(f"{median:.2f}" for median in row["after_another_ms"]),
-            ", ".join(f"{ratio:.2f}" for ratio in row["times_faster"]),
+            ", ".join(tables.ratio_words(ratio, " times") for ratio in row["times_faster"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def main() -> None:
             path.write_bytes(files[name][0])
         times = time_files(paths, 1, arguments.runs)
     medians = {name: np.median(in_a_row) for name, (in_a_row, _) in times.items()}
-    console.say("| int8 weights in | operators | MB | median ms | times faster than float32 |")
+    console.say("| int8 weights in | operators | MB | median ms | against float32 |")
     console.say("| --- | ---: | ---: | ---: | ---: |")
     for name, (file, count) in files.items():
         faster = medians["float32"] / medians[name]

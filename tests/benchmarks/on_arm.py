@@ -10,7 +10,7 @@ emulation says nothing of them.
 On Debian for x86-64, without root and without a trace on the system: from Debian's packages
 `qemu-aarch64-static` (where it is not installed) and an aarch64 Python with its libraries, from pip
 the aarch64 wheels of ai-edge-litert and numpy in the versions that run here: 100 MB to fetch, 151
-MB in --work-dir, which the next run uses again. Both sides run the program PROGRAM.
+MB in --work-dir/aarch64, which the next run uses again. Both sides run the program PROGRAM.
 """
 
 from __future__ import annotations
@@ -199,10 +199,8 @@ def build_system(work_dir: Path) -> None:
     mark, made_of = work_dir / "ready", " ".join(f"{name}=={version(name)}" for name in WHEELS)
     if mark.exists() and mark.read_text() == made_of:
         return
-    work_dir.mkdir(parents=True, exist_ok=True)
-    mark.unlink(missing_ok=True)
-    for name in ("apt", "packages", "system", "wheels", "site"):  # of a run that was killed
-        shutil.rmtree(work_dir / name, ignore_errors=True)
+    shutil.rmtree(work_dir, ignore_errors=True)  # of other versions, or of a run that was killed
+    work_dir.mkdir(parents=True)
     console.say("fetching an aarch64 Python from Debian's packages")
     fetch_debian(work_dir)
     console.say("fetching the aarch64 wheels")
@@ -285,8 +283,8 @@ def compare(names: list[str], arguments: argparse.Namespace, work_dir: Path) -> 
         arguments.models_dir, paths[names[0]], arguments.pictures, arguments.seed
     )
     console.say(
-        f"{len(pictures)} {kind}, {pictures.shape[1]} x {pictures.shape[2]}; LiteRT "
-        f"{version('ai-edge-litert')}, aarch64 under qemu against x86-64 ({platform.machine()})\n"
+        f"{len(pictures)} {kind}, {pictures.shape[1]} x {pictures.shape[2]}; "
+        f"LiteRT {version('ai-edge-litert')}, ARM emulated, against x86-64"
     )
     head = ("file", "CPU", "values", "values different", "classes different")
     console.say(f"{head[0]:16}{head[1]:13}{head[2]:>12}{head[3]:>19}{head[4]:>20}")
@@ -315,7 +313,8 @@ def main(argv: list[str] | None = None) -> int:
             "make them with: make"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        work_dir = (arguments.work_dir or Path(temporary)).resolve()
+        # A folder of its own in the user's, because it is removed where it is of no more use.
+        work_dir = (arguments.work_dir or Path(temporary)).resolve() / "aarch64"
         build_system(work_dir)
         wrong = compare(names, arguments, work_dir)
     console.say(f"FAILED: {wrong} int8 values differ" if wrong else "int8: the same bits")
