@@ -9,6 +9,7 @@ Writes  models/evaluation.json, evaluation.csv    the numbers
     python evaluation.py --image cat.jpg dog.png                (cat.overlay.png: your own photos)
     python evaluation.py --image cat.jpg --model models/original_model.h5
     python evaluation.py --profile                              (where the time goes)
+    python evaluation.py --npu                                  (what an NPU would take)
 
 Takes a few minutes on two cores. Size: bytes on disk and after gzip. Accuracy: mean IoU over the
 three classes, from one confusion matrix over the whole split, with a 95 % bootstrap interval over
@@ -37,6 +38,7 @@ from pipeline import (
     gallery,
     memory_plan,
     metrics,
+    npu,
     photos,
     profiles,
     report,
@@ -52,6 +54,7 @@ from pipeline.artifacts import (
     stale_reason,
     write_csv,
 )
+from pipeline.contract import sign
 from pipeline.conversion import convert
 from pipeline.dataset import CLASSES, load_split
 from pipeline.keras_models import load_model
@@ -62,14 +65,9 @@ from pipeline.variants import VARIANTS, quantised
 
 BACKGROUND = CLASSES.index("background")
 MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # what earlier stages made
-NO_NUMBERS = (
-    "max_drop",
-    "max_latency_ms",
-    "max_bytes",
-    "min_mean_iou",
-    "image",
-    "model",
-    "profile",
+NO_NUMBERS = (  # flags that change no number
+    *("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou"),
+    *("image", "model", "profile", "npu"),
 )
 
 
@@ -96,13 +94,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--model",
         type=Path,
         metavar="FILE",
-        help="the .h5 or .tflite file that --image uses (default: the int8 one)",
+        help="the .h5 or .tflite file that --image or --npu uses (default: the int8 one)",
     )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="do nothing but time the operators of each .tflite file, and say who runs them",
-    )
+    for flag, text in (
+        ("--profile", "time the operators of each .tflite file, and say who runs them"),
+        ("--npu", "estimate what NPUs would take for the int8 file (with ethos-u-vela)"),
+    ):
+        parser.add_argument(flag, action="store_true", help=f"do nothing but {text}")
     return parser.parse_args(argv)
 
 
@@ -113,7 +111,7 @@ def write_baselines(stage: Stage) -> None:
     """Converts without quantisation: the fair baselines for size and speed."""
     for name, variant in VARIANTS.items():
         if not variant.quantised:
-            content = convert(load_model(stage.models_dir, variant.source), name)
+            content = sign(convert(load_model(stage.models_dir, variant.source), name), CLASSES)
             part = stage.part(variant.source)
             with part.new_artifact(name, {"bytes": len(content)}) as path:
                 path.write_bytes(content)
@@ -264,6 +262,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.profile:
         console.say(profiles.profile(models_dir, arguments.seed))
+        return 0
+    if arguments.npu:
+        console.say(npu.table(npu.estimate(arguments.model or artifact_path(models_dir, "int8"))))
         return 0
 
     # A stale model is a marked row and no reason to stop.

@@ -12,6 +12,7 @@ Writes  models/dynamic_quantized_model.tflite     int8 weights where they pay, f
     python quantization.py --sensitivity      (each operator in int8 alone, on validation images)
     python quantization.py --max-drop 0.002   (if int8 loses more, its worst operators stay float)
     python quantization.py --qat              (fine-tunes for int8 first; zeros stay zeros)
+    python quantization.py --export handover  (a folder with all that a device needs)
 
 Takes half a minute, with --sensitivity two minutes, with --qat a few epochs of training. Every
 file is opened again, run on a few validation images and compared with the model it came from; one
@@ -23,13 +24,14 @@ One more conversion: an entry in pipeline/variants.py.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import charts, console, conversion, flags, recipes, sensitivity
+from pipeline import charts, console, contract, conversion, export, flags, recipes, sensitivity
 from pipeline.artifacts import artifact_path, write_csv
-from pipeline.dataset import load_split
+from pipeline.dataset import CLASSES, load_split
 from pipeline.file_checks import check, check_zeros
 from pipeline.fitting import forget
 from pipeline.keras_models import load_model, predict
@@ -57,7 +59,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--int8-input",
         choices=("uint8", "int8"),
         default="uint8",
-        help="type of the int8 file's input; its output is int8 (default: %(default)s)",
+        help="type of the int8 file's input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--int8-output",
+        choices=("int8", "uint8"),
+        default="int8",
+        help="type of its output; LiteRT.js takes uint8 only (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="at the end, write a folder to hand over: int8 file, contract, test picture, C source",
     )
     parser.add_argument(
         "--sensitivity",
@@ -127,12 +141,14 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             source, imitated = imitation.train_for_int8(stage, calibration, arguments)
             wanted = np.concatenate(list(predict(source, images)))
             about["qat_validation_mean_iou"] = imitated
-        content = conversion.convert(source, variant, calibration, arguments.int8_input)
+        types = arguments.int8_input, arguments.int8_output
+        content = conversion.convert(source, variant, calibration, *types)
         if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
             content, found = within_limit(stage, source, content, calibration)
             about |= found
 
-        # What the record says of the file.
+        # The contract goes in last; then what the record says of the file.
+        content = contract.sign(content, CLASSES)
         if chosen.calibrated:
             about |= {"calibration_rows": rows.tolist(), "zeros": check_zeros(content, model)}
         elif chosen.weights == "int8":
@@ -154,11 +170,13 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments)
+    stage = Stage(__file__, arguments, without=("export",))
     stage.require("dataset", "pruned")
     if not stage.nothing_to_do(*quantised()):
         with stage.alone():
             quantise(stage, arguments)
+    if arguments.export:
+        export.write_folder(stage.models_dir, arguments.export)
 
 
 if __name__ == "__main__":

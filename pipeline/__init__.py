@@ -34,8 +34,13 @@ in this list (tests/test_package.py checks both).
     recipes        single operators in int8, dynamic range where it pays
     conversion     Keras to .tflite, in every variant: the one conversion
     file_checks    what a .tflite file must hold before it replaces the old one
+    metadata       TFLite metadata, the part of a contract that runtimes read
+    contract       what goes into a .tflite file and comes out, inside the file
     memory_plan    what a .tflite file asks of a device: memory for activations, arithmetic
     timing         latency and memory
+    run_on_device  the program that is handed over with a file; imports nothing of this package
+    export         a folder to hand over: file, contract, test picture, C source, program
+    npu            what an NPU would take, as its compiler estimates
     sensitivity    what int8 costs operator by operator
     imitation      fine-tuning for int8
     profiles       where the time goes, operator by operator

@@ -44,15 +44,15 @@ def convert(
     variant: str,
     calibration: np.ndarray | None = None,
     int8_input: str = "uint8",
+    int8_output: str = "int8",
 ) -> bytes:
     """A Keras model as the bytes of a .tflite file, every vector in it stored once.
 
     Args:
         variant: a key of VARIANTS.
         calibration: float32 images (n, size, size, 3) in 0..1, for variants of fixed ranges.
-        int8_input: "uint8" or "int8", the type of the int8 file's input. Its output is int8
-            either way: an operator that turns logits into uint8 would cost time and change no
-            class.
+        int8_input, int8_output: "uint8" or "int8", the types of the int8 file's input and output.
+            An operator that turns logits into uint8 costs time and changes no class.
 
     Raises:
         ValueError: the variant needs calibration images.
@@ -72,7 +72,7 @@ def convert(
         converter.target_spec.supported_ops = [operator_set(chosen.activations)]
     if chosen.activations == "int8":
         converter.inference_input_type = tf.dtypes.as_dtype(int8_input)
-        converter.inference_output_type = tf.int8
+        converter.inference_output_type = tf.dtypes.as_dtype(int8_output)
     with silenced():
         content = converter.convert()
     if chosen.weights == "int8" and not chosen.calibrated:

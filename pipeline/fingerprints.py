@@ -18,7 +18,17 @@ PACKAGE = Path(__file__).resolve().parent
 # They print, and put files in place; they decide nothing of what is in one.
 BOOKKEEPING = {"console", "flags", "artifacts", "fingerprints", "stages", "packages"}
 # They show what was made: only the report, which is made of them, counts them.
-SHOWING = {"pictures", "charts", "tables", "photos", "gallery", "profiles", "report"}
+SHOWING = {
+    "pictures",
+    "charts",
+    "tables",
+    "photos",
+    "gallery",
+    "profiles",
+    "npu",
+    "export",
+    "report",
+}
 SAYING = {"say", "console.say"}
 PRINTED = {"help", "metavar"}  # keywords of argparse that change no run
 

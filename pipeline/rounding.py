@@ -33,12 +33,14 @@ def input_products(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarr
         if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
         and not isinstance(layer, layers.Conv2DTranspose)
     ]
-    probe = tf.function(keras.Model(model.input, [layer.input for layer in convolutions]))
+    ends = [layer.input for layer in convolutions]
+    # With the image among them, because Keras gives one output as it is and not as a list of one.
+    probe = tf.function(keras.Model(model.input, [model.input, *ends]))
     random = np.random.default_rng(SEED)
     products = dict.fromkeys([layer.name for layer in convolutions], 0.0)
     images = images[:: max(1, len(images) // IMAGES)]
     for image in images:
-        for layer, x in zip(convolutions, probe(image[None], training=False)):
+        for layer, x in zip(convolutions, probe(image[None], training=False)[1:]):
             windows = kernel_windows(x.numpy()[0], layer)
             rows, columns = (random.integers(0, side, PLACES) for side in windows.shape[:2])
             seen = windows[rows, columns].transpose(1, 2, 3, 0)  # (channels, height, width, places)

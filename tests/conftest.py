@@ -23,7 +23,7 @@ from pipeline.dataset import CLASSES  # noqa: E402
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
-TRAINING = ("--encoder", "scratch", "--epochs", "3", "--batch-size", "8", "--seed", "7")
+TRAINING = ("--encoder", "imagenet", "--epochs", "3", "--batch-size", "8", "--seed", "7")
 HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate,images_per_second
 1,1.5,0.4,0.4,0.5,0.3,0.001,30
 2,1.2,0.5,0.5,0.6,0.4,0.0005,30

@@ -40,7 +40,7 @@ def two_workers(small_data, tmp_path_factory):
             config = json.dumps({"cluster": {"worker": workers}, "task": task})
             where = ("training.py", "--models-dir", models_dir)
             processes.append(start_script(*where, *TRAINING, TF_CONFIG=config))
-        printed = [process.communicate(timeout=150) for process in processes]
+        printed = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()

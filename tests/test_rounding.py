@@ -93,3 +93,14 @@ def test_products_are_means_over_places_in_images():
     np.testing.assert_allclose(products["mix"], expected, rtol=1e-5)
     each = np.ones((9, 9)) * np.array([0.5, 0.25])[:, None, None] ** 2
     np.testing.assert_allclose(products["depthwise"], each, rtol=1e-5)
+
+
+def test_network_of_one_convolution_is_rounded_too():
+    """Keras gives what a single layer sees as it is, and not as a list of one."""
+    image = layers.Input((8, 8, 3))
+    model = keras.Model(image, layers.Conv2D(4, 3, name="only")(image))
+    images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    assert input_products(model, images)["only"].shape == (1, 27, 27)
+    chosen = round_kernels(model, images).get_layer("only").kernel.numpy()
+    steps = chosen / (np.abs(chosen).max((0, 1, 2)) / 127)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)

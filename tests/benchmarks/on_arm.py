@@ -117,7 +117,7 @@ def call(command: list[str | Path], what: str, folder: Path | None = None) -> st
     """
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"cannot {what}: {last_line(done.stderr + done.stdout)}")
+        raise UserError(f"cannot {what}: {last_line(done.stderr.strip() or done.stdout)}")
     return done.stdout
 
 
