@@ -1,6 +1,8 @@
 """Faults in one line with an exit code, silence that ends, progress that costs nothing."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +14,15 @@ from pipeline.console import silenced
 
 
 def run_program(program, *arguments):
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.parametrize(

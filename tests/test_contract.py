@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from conftest import SIZE
 from flatbuffers import number_types
 
-from pipeline import contract, litert, profiles, tflite_files
+from pipeline import contract, litert, profiles, recipes, tflite_files
 from pipeline.console import UserError
 from pipeline.conversion import convert
 from pipeline.dataset import CLASSES
@@ -270,6 +270,16 @@ def test_file_that_was_not_compact_becomes_so(plain):
     loose = repacked(plain["int8"], lambda model: None)
     assert len(loose) > len(plain["int8"]) + 1000
     assert contract.sign(loose, CLASSES) == contract.sign(plain["int8"], CLASSES)
+
+
+def test_weights_that_lie_behind_the_tables_are_kept(plain, images):
+    """Where litert-quantizer puts them, and where the zip will be."""
+    content = recipes.quantise_dynamic(plain["float32"], recipes.worth_it(plain["float32"]))
+    assert any(buffer.offset > 1 for buffer in schema.ModelT.InitFromPackedBuf(content, 0).buffers)
+    before, after = (
+        litert.logits_of(each, images) for each in (content, contract.sign(content, CLASSES))
+    )
+    np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -165,14 +165,20 @@ def test_part_of_a_tfds_folder_is_told_from_the_whole(tmp_path, part):
         sources.read_oxford_pets("train", tmp_path / part)
 
 
-def test_closed_port_answers_no_at_once():
+@pytest.fixture
+def direct(monkeypatch):
+    """No proxy, which would answer in the place of a server that does not."""
+    monkeypatch.setenv("no_proxy", "*")
+
+
+def test_closed_port_answers_no_at_once(direct):
     started = time.monotonic()
     assert sources.answers("http://127.0.0.1:9") is False
     assert time.monotonic() - started < sources.ANSWER_SECONDS / 4
 
 
 @pytest.mark.parametrize(("place", "status"), [("", 200), ("nothing/here", 404)])
-def test_any_answer_is_an_answer(tmp_path, place, status):
+def test_any_answer_is_an_answer(direct, tmp_path, place, status):
     seen = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -194,7 +200,7 @@ def test_any_answer_is_an_answer(tmp_path, place, status):
     assert seen == [status]
 
 
-def test_server_that_takes_the_call_and_says_nothing_is_given_up(monkeypatch):
+def test_server_that_takes_the_call_and_says_nothing_is_given_up(direct, monkeypatch):
     monkeypatch.setattr(sources, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
