@@ -32,6 +32,7 @@ from pipeline.dataset import CLASSES
 from pipeline.network_checks import check_network
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras
+from pipeline.processes import is_first_worker
 from pipeline.stages import Stage
 
 EPOCHS = 40
@@ -144,7 +145,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
     )
     weights = model.get_weights()  # on every worker, see TrainingState.save
-    if fitting.is_chief(strategy):
+    if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
         finish(stage, plain, history, data["source"])

@@ -9,6 +9,7 @@ in this list (tests/test_package.py checks both).
     artifacts      paths, atomic files, records
     flags          the command line that all scripts share
     fingerprints   what the code of a stage does, whatever its comments and layout
+    processes      which process writes, one at a time in a folder, memory
     stages         what a stage was asked, whether it must run again and why, its artifacts
     dataset        the prepared data set: written once, memory-mapped after
     examples       one picture and its mask: decoded, resized, its blemishes counted

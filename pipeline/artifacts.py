@@ -40,7 +40,10 @@ ARTIFACTS = {
 KERAS_MODELS = ("original", "pruned")
 MODELS = (*KERAS_MODELS, *VARIANTS)  # every row of the tables, in their order
 # What NumPy and the zip format that it uses raise on a damaged file.
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, TypeError, AttributeError),
+)
 RECORD_KEYS = ("sha256", "inputs", "settings", "code", "versions")  # what every record has
 
 

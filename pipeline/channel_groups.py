@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.console import UserError
 from pipeline.keras_models import is_convolution
 from pipeline.packages import keras, layers, tf
 
@@ -36,6 +37,9 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
     """The groups of channels from which some can be removed, found by following the graph.
 
     What is concatenated, comes from the image or leaves the network stays as it is.
+
+    Raises:
+        UserError: as `inputs_of`.
     """
     one_to_one = (
         layers.BatchNormalization,
@@ -56,9 +60,10 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
         return first
 
     for layer in model.layers:
-        tensors = [] if isinstance(layer, layers.InputLayer) else tf.nest.flatten(layer.input)
-        parents = [group_of[tensor._keras_history.layer.name] for tensor in tensors]
-        if is_convolution(layer):
+        parents = [
+            group_of.setdefault(name, ChannelGroup(removable=False)) for name in inputs_of(layer)
+        ]
+        if is_convolution(layer) and layer.groups == 1:
             parents[0].consumers.append(layer.name)
             group_of[layer.name] = ChannelGroup(layer.filters, [layer.name])
         elif isinstance(layer, one_to_one):
@@ -76,6 +81,26 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
         group_of[tensor._keras_history.layer.name].removable = False
     unique = {id(group): group for group in group_of.values()}.values()
     return [group for group in unique if group.removable]
+
+
+def inputs_of(layer: layers.Layer) -> list[str]:
+    """Names of the layers that a layer reads.
+
+    Raises:
+        UserError: it is used more than once, or is a network of its own.
+    """
+    if isinstance(layer, layers.InputLayer):
+        return []
+    try:
+        tensors = None if isinstance(layer, keras.Model) else tf.nest.flatten(layer.input)
+    except AttributeError:  # Keras knows several inputs
+        tensors = None
+    if tensors is None:
+        raise UserError(
+            f"channels cannot be followed through {layer.name}, which is a network of its own or "
+            "used more than once; write its layers out"
+        )
+    return [tensor._keras_history.layer.name for tensor in tensors]
 
 
 def input_axis(layer: layers.Layer) -> int:

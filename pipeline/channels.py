@@ -162,7 +162,7 @@ def planned_channels(
             plan = json.loads(path.read_text())
             kept = [np.array(rows, int) for rows in plan["kept"]]
             identity = plan["identity"]
-        except (*DAMAGED, TypeError):
+        except DAMAGED:
             say(f"{path} is damaged; beginning anew")
         else:
             if stage.may_resume(identity):

@@ -16,7 +16,7 @@ from pipeline.packages import DISTRIBUTIONS, versions
 PACKAGE = Path(__file__).resolve().parent
 
 # They print, and put files in place; they decide nothing of what is in one.
-BOOKKEEPING = {"console", "flags", "artifacts", "fingerprints", "stages", "packages"}
+BOOKKEEPING = {"console", "flags", "artifacts", "fingerprints", "processes", "stages", "packages"}
 # They show what was made: only the report, which is made of them, counts them.
 SHOWING = {
     "pictures",

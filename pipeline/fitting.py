@@ -20,6 +20,7 @@ from pipeline.keras_models import validation_iou
 from pipeline.losses import segmentation_loss
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
+from pipeline.processes import is_first_worker
 from pipeline.stages import Stage
 
 # --- devices ------------------------------------------------------------------------------
@@ -32,12 +33,6 @@ def pick_strategy() -> tf.distribute.Strategy:
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the files: the only one, or worker 0 of several."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
 
 
 def resolve_precision(asked: str) -> str:
@@ -95,14 +90,15 @@ class TrainingState:
             with np.load(self.path) as file:
                 values = {name: file[name] for name in file.files}
             about = json.loads(str(values["about"]))
-            identity, history = about["identity"], about["history"]
+            identity, history = dict(about["identity"]), about["history"]
         except DAMAGED:
             say(f"{self.path} is damaged; beginning anew")
             return
         if not self.stage.may_resume(identity):
             return
         now = [values.get(f"now{k}") for k in range(len(self.variables))]
-        if any(v is None or v.shape != each.shape for v, each in zip(now, self.variables)):
+        more = f"now{len(now)}" in values
+        if more or any(v is None or v.shape != each.shape for v, each in zip(now, self.variables)):
             say(f"{self.path} is of another network; beginning anew")
             return
         for variable, value in zip(self.variables, now):
@@ -189,7 +185,7 @@ def fit(
     state = TrainingState(stage, name, model, optimizer)
     if resume:
         state.restore()
-    chief, history = is_chief(strategy), state.history
+    chief, history = is_first_worker(), state.history
     average = averaged if optimizer.use_ema else (lambda *_: contextlib.nullcontext())
 
     for epoch in range(len(history), epochs):
@@ -237,10 +233,10 @@ def best_epoch(history: list[dict[str, float]], choose_from: int = 0) -> int:
 
 def epoch_line(row: dict[str, float], epochs: int, minutes: float) -> str:
     """An epoch in one line of at most 100 columns."""
-    classes = ", ".join(f"{key} {row[f'iou_{key}']:.3f}" for key in CLASSES)
+    classes = ", ".join(f"{key} {row[f'iou_{key}']:.2f}" for key in CLASSES)
     return (
-        f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mean IoU {row['mean_iou']:.4f} "
-        f"({classes})  {row['images_per_second']:.0f}/s  {minutes:.1f} min left"
+        f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mIoU {row['mean_iou']:.4f} "
+        f"({classes})  {row['images_per_second']:.0f}/s  {minutes:.0f} min left"
     )
 
 

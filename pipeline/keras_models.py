@@ -32,7 +32,9 @@ LAYERS = {
     *("Permute", "Flatten"),
 }
 FUNCTIONS = {"nn.depth_to_space", "reshape", "compat.v1.transpose"}  # of TFOpLambda layers
-PARTS = ("keras.initializers", "keras.regularizers", "keras.constraints", "keras.layers")
+PARTS = {  # of a layer
+    *("keras.initializers", "keras.regularizers", "keras.constraints", "keras.mixed_precision")
+}
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -82,11 +84,14 @@ def foreign_part(config: Any, layer: bool = True) -> str | None:
     if name == "TFOpLambda":
         function = config["config"].get("function")
         return None if function in FUNCTIONS else f"the function {function}"
-    if config.get("registered_name"):
-        return f"the custom object {config['registered_name']}"
-    part = config.get("module")
-    if name is not None and not (name in LAYERS if layer and part is None else part in PARTS):
-        return f"{part}.{name}" if part else str(name)
+    if name is not None:
+        part, registered = str(config.get("module") or "keras"), config.get("registered_name")
+        if registered not in (None, name):
+            return f"the custom object {registered}"
+        if not (
+            name in LAYERS and part.startswith(("keras", "tf_keras")) if layer else part in PARTS
+        ):
+            return f"{part}.{name}"
     inner = ((each, key == "layers" or (key == "config" and layer)) for key, each in config.items())
     return next(filter(None, (foreign_part(each, is_layer) for each, is_layer in inner)), None)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
+
 from pipeline.channel_groups import channel_groups
 from pipeline.channels import BLOCK, removable_share
 from pipeline.console import UserError
+from pipeline.keras_models import foreign_part
 from pipeline.packages import keras, layers
 from pipeline.zeros import SMALLEST_KERNEL, kernels
 
@@ -21,10 +26,21 @@ def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
         Notes, none for the networks of this pipeline.
 
     Raises:
-        UserError: it does not map images to logits of their size.
+        UserError: it does not map images to logits of their size, or its file could not be read.
     """
     wanted = (size, size, 3), (size, size, classes)
-    found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    try:
+        config = json.loads(model.to_json())
+        found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    except (AttributeError, NotImplementedError):
+        raise UserError(
+            f"{model.name} is no plain network; build it with keras.Model(image, logits)"
+        ) from None
+    if foreign := foreign_part(config):
+        raise UserError(
+            f"{model.name} names {foreign}, which could not be read back from its file; use "
+            "another layer, or add it to LAYERS or FUNCTIONS in pipeline/keras_models.py"
+        )
     if found != wanted:
         raise UserError(
             f"{model.name} maps {found[0]} to {found[1]}, not {wanted[0]} to {wanted[1]}; "
@@ -32,8 +48,9 @@ def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
         )
     notes = []
     for layer in model.layers:
-        if isinstance(layer, layers.Rescaling) and abs(layer.scale) < LEAST_SCALE:
-            low, high = layer.offset, layer.offset + layer.scale
+        if isinstance(layer, layers.Rescaling) and np.max(np.abs(layer.scale)) < LEAST_SCALE:
+            ends = np.add(layer.offset, [[0], [1]] * np.atleast_1d(layer.scale))
+            low, high = ends.min(), ends.max()
             notes.append(
                 f"{layer.name} maps images, which come as 0..1, to {low:.3f}..{high:.3f}; "
                 "for -1..1 write Rescaling(2, -1)"

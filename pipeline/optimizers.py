@@ -56,6 +56,8 @@ def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Itera
     """Puts the moving average of the weights in place for the length of the block."""
     current = [variable.numpy() for variable in model.trainable_variables]
     optimizer.finalize_variable_values(model.trainable_variables)
-    yield
-    for variable, value in zip(model.trainable_variables, current):
-        variable.assign(value)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, current):
+            variable.assign(value)

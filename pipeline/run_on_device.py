@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main() -> None:
@@ -41,7 +41,8 @@ def main() -> None:
     print("OK" if not different else f"{different} of {height * width} pixels differ")
     print(f"{milliseconds:.2f} ms an image, classes: {', '.join(contract['output']['classes'])}")
     for photo in map(Path, sys.argv[1:]):
-        picture = Image.open(photo).convert("RGB").resize((width, height))
+        picture = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         classes = logits(np.asarray(picture)).argmax(-1).astype(np.uint8)
         step = 255 // max(1, len(contract["output"]["classes"]) - 1)
         Image.fromarray(classes * np.uint8(step)).save(photo.with_suffix(".classes.png"))

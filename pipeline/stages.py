@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import fcntl
-import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import fingerprints
+from pipeline import fingerprints, processes
 from pipeline.artifacts import (
     artifact_path,
     atomic,
@@ -72,16 +69,6 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
     return reasons
 
 
-def peak_memory_mb() -> int | None:
-    """The most resident memory that this process has had, in MB; None where nobody tells."""
-    try:
-        import resource  # Unix only
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
-
-
 class Stage:
     """One run of a script, from its arguments to the records of what it made."""
 
@@ -113,44 +100,9 @@ class Stage:
                 raise UserError(reason)
             self.inputs[name] = read_record(self.models_dir, name)["sha256"]
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Works in the models folder while no other stage does.
-
-        The lock is the system's (flock), so that it ends with the process that holds it, however
-        that ends. Of several workers of one training, the first holds it.
-
-        Raises:
-            UserError: another stage works there, or the folder cannot be written.
-        """
-        if json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0):
-            yield
-            return
-        path = self.models_dir / ".lock"
-        try:
-            self.models_dir.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+")
-        except OSError as error:
-            raise UserError(f"{self.models_dir} cannot be written ({error.strerror})") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever held it may have removed the file since it was opened here.
-                if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    raise BlockingIOError
-            except OSError:
-                lock.seek(0)
-                raise UserError(
-                    f"{lock.read().strip() or 'another stage'} works in {self.models_dir}; wait "
-                    "until it ends, or name another folder: --models-dir DIR"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"{self.script.name} (process {os.getpid()})")
-            lock.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Works in the models folder while no other stage does; raises as `processes.alone`."""
+        return processes.alone(self.models_dir, self.script.name)
 
     def part(self, *names: str) -> Stage:
         """This run for an artifact that is made of some of its inputs only."""
@@ -238,7 +190,7 @@ class Stage:
         """The record of one artifact whose SHA-256 is `digest`."""
         about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
         accepted = {"accepted": self.accepted} if self.accepted else {}
-        machine = {"threads": os.cpu_count(), "peak_memory_mb": peak_memory_mb()}
+        machine = {"threads": os.cpu_count(), "peak_memory_mb": processes.peak_memory_mb()}
         wall = {"wall_seconds": self.seconds()}
         return about | self.identity() | accepted | machine | wall
 

@@ -70,6 +70,8 @@ def test_call_of_another_tensorflow_function_is_refused(tmp_path):
     "config",
     [
         {"class_name": "Custom", "config": {}},
+        {"class_name": "Lambda", "module": "keras.layers", "config": {}},
+        {"class_name": "ReLU", "config": {"layer": {"class_name": "Lambda", "config": {}}}},
         {"class_name": "Conv2D", "module": "os", "config": {}},
         {"class_name": "Conv2D", "registered_name": "mine>Conv2D", "config": {}},
         {

@@ -80,3 +80,24 @@ def test_rescaling_for_pixels_up_to_255_is_noted_with_what_to_write_instead(larg
 def test_rescaling_for_pixels_up_to_1_is_not_noted(large, ours):
     first = [layers.Rescaling(*ours)]
     assert check_network(network(*large, first=first), SIZE, CLASSES) == []
+
+
+def test_network_whose_file_could_not_be_read_back_is_refused(large):
+    """Hours later pruning.py would refuse its file, and the remedy would be to train it again."""
+    own = layers.Lambda(lambda x: x)
+    with pytest.raises(UserError, match=r"names keras\.layers\.Lambda, which could not"):
+        check_network(network(*large, own), SIZE, CLASSES)
+
+
+def test_list_of_models_is_followed_and_a_network_as_a_layer_is_noted(large):
+    sequential = keras.Sequential([layers.Input((SIZE, SIZE, 3)), *large, convolution(3, 1)])
+    assert check_network(sequential, SIZE, CLASSES) == []
+    inner = network(*large, classes=64)
+    outer = network(inner, *(convolution(64) for _ in range(3)))
+    (note,) = check_network(outer, SIZE, CLASSES)
+    assert "cannot be followed through tiny" in note
+
+
+def test_rescaling_by_channel_is_understood(large):
+    ours = [layers.Rescaling([2.0, 2.0, 2.0], -1)]
+    assert check_network(network(*large, first=ours), SIZE, CLASSES) == []

@@ -28,7 +28,7 @@ def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_pla
     assert len(content) < 0.92 * len(plain)
     images, _ = load_split(finished_run, "validation")
     np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
-    assert tflite_files.compacted(plain) == content
+    assert content.startswith(tflite_files.compacted(plain))  # behind it: the contract's zip
     buffers = schema.Model.GetRootAs(content, 0)
     weights = [buffers.Buffers(k).DataAsNumpy() for k in range(buffers.BuffersLength())]
     weights = [each for each in weights if isinstance(each, np.ndarray) and each.size >= 16]
