@@ -128,7 +128,7 @@ def device_needs(path: Path) -> dict[str, Any]:
         return dict.fromkeys(("activation_kb", "activation_peak", "multiply_accumulates"))
     return {
         "activation_kb": found.activation_bytes / 1e3,
-        "activation_peak": found.peak,
+        "activation_peak": [list(part) for part in found.peak],
         "multiply_accumulates": found.multiply_accumulates,
     }
 

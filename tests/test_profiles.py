@@ -59,7 +59,7 @@ def test_profile_has_a_table_for_every_file_there_is(toy_files, capsys):
     assert text.count("ms as a whole") == 2 and "float32_model.tflite" not in text
     part = text[text.index("int8_quantized_model.tflite:") :].split("\n\n")[0]
     assert re.search(r"XNNPACK in \d+ parts?\n", part)
-    rows = [line.split() for line in part.splitlines()[2:]]
+    rows = [line.split() for line in part.splitlines()[3:]]
     assert {row[0] for row in rows} >= {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
     assert all(int(count) == int(own) + int(others) for _, count, own, others, *_ in rows)
     assert sum(float(row[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)

@@ -11,7 +11,7 @@ from pipeline.rounding import input_products, kernel_windows, round_columns, rou
 
 def nearest(weights: np.ndarray) -> np.ndarray:
     """Rounded as the converter does it, each column to 127 steps either way; (n, columns)."""
-    step = np.abs(weights).max(0) / 127
+    step = np.maximum(np.abs(weights).max(0), 1e-30) / 127  # ImageNet's stem has empty filters
     return np.round(weights / step) * step
 
 
@@ -56,7 +56,7 @@ def test_rounded_kernels_lose_less_than_the_nearest_ones_and_keep_zeros(finished
             np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
             for values in (own, chosen)
         )
-        step = np.abs(columns).max(0) / 127
+        step = np.maximum(np.abs(columns).max(0), 1e-30) / 127
         whole = np.round(others / step)
         np.testing.assert_allclose(others / step, whole, atol=1e-3, err_msg=layer.name)
         np.testing.assert_allclose(np.abs(others).max(0), np.abs(columns).max(0), rtol=1e-6)
