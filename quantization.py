@@ -150,7 +150,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         # The contract goes in last; then what the record says of the file.
         content = contract.sign(content, CLASSES)
         if chosen.calibrated:
-            about |= {"calibration_rows": rows.tolist(), "zeros": check_zeros(content, model)}
+            about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":
             about["int8_layers"] = [operator.layer for operator in recipes.worth_it(content)]
         metrics = {"bytes": len(content), **about}
@@ -159,6 +159,8 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
             metrics["agreement"] = check(path, variant, images, wanted, mixed)
+            if chosen.calibrated:
+                metrics["zeros"] = check_zeros(content, model)
         console.say(
             f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
             f"{metrics['agreement']:.2%} of pixels as before"

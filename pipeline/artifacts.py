@@ -44,7 +44,10 @@ DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
     *(RuntimeError, TypeError, AttributeError),
 )
-RECORD_KEYS = ("sha256", "inputs", "settings", "code", "versions")  # what every record has
+RECORD_KEYS = {  # what every record has
+    "sha256": str,
+    **dict.fromkeys(("inputs", "settings", "code", "versions"), dict),
+}
 
 
 # --- files --------------------------------------------------------------------------------
@@ -150,10 +153,10 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
             raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
     try:
         content = json.loads(record.read_text())
-        if all(key in content for key in RECORD_KEYS):
+        if all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
             return content
         fault = "of another version of this pipeline"
-    except (ValueError, TypeError):
+    except (ValueError, AttributeError):
         fault = "damaged"
     raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
 

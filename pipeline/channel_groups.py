@@ -66,7 +66,7 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
         if is_convolution(layer) and layer.groups == 1:
             parents[0].consumers.append(layer.name)
             group_of[layer.name] = ChannelGroup(layer.filters, [layer.name])
-        elif isinstance(layer, one_to_one):
+        elif isinstance(layer, one_to_one) and keeps_channels(layer):
             group = parents[0]
             for other in parents[1:]:
                 group = merge(group, other)
@@ -81,6 +81,15 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
         group_of[tensor._keras_history.layer.name].removable = False
     unique = {id(group): group for group in group_of.values()}.values()
     return [group for group in unique if group.removable]
+
+
+def keeps_channels(layer: layers.Layer) -> bool:
+    """Whether all that a layer reads and writes has the same number of channels.
+
+    A depthwise convolution that makes two of each, or a sum that broadcasts one over all, do not.
+    """
+    tensors = tf.nest.flatten([layer.input, layer.output])
+    return len({tensor.shape[-1] for tensor in tensors}) == 1
 
 
 def inputs_of(layer: layers.Layer) -> list[str]:

@@ -69,7 +69,7 @@ def convert(
     if chosen.calibrated:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in samples)
-        converter.target_spec.supported_ops = [operator_set(chosen.activations)]
+        converter.target_spec.supported_ops = operator_sets(chosen.activations)
     if chosen.activations == "int8":
         converter.inference_input_type = tf.dtypes.as_dtype(int8_input)
         converter.inference_output_type = tf.dtypes.as_dtype(int8_output)
@@ -80,11 +80,16 @@ def convert(
     return compacted(content)
 
 
-def operator_set(activations: str) -> tf.lite.OpsSet:
-    """The converter's name for operators that compute on activations of a type."""
+def operator_sets(activations: str) -> list[tf.lite.OpsSet]:
+    """The converter's names for operators that compute on activations of a type.
+
+    Some have no int16 form (DEPTH_TO_SPACE): they stay float there.
+    """
+    sets = tf.lite.OpsSet
     if activations == "int16":
-        return tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-    return tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        int16 = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        return [int16, sets.TFLITE_BUILTINS]
+    return [sets.TFLITE_BUILTINS_INT8]
 
 
 def fixed_batch_converter(model: keras.Model) -> tf.lite.TFLiteConverter:

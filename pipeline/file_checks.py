@@ -37,7 +37,10 @@ def check(
         UserError: too little agreement, or an int8 file that computes in float or whose
             input is not a plain pixel.
     """
-    interpreter = open_interpreter(path)
+    try:
+        interpreter = open_interpreter(path)
+    except UserError as error:
+        raise UserError(f"LiteRT does not take the {variant} file that was made: {error}") from None
     if VARIANTS[variant].activations == "int8" and not mixed:
         check_integers(interpreter, variant)
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))

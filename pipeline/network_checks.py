@@ -32,7 +32,7 @@ def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
     try:
         config = json.loads(model.to_json())
         found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, RuntimeError):  # a model with a `call` of its own has neither
         raise UserError(
             f"{model.name} is no plain network; build it with keras.Model(image, logits)"
         ) from None

@@ -44,11 +44,14 @@ class Reason(NamedTuple):
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
-    """What sets two identities apart, each in a few words."""
-    reasons = []
+    """What sets two identities apart, each in a few words.
+
+    `then` comes from a file: whatever in it is no dictionary holds nothing.
+    """
+    reasons, then = [], dictionary(then)
 
     def compare(part: str, kind: str, changed: str, gone: str, new: str) -> None:
-        old, current = then.get(part, {}), now[part]
+        old, current = dictionary(then.get(part)), now[part]
         for key in sorted(old.keys() | current.keys()):
             if old.get(key) != current.get(key):
                 text = gone if key not in current else new if key not in old else changed
@@ -67,6 +70,11 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
         "{key} {now} is new",
     )
     return reasons
+
+
+def dictionary(value: Any) -> dict[str, Any]:
+    """The value if it is a dictionary, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 class Stage:

@@ -19,6 +19,7 @@ import data_preparation  # noqa: E402 (the package comes first: it sets what Ten
 from pipeline import synthetic  # noqa: E402
 from pipeline.artifacts import ARTIFACTS, MODELS  # noqa: E402
 from pipeline.dataset import CLASSES  # noqa: E402
+from pipeline.packages import keras, layers  # noqa: E402
 
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
@@ -120,6 +121,25 @@ class PhotoFolder:
 @pytest.fixture
 def folder(tmp_path) -> PhotoFolder:
     return PhotoFolder(tmp_path / "photos")
+
+
+# --- a network ----------------------------------------------------------------------------
+
+
+def toy_network() -> tuple[keras.Model, np.ndarray]:
+    """A network of few operators, of every kind that ours have and more, and calibration images.
+
+    Biases are random: equal ones, as zeros are, would be stored once in a file.
+    """
+    keras.utils.set_random_seed(0)
+    image = layers.Input((SIZE, SIZE, 3))
+    biased = {"padding": "same", "bias_initializer": "random_normal"}
+    x = layers.Conv2D(32, 3, 2, activation="relu", **biased)(image)
+    x = layers.DepthwiseConv2D(3, **biased)(x)
+    x = layers.Conv2D(64, 3, activation="relu", **biased)(x)
+    x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
+    return model, np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
 
 
 # --- runs ---------------------------------------------------------------------------------

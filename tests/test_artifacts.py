@@ -14,6 +14,7 @@ from pipeline import artifacts, stages
 from pipeline.console import UserError
 
 NAMES = ("dataset", "original", "pruned")
+LISTS = json.dumps({"sha256": "a", "inputs": [], "settings": [], "code": [], "versions": []})
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_command_is_plain_for_the_default_folder_and_quoted_for_odd_ones(tmp_pat
     assert artifacts.command("pruned", odd) == f"python pruning.py --models-dir '{odd}'"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\xff\xfe", '{"sha256": "a"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\xff\xfe", '{"sha256": "a"}', LISTS])
 def test_record_that_is_none_of_ours_is_reported_with_the_command(chain, content):
     record = chain.models_dir / "original_model.h5.json"
     record.write_bytes(content.encode("latin-1"))

@@ -6,6 +6,7 @@ from conftest import SIZE
 from pipeline import networks
 from pipeline.channel_groups import DEPTHWISE_COST, channel_cost, channel_groups
 from pipeline.dataset import CLASSES
+from pipeline.packages import keras, layers
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,31 @@ def test_cost_of_a_channel_is_what_it_takes_at_the_resolution_where_it_lives(com
     group = by_first_producer(compact)["block1_expand"]
     made, halved, read = 16 * 16 * 16, 8 * 8 * 3 * 3 * DEPTHWISE_COST, 8 * 8 * 24
     assert channel_cost(compact, group) == pytest.approx(made + halved + read)
+
+
+def own_network(*middle):
+    """An image, 16 channels, layers of somebody's own on them, logits."""
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(16, 3, padding="same", name="first")(image)
+    for layer in middle:
+        x = layer(x)
+    x = layers.Conv2D(16, 3, padding="same", name="last")(x)
+    return keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x))
+
+
+def test_depthwise_convolution_that_makes_two_of_each_keeps_its_channels():
+    double = own_network(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2))
+    assert set(by_first_producer(double)) == {"last"}
+    single = own_network(layers.DepthwiseConv2D(3, padding="same"))
+    assert set(by_first_producer(single)) == {"first", "last"}
+
+
+def test_sum_that_broadcasts_one_channel_over_all_keeps_them():
+    weight = layers.Conv2D(1, 1, name="weight")
+    broadcast = own_network(lambda x: layers.Add()([x, weight(x)]))
+    assert set(by_first_producer(broadcast)) == {"last"}
+
+
+def test_convolution_in_groups_keeps_what_it_reads_and_writes():
+    grouped = own_network(layers.Conv2D(16, 3, padding="same", groups=2, name="grouped"))
+    assert set(by_first_producer(grouped)) == {"last"}

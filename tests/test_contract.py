@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from conftest import SIZE
+from conftest import SIZE, toy_network
 from flatbuffers import number_types
 
 from pipeline import contract, litert, profiles, tflite_files
 from pipeline.console import UserError
 from pipeline.conversion import convert
 from pipeline.dataset import CLASSES
-from pipeline.packages import keras, layers
 from pipeline.variants import VARIANTS
 
 FILES = [*VARIANTS, "int8 input"]
@@ -29,15 +28,7 @@ FILES = [*VARIANTS, "int8 input"]
 @pytest.fixture(scope="module")
 def plain():
     """A toy network in every variant, and in int8 with an int8 input, without a contract."""
-    keras.utils.set_random_seed(0)
-    image = layers.Input((SIZE, SIZE, 3))
-    biased = {"padding": "same", "bias_initializer": "random_normal"}
-    x = layers.Conv2D(32, 3, 2, activation="relu", **biased)(image)
-    x = layers.DepthwiseConv2D(3, **biased)(x)
-    x = layers.Conv2D(64, 3, activation="relu", **biased)(x)
-    x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
-    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
-    calibration = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+    model, calibration = toy_network()
     files = {variant: convert(model, variant, calibration) for variant in VARIANTS}
     return {**files, "int8 input": convert(model, "int8", calibration, "int8")}
 

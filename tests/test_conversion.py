@@ -10,8 +10,8 @@ from pipeline.dataset import CLASSES, load_split
 from pipeline.file_checks import check
 from pipeline.keras_models import load_model, predict
 from pipeline.litert import logits_of, open_interpreter, operators, predict_tflite
-from pipeline.packages import keras, layers
-from pipeline.variants import VARIANTS, quantised
+from pipeline.packages import keras, layers, tf
+from pipeline.variants import VARIANTS, Variant, quantised
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +239,17 @@ def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     kinds = [operator.kind for operator in operators(path.read_bytes())]
     # Nothing rescales the image.
     assert kinds[:2] == ["QUANTIZE", "RESIZE_BILINEAR"] and kinds[2] == "CONV_2D"
+
+
+def test_operator_without_an_int16_form_stays_float(tmp_path, monkeypatch):
+    entry = Variant("int16.tflite", weights="int8", activations="int16")
+    monkeypatch.setitem(VARIANTS, "int16", entry)
+    keras.utils.set_random_seed(4)
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(image)
+    x = tf.nn.depth_to_space(layers.Conv2D(4 * len(CLASSES), 1)(x), 2)
+    model, images, path = keras.Model(image, x), blocks(), tmp_path / entry.file
+    path.write_bytes(conversion.convert(model, "int16", images.astype(np.float32) / 255))
+    expected = np.concatenate(list(predict(model, images)))
+    assert check(path, "int16", images, expected) >= 0.99
+    assert {np.int16, np.int8} <= tensor_types(open_interpreter(path))

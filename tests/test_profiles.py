@@ -2,14 +2,12 @@
 
 import re
 
-import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import toy_network
 
 import evaluation
 from pipeline import conversion, profiles
 from pipeline.console import UserError
-from pipeline.packages import keras, layers
 from pipeline.variants import VARIANTS
 
 
@@ -17,14 +15,7 @@ from pipeline.variants import VARIANTS
 def toy_files(tmp_path_factory):
     """A network of few operators, of every kind that ours have and more, in float16 and int8."""
     folder = tmp_path_factory.mktemp("toy")
-    keras.utils.set_random_seed(0)
-    image = layers.Input((SIZE, SIZE, 3))
-    x = layers.Conv2D(32, 3, 2, padding="same", activation="relu")(image)
-    x = layers.DepthwiseConv2D(3, padding="same")(x)
-    x = layers.Conv2D(64, 3, padding="same", activation="relu")(x)
-    x = layers.Conv2DTranspose(32, 2, 2, padding="same")(x)
-    model = keras.Model(image, layers.Conv2D(3, 1)(x))
-    calibration = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+    model, calibration = toy_network()
     for name in ("float16", "int8"):
         content = conversion.convert(model, name, calibration)
         (folder / VARIANTS[name].file).write_bytes(content)

@@ -309,6 +309,14 @@ def test_versions_are_those_that_are_installed():
     assert fingerprints.DISTRIBUTIONS is packages.DISTRIBUTIONS
 
 
+@pytest.mark.parametrize("foreign", [None, [], "text", {"settings": None, "code": [1]}])
+def test_identity_that_is_none_of_ours_is_another_one(foreign):
+    now = {"settings": {"epochs": 3}, "inputs": {}, "code": {"a.py": "1"}, "versions": {}}
+    texts = [reason.text for reason in stages.differences(foreign, now)]
+    assert texts == ["--epochs is new", "a.py is new"]
+    assert stages.differences(now, now) == []
+
+
 # --- one at a time --------------------------------------------------------------------------
 
 HOLD = """

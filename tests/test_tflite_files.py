@@ -6,15 +6,14 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from conftest import SIZE
+from conftest import toy_network
 
 from pipeline import tflite_files
 from pipeline.artifacts import artifact_path
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.keras_models import save_model
 from pipeline.litert import logits_of
-from pipeline.packages import keras, layers
 from pipeline.variants import VARIANTS
 
 
@@ -41,17 +40,8 @@ def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_pla
 def models(tmp_path_factory):
     """A toy network as .h5 and in every .tflite variant, and how many weights it has."""
     folder = tmp_path_factory.mktemp("models")
-    keras.utils.set_random_seed(0)
-    image = layers.Input((SIZE, SIZE, 3))
-    # Equal biases, as zeros are, would be stored once.
-    biased = {"padding": "same", "bias_initializer": "random_normal"}
-    x = layers.Conv2D(32, 3, 2, activation="relu", **biased)(image)
-    x = layers.DepthwiseConv2D(3, **biased)(x)
-    x = layers.Conv2D(64, 3, activation="relu", **biased)(x)
-    x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
-    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
+    model, calibration = toy_network()
     save_model(model, artifact_path(folder, "original"))
-    calibration = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
     for variant in VARIANTS:
         artifact_path(folder, variant).write_bytes(convert(model, variant, calibration))
     kernels = 3 * 9 * 32, 9 * 32, 32 * 9 * 64, 64 * 4 * 32, 32 * 3
