@@ -11,7 +11,8 @@ in this list (tests/test_package.py checks both).
     fingerprints   what the code of a stage does, whatever its comments and layout
     processes      which process writes, one at a time in a folder, memory
     stages         what a stage was asked, whether it must run again and why, its artifacts
-    dataset        the prepared data set: written once, memory-mapped after
+    classes        what the values of a mask mean: names, colours, pixels of no class
+    dataset        the prepared data set: shards written once, memory-mapped after
     examples       one picture and its mask: decoded, resized, its blemishes counted
     synthetic      drawn animals, a data set without a download
     sources        where examples come from: TensorFlow Datasets, a folder of pictures
