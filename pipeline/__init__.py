@@ -16,15 +16,17 @@ in this list (tests/test_package.py checks both).
     examples       one picture and its mask: decoded, resized, its blemishes counted
     synthetic      drawn animals, a data set without a download
     sources        where examples come from: TensorFlow Datasets, a folder of pictures
-    pictures       photos with their masks: colours, overlays, the picture of a data set
+    photographs    the one reader of photographs, and how they fit a network
+    pictures       photos with their masks: overlays, legends, the picture of a data set
     charts         curves, what breaks first, trade-offs, bars
-    metrics        confusion matrix, IoU, bootstrap
+    metrics        pixel counts, IoU, bootstrap
     keras_models   .h5 files: saved, loaded, run
     networks       the U-Nets, and the place for a network of one's own
     imagenet       pretrained weights of the encoder, read without torch
     batches        augmentation and the order of examples
     losses         what training minimises
     optimizers     AdamW, its schedule, its moving average
+    devices        what a training runs on, and in which precision
     fitting        the training loop, its progress, its resumption
     zeros          unstructured pruning: which kernels, how many zeros
     channel_groups which channels of a network can only go together
@@ -48,6 +50,7 @@ in this list (tests/test_package.py checks both).
     profiles       where the time goes, operator by operator
     photos         pictures of one's own, drawn over with what a model sees
     accuracy       every model over the test split
+    sentences      what the numbers mean, in words
     tables         the numbers as text
     gallery        test photos: the worst and others
     report         the numbers as a page

@@ -52,6 +52,10 @@ class Rows:
         self.give_back(found.nbytes)
         return found[0] if single else found
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it, for NumPy."""
+        return self[:] if dtype is None else self[:].astype(dtype)
+
     def give_back(self, read: int) -> None:
         """Counts bytes read, and lets go of the pages in memory after RESIDENT_BYTES."""
         self.touched += read

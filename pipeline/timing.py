@@ -60,7 +60,7 @@ def time_in_turns(
 
 
 def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
-    """Loads a model and returns what runs it once on a uint8 image (size, size, 3).
+    """Loads a model and returns what runs it once on a uint8 image (height, width, 3).
 
     For LiteRT that is `invoke`, for Keras a compiled call with a batch of one.
     """

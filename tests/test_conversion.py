@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import conversion, networks
 from pipeline.artifacts import artifact_path
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.file_checks import check
 from pipeline.keras_models import load_model, predict
 from pipeline.litert import logits_of, open_interpreter, operators, predict_tflite
@@ -116,7 +116,7 @@ def test_classic_network_converts_in_every_variant(classic, variant, least, tmp_
 def classic():
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32)
-    return with_statistics(networks.classic_unet(SIZE, len(CLASSES)), images)
+    return with_statistics(networks.classic_unet((SIZE, SIZE), len(CLASSES)), images)
 
 
 # --- calibration --------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_every_file_means_the_same_by_0_to_1(finished_run, pruned, tmp_path, var
 
 def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     keras.utils.set_random_seed(2)
-    model = networks.compact_unet(SIZE, len(CLASSES), 2.0)
+    model = networks.compact_unet((SIZE, SIZE), len(CLASSES), 2.0)
     images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
     path = tmp_path / "model.tflite"
     path.write_bytes(conversion.convert(model, "int8", images.astype(np.float32) / 255))

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import networks
 from pipeline.batches import epoch_batches
 from pipeline.conversion import calibration_sample, convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.fitting import make_train_step
 from pipeline.keras_models import load_model
 from pipeline.litert import logits_of
@@ -49,7 +49,7 @@ def test_imitation_is_as_noisy_as_the_int8_file(finished_run, imitation, validat
 
 def test_classic_network_is_imitated_too(imitation):
     keras.utils.set_random_seed(0)
-    model = networks.classic_unet(SIZE, len(CLASSES))
+    model = networks.classic_unet((SIZE, SIZE), len(CLASSES))
     for _ in range(60):  # running statistics that fit the random weights, as after training
         model(np.random.default_rng(0).random((16, SIZE, SIZE, 3), np.float32), training=True)
     calibration = np.random.default_rng(1).random((8, SIZE, SIZE, 3), np.float32)
@@ -60,7 +60,7 @@ def test_classic_network_is_imitated_too(imitation):
 
 def test_network_on_an_enlarged_image_is_imitated_too(imitation):
     keras.utils.set_random_seed(2)
-    model = networks.compact_unet(SIZE, len(CLASSES), 2.0)
+    model = networks.compact_unet((SIZE, SIZE), len(CLASSES), 2.0)
     images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
     student = imitation.imitate_int8(model, images / np.float32(255))
     assert noise_ratio(model, student, images / np.float32(255), images) > 0

@@ -15,14 +15,14 @@ from pipeline.packages import keras, layers, tf
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model.h5"
     keras.utils.set_random_seed(3)
-    model = networks.compact_unet(32, 3)
+    model = networks.compact_unet((32, 32), 3)
     keras_models.save_model(model, path)
     return model, path
 
 
 @pytest.mark.parametrize("build", networks.NETWORKS.values())
 def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
-    model = build(32, 3)
+    model = build((32, 32), 3)
     keras_models.save_model(model, tmp_path / "model.h5")
     image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     loaded = keras_models.open_model(tmp_path / "model.h5")

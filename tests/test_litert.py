@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import litert
 from pipeline.artifacts import artifact_path
 from pipeline.console import UserError
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.keras_models import load_model
 from pipeline.packages import keras, layers
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 FUNCTION = '''
-def tiny(size: int, classes: int) -> keras.Model:
+def tiny(size: tuple[int, int], classes: int) -> keras.Model:
     """A network of somebody's own: MobileNet's input scaling, a kernel worth pruning."""
-    image = layers.Input((size, size, 3))
+    image = layers.Input((*size, 3))
     x = layers.Rescaling(2, -1)(image)
     skip = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(x)
     x = layers.Conv2D(64, 3, 2, padding="same", activation="relu")(skip)

@@ -80,7 +80,7 @@ def test_failed_stage_leaves_the_old_model(run_copy):
 
 
 def test_encoder_is_filled_where_it_was_asked_for_or_where_there_is_one():
-    compact, classic = (build(32, 3) for build in networks.NETWORKS.values())
+    compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
     before = compact.get_weights()
     assert training.load_encoder(classic, "auto") == "scratch"
     assert training.load_encoder(compact, "scratch") == "scratch"
