@@ -5,6 +5,7 @@ in this list (tests/test_package.py checks both).
 
     variants       the table of .tflite files: one entry is all that a new conversion needs
     console        faults in one line, progress, quiet, Ctrl-C
+    photographs    the one reader of photographs, and how they come to a network's size
     packages       TensorFlow and the other slow packages, loaded when first used
     artifacts      paths, atomic files, records
     flags          the command line that all scripts share
@@ -13,10 +14,17 @@ in this list (tests/test_package.py checks both).
     stages         what a stage was asked, whether it must run again and why, its artifacts
     classes        what the values of a mask mean: names, colours, pixels of no class
     dataset        the prepared data set: shards written once, memory-mapped after
-    examples       one picture and its mask: decoded, resized, its blemishes counted
+    masks          what the pixels of a mask file say: numbers, palettes, colours
+    labels         which class each value in masks is, as source and user say
+    examples       one picture and its mask, decoded and fitted; what a source of many is
+    audit          all masks looked at before anything is written: values, faults, meaning
+    selection      which examples are used, and for which split
     synthetic      drawn animals, a data set without a download
-    sources        where examples come from: TensorFlow Datasets, a folder of pictures
-    photographs    the one reader of photographs, and how they fit a network
+    folders        folders of pictures and masks, and the layout of Pascal VOC
+    coco           COCO JSON, drawn as masks
+    ultralytics    data.yaml of Ultralytics' semantic data sets
+    tfds_sets      Oxford-IIIT Pet and other sets of TensorFlow Datasets
+    sources        what --data means, and whether it changed
     pictures       photos with their masks: overlays, legends, the picture of a data set
     charts         curves, what breaks first, trade-offs, bars
     metrics        pixel counts, IoU, bootstrap
