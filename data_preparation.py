@@ -169,10 +169,15 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     # Look at every mask before anything is written, and say what they hold.
     findings = audit.scan(source)
     faults = findings.faults
-    meaning = audit.judge(source, findings, arguments.fit == "pad")
     number = sum(map(len, findings.held.values())) + len(source.faults)
-    for line in audit.table(source.labels, findings, meaning):
-        console.say(line)
+    if not findings.first:
+        selection.refuse(faults, number, 0)
+    meaning = None
+    try:
+        meaning = audit.judge(source, findings, arguments.fit == "pad")
+    finally:
+        for line in audit.table(source.labels, findings, meaning):
+            console.say(line)
     selection.refuse(faults, number, source.skip_bad)
     chosen = selection.cut(findings, arguments.seed)
     if not source.skip_bad:

@@ -51,7 +51,7 @@ def formats() -> tuple[str, ...]:
     """The file formats that are read: all that Pillow unpacks by itself."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it and refuses above its double
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged EXIF data, large photographs
     return tuple(sorted(set(Image.OPEN) - NO_PHOTOGRAPHS))
 
 
