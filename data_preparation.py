@@ -180,6 +180,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
             console.say(line)
     selection.refuse(faults, number, source.skip_bad)
     chosen = selection.cut(findings, arguments.seed)
+    if missing := [split for split in ("test", "validation") if split not in source.splits]:
+        console.say(f"cut from the training pictures by --seed: {' and '.join(missing)}")
     if not source.skip_bad:
         selection.refuse_absent(source.labels, findings, meaning, chosen)
 

@@ -146,7 +146,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in TRANSPARENT or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def as_png(picture: Image.Image) -> bytes:
