@@ -169,12 +169,19 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     # Look at every mask before anything is written, and say what they hold.
     findings = audit.scan(source)
     faults = findings.faults
-    meaning = audit.judge(source, findings, arguments.fit == "pad")
     number = sum(map(len, findings.held.values())) + len(source.faults)
-    for line in audit.table(source.labels, findings, meaning):
-        console.say(line)
+    if not findings.first:
+        selection.refuse(faults, number, 0)
+    meaning = None
+    try:
+        meaning = audit.judge(source, findings, arguments.fit == "pad")
+    finally:
+        for line in audit.table(source.labels, findings, meaning):
+            console.say(line)
     selection.refuse(faults, number, source.skip_bad)
     chosen = selection.cut(findings, arguments.seed)
+    if missing := [split for split in ("test", "validation") if split not in source.splits]:
+        console.say(f"cut from the training pictures by --seed: {' and '.join(missing)}")
     if not source.skip_bad:
         selection.refuse_absent(source.labels, findings, meaning, chosen)
 

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.classes import IGNORED
 from pipeline.console import UserError, progress
 from pipeline.examples import (
@@ -29,6 +31,9 @@ from pipeline.masks import Colour, Mask, open_mask, unpack
 from pipeline.photographs import Unreadable, agrees
 
 LISTED = 40  # rows of the table of values that nothing explains
+# What masks have that were once JPEG: an eighth of all changes from pixel to pixel lies at
+# multiples of 8 by chance, and hardly a pixel differs from both neighbours where things are drawn.
+FEWEST_EDGES, ON_GRID, ALONE = 500, 0.15, 0.12
 
 
 class Look(NamedTuple):
@@ -37,6 +42,7 @@ class Look(NamedTuple):
     counts: dict[int, int]  # pixels of each value
     palette: dict[int, Colour]
     colours: bool  # that nothing was said of
+    edges: np.ndarray | None  # `Mask.edges`, where nothing tells the classes from noise
 
 
 @dataclass
@@ -50,6 +56,7 @@ class Findings:
     pictures: Counter[int] = field(default_factory=Counter)
     first: dict[int, str] = field(default_factory=dict)  # by value, a mask that holds it
     palette: dict[int, tuple[Colour, str]] = field(default_factory=dict)  # and who has it so
+    edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
 
 
 # --- looking ------------------------------------------------------------------------------
@@ -113,7 +120,8 @@ def look(example: Example, labels: Labels, any_shape: bool) -> Look | Fault:
         many = "thousands of values, as a photograph or a mask that was once saved as JPEG does"
         return Fault(VALUES, f"{name} holds {many}; save masks as PNG, one number for each class")
     colours = mask.picture.mode == "RGB" and not labels.by_colour
-    return Look(counts, mask.palette, colours)
+    unsaid = labels.names is None and not labels.mapping and mask.picture.mode == "L"
+    return Look(counts, mask.palette, colours, mask.edges if unsaid else None)
 
 
 def note(findings: Findings, example: Example, found: Look) -> Look | Fault:
@@ -127,6 +135,8 @@ def note(findings: Findings, example: Example, found: Look) -> Look | Fault:
                 f"in that of {where} {written(known)}, so that the same number would mean two "
                 "things; say what the colours mean instead: --label-mapping R,G,B:CLASS,...",
             )
+    if found.edges is not None:
+        findings.edges += found.edges
     for value, count in found.counts.items():
         findings.pixels[value] += count
         findings.pictures[value] += 1
@@ -172,6 +182,13 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
     if labels.by_colour:
         palette = {value: unpack(value) for value in findings.pixels}
     meaning = settle(labels, findings.first, palette, padded)
+    changes, on_grid, alone = findings.edges
+    if changes >= FEWEST_EDGES and on_grid > ON_GRID * changes and alone > ALONE * changes:
+        raise UserError(
+            f"the masks look as if they were once saved as JPEG ({on_grid / changes:.0%} of the "
+            "edges in them lie on its grid of 8 pixels), which invents values: export them again "
+            "as PNG; if all values are classes indeed, name these: --names A,B,C"
+        )
     names = meaning.classes.names
     known = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     for split, held in findings.held.items():
@@ -190,23 +207,23 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
     return meaning
 
 
-def table(labels: Labels, findings: Findings, meaning: Meaning) -> list[str]:
+def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[str]:
     """What each value is, its share of all pixels and how many pictures hold it, as lines.
 
-    Nothing for drawn masks, which nobody need look at.
+    Nothing for drawn masks, which nobody need look at; no classes without a meaning.
     """
     if not findings.pixels:
         return []
     total = max(1, findings.pixels.total())
     rows = [("value", "class", "share of pixels", "pictures")]
     for value in sorted(findings.pixels):
-        index = meaning.table.get(value)
-        name = "no class: refused" if index is None else "no class: ignored"
+        index = meaning.table.get(value) if meaning else None
+        name = "no class: ignored" if index == IGNORED else "no class: refused" if meaning else "?"
         if index is not None and index != IGNORED:
             name = meaning.classes.names[index]
         share = f"{findings.pixels[value] / total:.4f}"
         rows.append((labels.said(value), name, share, str(findings.pictures[value])))
-    if len(rows) > LISTED and meaning.unknown:
+    if len(rows) > LISTED and (not meaning or meaning.unknown):
         rows = rows[:LISTED]
     left, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [f"{row[0]:>{left}}  {row[1]:<{wide}}  {row[2]:>15}  {row[3]:>8}" for row in rows]

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.classes import IGNORED
 from pipeline.labels import Labels, Meaning
 from pipeline.masks import classify, open_mask
-from pipeline.photographs import Source, fit_image, open_upright, turn_mask
+from pipeline.photographs import Source, fit_image, fitted_box, open_upright, turn_mask
 
 CHUNK = 64  # examples that are in memory at a time
 
@@ -98,13 +98,17 @@ def decode(
     """
     image, stored = open_upright(fetch(example.image), example.image_name)
     drawn = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
-    mask = turn_mask(classify(drawn, meaning.table), image, stored)
-    if fit != "stretch" and mask.size != image.size:  # rounding must not move it
-        mask = mask.resize(image.size, Image.Resampling.NEAREST)
-    image = fit_image(image, size, fit)
-    return np.asarray(image), np.asarray(
-        fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
-    )
+    mask = turn_mask(drawn, image, stored)
+    if fit != "stretch":  # by the shape of the image: rounding must not move the mask
+        left, top, right, bottom = fitted_box(image.size, size, fit)
+        shown = (right - left, bottom - top) if fit == "pad" else image.size
+        mask = mask.resize(shown, Image.Resampling.NEAREST)
+    if fit != "pad":
+        mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
+    mask = classify(mask, meaning.table)  # shrunk already, which is quicker
+    if fit == "pad":
+        mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
+    return np.asarray(fit_image(image, size, fit)), np.asarray(mask)
 
 
 def in_threads(

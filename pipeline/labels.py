@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -47,9 +48,9 @@ class Meaning:
 
 def parse_names(text: str) -> list[str]:
     """Names of classes from `a,b,c`, or from a file with one a line; an argparse type."""
-    path, lines = Path(text), text.split(",")
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = text.split(",")
+    if os.path.isfile(text):  # Path.is_file raises on a list that is longer than names of files
+        lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if fault := fault_of_names(names):
         raise argparse.ArgumentTypeError(f"{text}: {fault}")
@@ -171,12 +172,11 @@ def settle(
     Raises:
         UserError: the values are no classes, and nothing says what they are.
     """
-    mapping = {v: to for v, to in labels.mapping.items()}
-    for value in labels.if_found & found.keys():
-        mapping.setdefault(value, IGNORED)
+    mapping = dict.fromkeys(labels.if_found & found.keys(), IGNORED) | labels.mapping
     values = sorted(value for value in found if mapping.get(value) != IGNORED)
     taken = {to for to in mapping.values() if to != IGNORED}
-    own = {} if labels.by_colour else {v: v for v in values if v not in mapping and v not in taken}
+    most = 0 if labels.by_colour else MOST
+    own = {v: v for v in values if v < most and v not in mapping and v not in taken}
     names = labels.names
     if counts_from_one(values, taken, names):
         own = {value: value - 1 for value in values}
@@ -214,12 +214,15 @@ def unnamed(
     targets = sorted({to for value, to in meant.items() if to != IGNORED and value in values})
     number = len(targets)
     if labels.by_colour:
-        return tuple(f"class {index}" for index in range(max(meant.values()) + 1))
-    whole = targets == list(range(number)) and all(value in meant for value in values)
-    if whole and FEWEST <= number <= MOST:
+        number = max((to for to in meant.values() if to != IGNORED), default=0) + 1
+        if number < FEWEST:
+            raise UserError(f"the label mapping knows one class; {FEWEST} are the fewest")
+        return tuple(f"class {index}" for index in range(number))
+    all_meant = all(value in meant for value in values)
+    if all_meant and number >= FEWEST and targets == list(range(number)):
         return tuple(f"class {index}" for index in targets)
     listed = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
-    if number < FEWEST:
+    if all_meant and number < FEWEST:
         where = found[values[0]] if values else "no mask"
         raise UserError(
             f"the masks hold {'the one value ' + listed if values else 'no value'} ({where}), and "
@@ -235,9 +238,10 @@ def unnamed(
     plain = [value for value in values if value != 255]
     remedy = ",".join(f"{v}:{k}" for k, v in enumerate(values) if v != k)
     gap = plain in (list(range(len(plain))), list(range(1, len(plain) + 1)))
-    ignore = ", or --ignore-index 255 if that is no class" if 255 in values else ""
-    if gap and len(plain) >= FEWEST and 255 in values:
-        remedy, ignore = "", "--ignore-index 255 if that is no class"
+    ignore = ""
+    if 255 in values and len(plain) >= FEWEST:
+        ignore = f"{', or ' if not gap else ''}--ignore-index 255 if that is no class"
+        remedy = "" if gap else remedy
     raise UserError(
         f"{start}: numbers of classes go 0, 1, 2 without a gap; say what is meant: "
         + (f"--label-mapping {remedy}" if remedy else "")

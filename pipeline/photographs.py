@@ -51,7 +51,7 @@ def formats() -> tuple[str, ...]:
     """The file formats that are read: all that Pillow unpacks by itself."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it and refuses above its double
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged EXIF data, large photographs
     return tuple(sorted(set(Image.OPEN) - NO_PHOTOGRAPHS))
 
 
@@ -146,7 +146,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in TRANSPARENT or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def as_png(picture: Image.Image) -> bytes:
