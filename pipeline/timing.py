@@ -159,11 +159,12 @@ def resident_bytes(field: str) -> int:
 def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
     """How far resident memory rises, at its peak, by loading a model and running it once.
 
-    In bytes, for a fresh process that has every package loaded. For LiteRT it is the file, the
+    In bytes, for a fresh process that has the packages loaded. For LiteRT it is the file, the
     weights as XNNPACK packs them and the activations; for Keras also TensorFlow's own start.
     None where the system does not tell (no /proc).
     """
-    assert tf.float32 and keras.Model  # loads them
+    if name in KERAS_MODELS:  # LiteRT is loaded already, and needs no TensorFlow
+        assert tf.float32 and keras.Model  # loads them
     try:
         # The peak so far is forgotten: it was the imports'.
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,10 +1,12 @@
 """What several test files share: a small finished run, drawn pictures, scripts as subprocesses."""
 
+import fcntl
 import io
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
 sys.path.insert(0, str(ROOT))
 
 import data_preparation  # noqa: E402 (the package comes first: it sets what TensorFlow reads)
-from pipeline import synthetic  # noqa: E402
+from pipeline import synthetic, timing  # noqa: E402
 from pipeline.artifacts import ARTIFACTS, MODELS  # noqa: E402
 from pipeline.packages import keras, layers  # noqa: E402
 
@@ -146,11 +148,34 @@ def toy_network() -> tuple[keras.Model, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that several test files share: by one worker, while others wait for it.
+
+    The lock is the system's, so that it ends with the worker that holds it; what that one left
+    half-made is made anew.
+    """
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path = common / f"{name}_of_all" / "models"
+        done = path.with_name("done")
+        path.parent.mkdir(exist_ok=True)
+        with path.with_name("lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                make(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(made_once) -> Path:
     """A models folder that holds a synthetic data set only. Not to be written to: `data_copy`."""
-    models_dir = tmp_path_factory.mktemp("small_data")
-    make_data_set(models_dir)
-    return models_dir
+    return made_once("small_data", make_data_set)
 
 
 @pytest.fixture
@@ -159,18 +184,20 @@ def data_copy(small_data, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_data, tmp_path_factory) -> Path:
+def finished_run(small_data, made_once) -> Path:
     """A models folder after stages 1 to 4. Not to be written to: see `run_copy`."""
     import pruning
     import quantization
 
-    models_dir = shutil.copytree(small_data, tmp_path_factory.mktemp("finished_run") / "models")
-    # In a process of its own, because Keras numbers the layers of later models of one process.
-    done = run_script("training.py", "--models-dir", models_dir, *TRAINING)
-    assert done.returncode == 0, done.stderr
-    pruning.main(["--models-dir", str(models_dir), *PRUNING])
-    quantization.main(["--models-dir", str(models_dir), "--calibration-images", "20"])
-    return models_dir
+    def make(models_dir: Path) -> None:
+        shutil.copytree(small_data, models_dir)
+        # In a process of its own, because Keras numbers the layers of later models of one process.
+        done = run_script("training.py", "--models-dir", models_dir, *TRAINING)
+        assert done.returncode == 0, done.stderr
+        pruning.main(["--models-dir", str(models_dir), *PRUNING])
+        quantization.main(["--models-dir", str(models_dir), "--calibration-images", "20"])
+
+    return made_once("finished_run", make)
 
 
 @pytest.fixture
@@ -179,13 +206,27 @@ def run_copy(finished_run, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def evaluated_run(finished_run, tmp_path_factory) -> Path:
-    """A models folder after all five stages. Not to be written to."""
+def evaluated_run(finished_run, made_once) -> Path:
+    """A models folder after all five stages. Not to be written to.
+
+    Time and memory are made up: to measure takes ten processes (test_own_network.py does it).
+    """
     import evaluation
 
-    models_dir = shutil.copytree(finished_run, tmp_path_factory.mktemp("evaluated_run") / "models")
-    evaluation.main(["--models-dir", str(models_dir)])
-    return models_dir
+    latency = {"median": 2.0, "p90": 2.5, "after_another": 3.0, "first": 30.0, "runs": 100}
+
+    def make(models_dir: Path) -> None:
+        shutil.copytree(finished_run, models_dir)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                timing, "measure_latency", lambda _, names, *__: dict.fromkeys(names, latency)
+            )
+            patch.setattr(
+                timing, "measure_memory", lambda _, names, __: dict.fromkeys(names, 10**7)
+            )
+            evaluation.main(["--models-dir", str(models_dir)])
+
+    return made_once("evaluated_run", make)
 
 
 @pytest.fixture(scope="session")
