@@ -16,7 +16,14 @@ from PIL import Image
 from pipeline.classes import IGNORED
 from pipeline.labels import Labels, Meaning
 from pipeline.masks import classify, open_mask
-from pipeline.photographs import Source, fit_image, fitted_box, open_upright, turn_mask
+from pipeline.photographs import (
+    Source,
+    Unreadable,
+    fit_image,
+    fitted_box,
+    open_upright,
+    turn_mask,
+)
 
 CHUNK = 64  # examples that are in memory at a time
 
@@ -105,7 +112,10 @@ def decode(
         mask = mask.resize(shown, Image.Resampling.NEAREST)
     if fit != "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
-    mask = classify(mask, meaning.table)  # shrunk already, which is quicker
+    try:
+        mask = classify(mask, meaning.table)  # shrunk already, which is quicker
+    except ValueError:
+        raise Unreadable(f"{example.mask_name} has changed since it was looked at") from None
     if fit == "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
     return np.asarray(fit_image(image, size, fit)), np.asarray(mask)

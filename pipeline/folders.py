@@ -58,15 +58,8 @@ class Pairs:
         }
         if "train" not in splits:
             raise UserError(f"{self.folder} has no training pictures; call their folder train")
-        return Collection(
-            str(self.folder),
-            splits,
-            labels,
-            self.faults,
-            self.passed_over,
-            self.files,
-            self.folder,
-        )
+        found = self.faults, self.passed_over, self.files, self.folder
+        return Collection(str(self.folder), splits, labels, *found)
 
     def read(self, split: str) -> Iterator[Example]:
         """The examples of a split."""
@@ -106,6 +99,8 @@ def pictures_below(folder: Path, base: Path, passed_over: list[tuple[str, str]])
             picture = os.path.splitext(entry.name)[1].lower() in suffixes()
             if entry.name.startswith("."):
                 passed_over.append((name, "hidden"))
+            elif entry.is_dir() and entry.is_symlink() and not picture:
+                passed_over.append((name, "a link to a folder"))  # which may lead back here
             elif entry.is_dir() and not picture:
                 ahead.append(Path(entry.path))
             elif entry.name.lower().endswith(OUR_OUTPUTS):
@@ -146,9 +141,16 @@ def folders_of(folder: Path) -> tuple[str, str] | None:
     within = [folder, *(folder / name for names in SPLIT_NAMES.values() for name in names)]
     for place in within:
         for images, masks in FOLDERS:
-            if (place / images).is_dir() and (place / masks).is_dir():
+            if (place / images).is_dir() and has_pictures(place / masks):
                 return images, masks
     return None
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether a folder holds any picture, in itself or below."""
+    places = [folder, *folder.iterdir()] if folder.is_dir() else []
+    names = (name for place in places for *_, names in os.walk(place) for name in names)
+    return any(os.path.splitext(name)[1].lower() in suffixes() for name in names)
 
 
 def read_folder(folder: Path) -> Collection:
@@ -242,8 +244,7 @@ def keys_of(line: str, images: str) -> list[str]:
 
 def labels_of(folder: Path, images: str, pairs: Pairs) -> Labels:
     """What a folder says of its masks: CVAT's labelmap.txt, else what VOC leaves out."""
-    path = folder / "labelmap.txt"
-    if path.is_file():
+    if (path := folder / "labelmap.txt").is_file():
         pairs.extra.append(path)
         return read_labelmap(path, VOID_COLOUR)
     return Labels(if_found=frozenset({VOID} if images == "JPEGImages" else ()))

@@ -15,7 +15,6 @@ from pipeline.masks import Colour, pack, unpack
 
 NOISY = 40  # values without names: so many are a photograph, or were once a JPEG
 SHOWN = 12  # values that a message lists
-
 IGNORE = ("ignore", "ignored", "ignore_label")  # what a mapping calls no class
 
 
@@ -183,6 +182,8 @@ def settle(
         names = names or tuple(f"class {value}" for value in values)
     if names is None:
         names = unnamed({**own, **mapping}, values, labels, found)
+    if fault := fault_of_names(names):
+        raise UserError(f"the masks hold {fault}")
     known = {value: to for value, to in own.items() if to < len(names)} | mapping
     if over := [to for to in taken if to >= len(names)]:
         raise UserError(f"the label mapping names a class {max(over)}; there are {len(names)}")

@@ -13,6 +13,8 @@ from pipeline.photographs import Source, Unreadable, opened
 
 MOST_VALUES = 1 << 12  # different values that are still counted
 
+NOTHING = np.uint8(254)  # in place of an index, for a value that means nothing
+
 Colour = tuple[int, int, int]
 
 
@@ -108,24 +110,31 @@ def classify(picture: Image.Image, table: dict[int, int]) -> Image.Image:
     """The picture of a `Mask` with every value replaced by what `table` has for it, mode "L".
 
     Args:
-        table: by value, an index of a class or IGNORED; holds every value of the picture.
+        table: by value, an index of a class or IGNORED.
+
+    Raises:
+        ValueError: a value is not in the table.
     """
     values = np.asarray(picture)
     if picture.mode == "L":
-        return Image.fromarray(byte_table(tuple(sorted(table.items())))[values])
-    if picture.mode == "RGB":
-        red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
-        values = red << 16 | green << 8 | blue
-    keys = np.array(sorted(table))
-    return Image.fromarray(
-        np.array([table[key] for key in keys.tolist()], np.uint8)[np.searchsorted(keys, values)]
-    )
+        classes = byte_table(tuple(sorted(table.items())))[values]
+    else:
+        if picture.mode == "RGB":
+            red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+            values = red << 16 | green << 8 | blue
+        keys = np.array(sorted(table))
+        place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+        indices = np.array([table[key] for key in keys.tolist()], np.uint8)
+        classes = np.where(keys[place] == values, indices[place], NOTHING)
+    if (classes == NOTHING).any():
+        raise ValueError("it holds a value that means nothing")
+    return Image.fromarray(classes)
 
 
 @functools.lru_cache(4)
 def byte_table(entries: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Of every byte what it is replaced by, uint8 (256,); 0 for those that never occur."""
-    table = np.zeros(256, np.uint8)
+    """Of every byte what it is replaced by, uint8 (256,)."""
+    table = np.full(256, NOTHING)
     for value, index in entries:
         if value < 256:
             table[value] = index

@@ -32,7 +32,7 @@ TURNS = {  # its values: what makes the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # of these, width and height change places
-TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}  # modes of Pillow
+TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}  # modes
 # What Pillow opens with another program, on another system, or cannot unpack.
 NO_PHOTOGRAPHS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
@@ -106,15 +106,14 @@ def orientation(picture: Image.Image) -> int:
 
 
 def open_photograph(source: Source, name: str) -> Image.Image:
-    """A photograph as it is meant to be seen: upright, RGB, 8 bits a channel.
+    """A photograph as it is meant to be seen: upright, RGB, uint8.
 
     Transparent pixels lie over white, as browsers show them: what a file keeps below them
     differs from tool to tool. 16-bit grey is divided by 257, so that 0..65535 becomes 0..255 in
     the same way in every photograph. Of several pictures in a file the first is taken.
 
     Args:
-        source: a path, or the bytes of a file.
-        name: what messages call it.
+        source: a path, or the bytes of a file; messages call it `name`.
 
     Raises:
         Unreadable: whatever is wrong with it, from a missing file to more than MOST_PIXELS.
@@ -167,9 +166,7 @@ def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def agrees(image: Source, name: str, mask_size: tuple[int, int]) -> tuple[bool, tuple[int, int]]:
-    """Whether a mask of this size can be an image's, upright or as its pixels are stored.
-
-    Looks at the head of the file only.
+    """Whether a mask of this size can be an image's, upright or as stored, by the image's head.
 
     Returns:
         The answer, and width and height of the image.
@@ -237,7 +234,7 @@ def fit_image(
     Args:
         size: height and width.
         fit: "stretch" changes the aspect, "pad" keeps it and fills what is left on two sides,
-            "crop" keeps it and cuts two sides off, the same on both.
+            "crop" keeps it and cuts two sides off.
         resampling: BILINEAR for images (Pillow's averages when it shrinks), NEAREST for masks.
         fill: the value of every channel of what "pad" adds.
     """

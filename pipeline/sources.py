@@ -108,6 +108,8 @@ def with_flags(
     skip_bad: float | None,
 ) -> Collection:
     """A source with what the command line says of its classes; raises as `labels.with_user`."""
+    if collection.drawn and (names or mapping or ignore_index is not None):
+        raise UserError("--names and what masks mean are for pictures of one's own, not for drawn")
     labels = with_user(collection.labels, names, ignore_index, mapping)
     share = collection.skip_bad if skip_bad is None else skip_bad
     return replace(collection, labels=labels, skip_bad=share)

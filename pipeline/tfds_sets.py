@@ -67,8 +67,9 @@ def any_set(
             "that holds it: --data-dir DIR"
         ) from None
     keys = find_keys(name, builder.info.features, image_key, mask_key)
-    names = getattr(builder.info.features[keys[1]], "names", None)
-    return collect(builder, keys, Labels(tuple(names) if names else None))
+    mask = builder.info.features[keys[1]]
+    names = tuple(mask.names) if getattr(mask, "num_classes", None) else None
+    return collect(builder, keys, Labels(names))
 
 
 def folder_of(name: str, data_dir: Path | None) -> str | None:

@@ -21,9 +21,14 @@ def yaml_in(folder: Path) -> Path | None:
     found = [
         path
         for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))
-        if any(line.startswith("train:") for line in path.read_text(errors="replace").split("\n"))
+        if {"train", "names"} <= {line.partition(":")[0] for line in lines_of(path)}
     ]
     return found[0] if len(found) == 1 else None
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, whatever is in it."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def read_ultralytics(path: Path) -> Collection:
@@ -112,7 +117,7 @@ def add(pairs: Pairs, split: str, place: Path, masks_dir: str, source: Path) -> 
     images: Found = {}
     masks: Found = {}
     known: dict[Path, Found] = {}  # what each folder of masks holds
-    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines_of(place):
         if not line.strip():
             continue
         below = [Path(os.path.normpath(top / line.strip())) for top in (place.parent, pairs.folder)]

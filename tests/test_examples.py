@@ -113,6 +113,11 @@ def test_damaged_file_is_named(broken):
         decoded(files["photo"], files["mask"])
 
 
+def test_mask_that_changed_since_it_was_looked_at_is_named():
+    with pytest.raises(Unreadable, match=r"^mask has changed since it was looked at$"):
+        decoded(encoded(photograph(80, 60)), encoded(Image.new("L", (80, 60), 9), "png"))
+
+
 def test_many_are_worked_on_in_order_and_few_are_in_memory():
     alive, most, number = 0, 0, 3 * CHUNK + 5
 

@@ -234,3 +234,21 @@ def test_unknown_layout_is_none(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "images" / "a.png")
     assert folders_of(tmp_path) is None
+
+
+def test_masks_folder_without_pictures_is_no_layout(tmp_path):
+    """annotations/ of a COCO export holds a JSON, labels/ of a detection set text."""
+    write_set(tmp_path, 2, mask="annotations/p{:02}.png")
+    assert folders_of(tmp_path) == ("images", "annotations")
+    shutil.rmtree(tmp_path / "annotations")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances.json").write_text("{}")
+    assert folders_of(tmp_path) is None
+
+
+def test_link_that_leads_back_is_not_followed(tmp_path):
+    write_set(tmp_path, 3)
+    (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
+    found = read_folder(tmp_path)
+    assert found.splits["train"].number == 3 and not found.faults
+    assert found.passed_over == [("images/again", "a link to a folder")]

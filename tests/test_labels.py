@@ -142,6 +142,11 @@ def test_the_mapping_that_is_offered_works(values):
     assert [found.table[value] for value in values] == list(range(len(values)))
 
 
+def test_more_classes_than_possible_are_refused():
+    with pytest.raises(UserError, match="the masks hold 151 classes, and 2 to 150 are possible"):
+        meaning(range(1, 152))
+
+
 def test_mapping_makes_classes_of_values():
     found = meaning([0, 255], Labels(mapping={255: 1}))
     assert found.classes.names == ("class 0", "class 1") and found.table == {0: 0, 255: 1}

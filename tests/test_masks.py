@@ -88,6 +88,13 @@ def test_values_become_classes_where_255_is_one_too():
     assert np.asarray(classify(mask.picture, {0: 0, 7: 255, 255: 1})).tolist() == [[0, 1, 255]]
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_value_that_means_nothing_is_never_a_class(kind):
+    mask = read(Image.fromarray(np.array([[0, 1, 7]], kind)))
+    with pytest.raises(ValueError, match="means nothing"):
+        classify(mask.picture, {0: 0, 1: 1})
+
+
 def test_jpeg_is_told_whatever_its_name_says():
     assert read(Image.fromarray(VALUES), "jpeg").jpeg
     assert not read(Image.fromarray(VALUES), "png").jpeg

@@ -59,6 +59,11 @@ def test_drawn_animals_have_as_many_classes_as_asked(data, number):
     assert len(found.labels.names) == number and found.drawn and not sources.on_disk(data)
 
 
+def test_drawn_animals_are_named_already():
+    with pytest.raises(UserError, match="not for drawn"):
+        sources.with_flags(opened("synthetic"), ["a", "b"], None, None, None)
+
+
 def test_source_that_is_none_is_told_what_there_is(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no data")
