@@ -9,7 +9,7 @@ in this list (tests/test_package.py checks both).
     artifacts      paths, atomic files, records
     flags          the command line that all scripts share
     fingerprints   what the code of a stage does, whatever its comments and layout
-    processes      which process writes, one at a time in a folder, memory
+    processes      cores, which process writes, one at a time in a folder, one of its own
     stages         what a stage was asked, whether it must run again and why, its artifacts
     dataset        the prepared data set: written once, memory-mapped after
     examples       one picture and its mask: decoded, resized, its blemishes counted
@@ -47,6 +47,7 @@ in this list (tests/test_package.py checks both).
     profiles       where the time goes, operator by operator
     photos         pictures of one's own, drawn over with what a model sees
     accuracy       every model over the test split
+    limits         what a file must keep to, and whether it does
     tables         the numbers as text
     gallery        test photos: the worst and others
     report         the numbers as a page

@@ -109,7 +109,7 @@ def terminal_table(evaluation: dict[str, Any]) -> str:
 def sentences(evaluation: dict[str, Any]) -> list[str]:
     """What the numbers mean on this machine."""
     rows = {row["name"]: row for row in evaluation["models"]}
-    said = []
+    said = [*about_busy(rows)]
     if {"float32", "pruned_float32"} <= rows.keys():
         said.append(about_pruning(rows["float32"], rows["pruned_float32"]))
     for name in quantised():
@@ -129,6 +129,21 @@ def sentences(evaluation: dict[str, Any]) -> list[str]:
         if worse:
             said.append(f"Look out, IoU lost on the class {name}: {', '.join(worse)}.")
     return said
+
+
+def about_busy(rows: dict[str, Row]) -> list[str]:
+    """That times are not to be trusted, if they are not, and why: in one sentence."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if reason := row["latency_ms"].get("busy"):
+            reasons.setdefault(reason, []).append(name)
+    if not reasons:
+        return []
+    of = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [
+        f"THE MACHINE WAS BUSY while latency was taken ({'; '.join(of)}): the times say little of "
+        "the models; close other programs and run evaluation.py again."
+    ]
 
 
 def in_words(row: Row, baseline: Row) -> str:
