@@ -10,7 +10,7 @@ in this list (tests/test_package.py checks both).
     artifacts      paths, atomic files, records
     flags          the command line that all scripts share
     fingerprints   what the code of a stage does, whatever its comments and layout
-    processes      which process writes, one at a time in a folder, memory
+    processes      cores, which process writes, one at a time in a folder, one of its own
     stages         what a stage was asked, whether it must run again and why, its artifacts
     classes        what the values of a mask mean: names, colours, pixels of no class
     dataset        the prepared data set: shards written once, memory-mapped after
@@ -58,6 +58,7 @@ in this list (tests/test_package.py checks both).
     profiles       where the time goes, operator by operator
     photos         pictures of one's own, drawn over with what a model sees
     accuracy       every model over the test split
+    limits         what a file must keep to, and whether it does
     sentences      what the numbers mean, in words
     tables         the numbers as text
     gallery        test photos: the worst and others

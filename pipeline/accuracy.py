@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pipeline.metrics import (
     iou_per_class,
     mean_iou,
 )
+from pipeline.processes import cores
 
 
 def counts_per_image(
@@ -51,7 +51,7 @@ def counts_per_image(
                 bar.update()
 
         # One single-threaded interpreter per core, each on its share, is quicker than one on all.
-        workers = os.cpu_count() or 1
+        workers = cores()
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(measure, np.array_split(np.arange(number), workers)))
     return counts

@@ -161,6 +161,15 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
     raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
 
 
+def is_recorded(path: Path) -> bool:
+    """Whether a file is the one that the record beside it is of."""
+    try:
+        digest = json.loads(path.with_name(path.name + ".json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return digest == sha256(path)
+
+
 def stale_reason(models_dir: Path, name: str) -> str | None:
     """Why an artifact is stale, with the command that mends it; None if it is up to date.
 

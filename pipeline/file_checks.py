@@ -38,7 +38,7 @@ def check(
             input is not a plain pixel.
     """
     try:
-        interpreter = open_interpreter(path)
+        interpreter = open_interpreter(path, made_here=True)
     except UserError as error:
         raise UserError(f"LiteRT does not take the {variant} file that was made: {error}") from None
     if VARIANTS[variant].activations == "int8" and not mixed:

@@ -21,7 +21,7 @@ from pipeline.losses import make_loss
 from pipeline.metrics import mean_iou
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
-from pipeline.processes import is_first_worker
+from pipeline.processes import is_first_worker, tensorflow_threads
 from pipeline.stages import Stage
 
 LINE = 100  # columns of the line that is printed after each epoch
@@ -53,7 +53,9 @@ class TrainingState:
         if not chief:
             return
         values |= {f"best{k}": v for k, v in enumerate(self.best)}
-        about = json.dumps({"identity": self.stage.identity(), "history": self.history})
+        threads = [*self.stage.threads_before, tensorflow_threads()]
+        kept = {"identity": self.stage.identity(), "history": self.history, "threads": threads}
+        about = json.dumps(kept)
         with atomic(self.path) as temporary:
             np.savez(temporary, about=about, **values)
 
@@ -69,6 +71,7 @@ class TrainingState:
                 values = {name: file[name] for name in file.files}
             about = json.loads(str(values["about"]))
             identity, history = dict(about["identity"]), about["history"]
+            threads = [int(number) for number in about["threads"]]
         except DAMAGED:
             say(f"{self.path} is damaged; beginning anew")
             return
@@ -84,6 +87,12 @@ class TrainingState:
         self.best = [values[f"best{k}"] for k in range(sum(key[:4] == "best" for key in values))]
         self.history = history
         say(f"going on after epoch {len(self.history)}")
+        self.stage.threads_before = [n for n in threads if n != tensorflow_threads()]
+        if self.stage.threads_before:
+            say(
+                f"on {tensorflow_threads()} threads, after epochs on {threads[-1]}: the weights "
+                "will not be, bit for bit, those of a run that went through"
+            )
 
 
 # --- training -----------------------------------------------------------------------------

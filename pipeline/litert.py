@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import functools
+import multiprocessing
+import resource
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,30 +12,84 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from pipeline.artifacts import remedy
+from pipeline.artifacts import is_recorded, remedy
 from pipeline.console import UserError, silenced
+from pipeline.processes import Died, cores, in_own_process
 
 CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # that mix channels
+TRIAL_SECONDS = 60  # for a file of somebody else, with the start of the process that tries it
+TRIAL_BYTES = 8 << 30  # of address space for that process; a damaged shape can ask for any size
 
 
-def open_interpreter(path: Path, threads: int = 1) -> Interpreter:
+def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> Interpreter:
     """A LiteRT interpreter, ready to run, with XNNPACK as by default.
 
+    LiteRT trusts a file: a damaged or hostile one can crash the process. So a file that is not
+    what its record says is first tried in a process of its own, once (see `try_out`).
+
+    Args:
+        made_here: this process wrote the file: it need not be tried, and has no record yet.
+
     Raises:
-        UserError: the file is missing, or no .tflite file.
+        UserError: the file is missing, no .tflite file, or cannot be run.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
+    # A process of ours that was started for a file was started after the file was tried.
+    if not made_here and multiprocessing.parent_process() is None and not is_recorded(path):
+        status = path.stat()
+        try_out(path, status.st_size, status.st_mtime_ns)
+    return opened(path, threads)
+
+
+@functools.cache
+def try_out(path: Path, size: int, modified: int) -> None:
+    """Opens and runs a file in a process of its own, once for each that has this size and time.
+
+    That takes 0.22 s on one core of 2.6 GHz, nearly all of it the start of Python.
+
+    Raises:
+        UserError: the process crashed or hung, or LiteRT refuses the file.
+    """
+    try:
+        in_own_process(run_once, path, seconds=TRIAL_SECONDS)
+    except (Died, TimeoutError) as error:
+        how = "crashes on it" if isinstance(error, Died) else f"takes over {TRIAL_SECONDS} s for it"
+        raise UserError(f"{path} cannot be run: LiteRT {how}; {remedy(path)}") from None
+
+
+def run_once(path: Path) -> None:
+    """Opens a file and runs it on noise, for `try_out`; raises UserError if LiteRT refuses it."""
+    resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+    interpreter = opened(path)
+    random = np.random.default_rng(0)
+    try:
+        with silenced():
+            for slot in interpreter.get_input_details():
+                noise = 255 * random.random(slot["shape"], np.float32)
+                interpreter.set_tensor(slot["index"], noise.astype(slot["dtype"]))
+            interpreter.invoke()
+            for slot in interpreter.get_output_details():
+                interpreter.get_tensor(slot["index"])
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+        raise refused(path, error) from None
+
+
+def refused(path: Path, error: Exception) -> UserError:
+    """What is said of a file that LiteRT does not take."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path} cannot be read as a .tflite file ({reason}); {remedy(path)}")
+
+
+def opened(path: Path, threads: int = 1) -> Interpreter:
+    """An interpreter of a file that may be trusted; raises UserError if LiteRT refuses it."""
     try:
         with silenced():
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
         return interpreter
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read as a .tflite file ({reason}); {remedy(path)}"
-        ) from None
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+        raise refused(path, error) from None
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
@@ -60,7 +116,7 @@ def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> It
 
 def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
     """Float32 logits (n, height, width, classes) of a .tflite file for uint8 images."""
-    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    interpreter = Interpreter(model_content=content, num_threads=cores())
     interpreter.allocate_tensors()
     output = interpreter.get_output_details()[0]
     logits = []

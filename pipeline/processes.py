@@ -1,16 +1,42 @@
-"""Processes: which of several writes, that only one works in a folder, what memory one took."""
+"""Processes: how many cores they have, which of several writes, what is done in one of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.console import UserError
+
+START = "spawn"  # how processes of their own begin: afresh, because TensorFlow survives no fork
+
+
+class Died(UserError):
+    """A process of its own crashed, or was killed."""
+
+
+def cores() -> int:
+    """How many cores this process may use: taskset and cpusets take some away.
+
+    TensorFlow starts as many threads, unless TF_NUM_INTRAOP_THREADS says otherwise.
+    """
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only
+        return os.cpu_count() or 1
+
+
+def tensorflow_threads() -> int:
+    """On how many threads TensorFlow computes one operator."""
+    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else cores()
 
 
 def is_first_worker() -> bool:
@@ -71,3 +97,51 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+# --- a process of its own -------------------------------------------------------------------
+
+
+def in_own_process(
+    function: Callable[..., Any], *arguments: Any, seconds: float | None = None
+) -> Any:
+    """What a function of a module returns, called in a fresh process, which does not outlive it.
+
+    Args:
+        seconds: how long it may take, with the start of the process.
+
+    Raises:
+        Died: the process was killed, which happens where memory runs out, or crashed.
+        TimeoutError: it took longer.
+        Exception: what the function raised.
+    """
+    context = multiprocessing.get_context(START)
+    answer, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        if not answer.poll(seconds):
+            raise TimeoutError
+        value, error = answer.recv()
+    except EOFError:
+        process.join()
+        how = "was killed, probably because memory ran out; close other programs and run this again"
+        if process.exitcode != -signal.SIGKILL:
+            how = f"crashed (exit code {process.exitcode}); run this again"
+        raise Died(f"the process that ran {function.__name__} {how}") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    return value
+
+
+def _call(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
+    """The other side of `in_own_process`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    try:
+        sender.send((function(*arguments), None))
+    except Exception as error:
+        sender.send((None, error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipeline.conversion import convert, with_extremes
 from pipeline.dataset import Split
 from pipeline.litert import logits_of, operators, predict_tflite, set_image
 from pipeline.packages import keras
+from pipeline.processes import cores
 from pipeline.recipes import activation_ranges, quantise_static
 from pipeline.rounding import round_kernels
 from pipeline.tflite_files import compacted
@@ -38,7 +38,7 @@ def mean_iou(logits: np.ndarray, masks: np.ndarray) -> float:
 def file_mean_iou(content: bytes, split: Split) -> float:
     """Mean IoU of a .tflite file over a split, image by image."""
     images, masks = split
-    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    interpreter = Interpreter(model_content=content, num_threads=cores())
     interpreter.allocate_tensors()
     classes = interpreter.get_output_details()[0]["shape"][-1]
     counts = np.zeros((3, classes), np.int64)

@@ -55,7 +55,7 @@ def baseline_of(rows: list[Row]) -> Row:
 def sentences(evaluation: dict[str, Any]) -> list[str]:
     """What the numbers mean on this machine."""
     rows = {row["name"]: row for row in evaluation["models"]}
-    said = []
+    said = [*about_busy(rows)]
     if {"float32", "pruned_float32"} <= rows.keys():
         said.append(about_pruning(rows["float32"], rows["pruned_float32"]))
     for name in quantised():
@@ -69,6 +69,21 @@ def sentences(evaluation: dict[str, Any]) -> list[str]:
     if rows.get("int8", {}).get("activation_kb"):
         said.append(about_memory(rows["int8"]))
     return said + about_baseline(evaluation) + about_classes(list(rows.values()))
+
+
+def about_busy(rows: dict[str, Row]) -> list[str]:
+    """That times are not to be trusted, if they are not, and why: in one sentence."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if reason := row["latency_ms"].get("busy"):
+            reasons.setdefault(reason, []).append(name)
+    if not reasons:
+        return []
+    of = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [
+        f"THE MACHINE WAS BUSY while latency was taken ({'; '.join(of)}): the times say little of "
+        "the models; close other programs and run evaluation.py again."
+    ]
 
 
 def in_words(row: Row, baseline: Row) -> str:

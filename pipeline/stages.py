@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +90,7 @@ class Stage:
         self.code, self.versions = fingerprints.of_stage(self.script)
         self.inputs: dict[str, Any] = {}
         self.accepted: list[str] = []  # differences that --accept-edits let pass
+        self.threads_before: list[int] = []  # other numbers that epochs before a kill ran on
         self.settings = {
             key: str(value) if isinstance(value, Path) else value
             for key, value in sorted(vars(arguments).items())
@@ -198,9 +198,10 @@ class Stage:
         """The record of one artifact whose SHA-256 is `digest`."""
         about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
         accepted = {"accepted": self.accepted} if self.accepted else {}
-        machine = {"threads": os.cpu_count(), "peak_memory_mb": processes.peak_memory_mb()}
-        wall = {"wall_seconds": self.seconds()}
-        return about | self.identity() | accepted | machine | wall
+        before = {"threads_before": self.threads_before} if self.threads_before else {}
+        machine = {"threads": processes.tensorflow_threads(), **before}
+        cost = {"peak_memory_mb": processes.peak_memory_mb(), "wall_seconds": self.seconds()}
+        return about | self.identity() | accepted | machine | cost
 
     @contextlib.contextmanager
     def new_artifact(self, name: str, metrics: dict[str, Any]) -> Iterator[Path]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import platform
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +14,22 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import KERAS_MODELS, artifact_path
-from pipeline.console import UserError
 from pipeline.keras_models import load_model
 from pipeline.litert import open_interpreter, set_image
 from pipeline.packages import keras, tf
+from pipeline.processes import cores, in_own_process
 
 TIMED_RUNS = 100  # of each model
 TURN_RUNS = 10  # of these in a row, before the next model's turn
 TIMED_SECONDS = 60  # per file: slow ones get fewer runs
+
+# When times say nothing of the models. On a core of its own (real-time priority) our files had
+# turns that differ by up to 6 % and a p90 up to 1.15 times the median; beside one process that
+# computes on the same core, turns up to 213 % and a p90 of 4.8 to 8.5 times, others 0.67 of it.
+LOOK_SECONDS = 0.5  # for which the machine is looked at before
+OTHERS = 0.25  # of a core that others take, beyond those that the timing leaves free
+TURNS_SPREAD = 0.25  # of the median: how far turns may lie apart, but for one either way
+TAIL = 1.5  # times the median, that the p90 may be
 
 
 def time_in_turns(
@@ -80,7 +86,9 @@ def latency_runs(
     Returns:
         For each name milliseconds: median and p90 (the 90th percentile) of the runs in a row,
         after_another (the median of runs right after another model), first (the first run after
-        loading); and runs, the number of runs in a row.
+        loading); and runs, the number of runs in a row; spread, see `turns_spread`; others, how
+        many cores other processes took before or meanwhile; busy, why the times say nothing of
+        the model, or None.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -89,13 +97,70 @@ def latency_runs(
         started = time.perf_counter()
         call()
         first[name] = 1e3 * (time.perf_counter() - started)
+    _, before = with_others(lambda: time.sleep(LOOK_SECONDS))
+    times, meanwhile = with_others(lambda: time_in_turns(calls))
+    others = None if meanwhile is None else max(before, meanwhile)
     rows = {}
-    for name, (in_a_row, after_another) in time_in_turns(calls).items():
+    for name, (in_a_row, after_another) in times.items():
         row = {"median": np.median(in_a_row), "p90": np.percentile(in_a_row, 90)}
         row |= {"after_another": np.median(after_another), "first": first[name]}
+        row |= {"spread": turns_spread(in_a_row, len(after_another))}
         rows[name] = {key: round(float(value), 3) for key, value in row.items()}
-        rows[name]["runs"] = len(in_a_row)
+        rows[name] |= {"runs": len(in_a_row), "others": others}
+        rows[name]["busy"] = busy_reason(rows[name], threads)
     return rows
+
+
+def turns_spread(in_a_row: np.ndarray, turns: int) -> float:
+    """How far the medians of a model's turns lie apart, as a share of the median of all.
+
+    Of ten the quickest and the slowest do not count: something short fell into that one.
+    """
+    medians = np.sort(np.median(in_a_row.reshape(turns, -1), axis=1))
+    aside = turns // 10
+    return float((medians[-1 - aside] - medians[aside]) / np.median(in_a_row))
+
+
+def busy_reason(row: dict[str, Any], threads: int) -> str | None:
+    """Why the times of a row of `latency_runs` are those of a busy machine; None if they are not.
+
+    One thread needs one core that nobody else takes, all threads need all of them.
+    """
+    if row["others"] is not None and row["others"] > cores() - threads + OTHERS:
+        return f"others took {row['others']:.1f} of {cores()} core{'s' * (cores() > 1)}"
+    if row["p90"] > TAIL * row["median"]:
+        return f"p90 is {row['p90'] / row['median']:.1f} times the median"
+    if row["spread"] > TURNS_SPREAD:
+        return f"turns differ by {row['spread']:.0%}"
+    return None
+
+
+def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
+    """What `work` returns, and how many of the cores that we may use others took meanwhile.
+
+    A hypervisor that takes a core away (steal) is one of them. None where nobody tells (no
+    /proc/stat).
+    """
+    started, before = time.perf_counter(), others_seconds()
+    result = work()
+    seconds, after = time.perf_counter() - started, others_seconds()
+    return result, None if before is None or after is None else round((after - before) / seconds, 3)
+
+
+def others_seconds() -> float | None:
+    """CPU seconds on the cores that we may use, since the system started, that were not ours."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        ours = os.sched_getaffinity(0)
+    except (OSError, AttributeError):
+        return None
+    ticks = 0
+    for line in lines:
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
+            user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
 
 
 def measure_latency(
@@ -103,42 +168,6 @@ def measure_latency(
 ) -> dict[str, dict[str, Any]]:
     """`latency_runs` in a fresh process that does nothing else."""
     return in_own_process(latency_runs, models_dir, names, threads, image)
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns, called in a fresh process, which does not outlive it.
-
-    Raises:
-        UserError: the process was killed, which happens where memory runs out.
-        Exception: what the function raised.
-    """
-    context = multiprocessing.get_context("spawn")
-    answer, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
-    process.start()
-    sender.close()  # so that the end of the process is the end of the pipe
-    try:
-        value, error = answer.recv()
-    except EOFError:
-        raise UserError(
-            f"the process that ran {function.__name__} was killed, probably because memory ran "
-            "out; close other programs and run this again"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-    if error is not None:
-        raise error
-    return value
-
-
-def _call(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    """The other side of `in_own_process`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    try:
-        sender.send((function(*arguments), None))
-    except Exception as error:
-        sender.send((None, error))
 
 
 def cpu_name() -> str:
@@ -183,5 +212,5 @@ def measure_memory(
     def measure(name: str) -> int | None:
         return in_own_process(memory_growth, models_dir, name, image)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         return dict(zip(names, threads.map(measure, names)))

@@ -34,7 +34,7 @@ def test_rows_keep_the_order_of_the_images(evaluated_run, split, name, monkeypat
     images, masks = split
     forwards = accuracy.counts_per_image(evaluated_run, name, images, masks, 3)
     assert len(np.unique(forwards, axis=0)) > len(images) // 2  # rows can be told apart
-    monkeypatch.setattr(accuracy.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(accuracy, "cores", lambda: 4)
     backwards = accuracy.counts_per_image(evaluated_run, name, images[::-1], masks[::-1], 3)
     np.testing.assert_array_equal(backwards[::-1], forwards)
 
@@ -42,7 +42,7 @@ def test_rows_keep_the_order_of_the_images(evaluated_run, split, name, monkeypat
 def test_more_threads_than_images(evaluated_run, split, monkeypatch):
     images, masks = (part[:2] for part in split)
     expected = accuracy.counts_per_image(evaluated_run, "int8", images, masks, 3)
-    monkeypatch.setattr(accuracy.os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(accuracy, "cores", lambda: 5)
     found = accuracy.counts_per_image(evaluated_run, "int8", images, masks, 3)
     np.testing.assert_array_equal(found, expected)
 

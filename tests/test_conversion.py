@@ -28,7 +28,7 @@ def interpreters(finished_run):
 
 @pytest.fixture(scope="module")
 def validation(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 def with_statistics(model, images):
@@ -132,7 +132,7 @@ def test_calibration_is_a_seeded_sample_of_training_images_only(finished_run, mo
     monkeypatch.setattr(conversion, "load_split", spied)
     rows, images = conversion.calibration_sample(finished_run, 20, 7)
     assert asked == ["train"]
-    train = load_split(finished_run, "train")[0]
+    train = load_split(finished_run, "train")[0][:]
     assert len(set(rows.tolist())) == 20
     assert images.dtype == np.float32 and np.abs(images - train[rows] / 255).max() < 1e-6
     assert (rows == conversion.calibration_sample(finished_run, 20, 7)[0]).all()
@@ -215,7 +215,7 @@ def test_every_file_means_the_same_by_0_to_1(finished_run, pruned, tmp_path, var
     Whoever fed an int8 file by the usual rule got other classes when its input meant something
     else than that of its float siblings, and no word of warning.
     """
-    images = load_split(finished_run, "validation")[0]
+    images = load_split(finished_run, "validation")[0][:]
     _, calibration = conversion.calibration_sample(finished_run, 20, 7)
     path = tmp_path / "model.tflite"
     path.write_bytes(conversion.convert(pruned, variant, calibration, int8_input))

@@ -84,7 +84,7 @@ def test_two_workers_train_what_one_trains(two_workers, finished_run):
         assert float(two["mean_iou"]) == pytest.approx(float(one["mean_iou"]), abs=0.02)
         assert float(two["learning_rate"]) == float(one["learning_rate"])
     assert float(rows[0][-1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
-    images = load_split(finished_run, "test")[0].astype(np.float32) / 255
+    images = load_split(finished_run, "test")[0][:].astype(np.float32) / 255
     ours, theirs = (
         np.argmax(load_model(folder, "original")(images), axis=-1) for folder in folders
     )

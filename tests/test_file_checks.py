@@ -18,7 +18,7 @@ def pruned(finished_run):
 
 @pytest.fixture(scope="module")
 def validation(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from conftest import blobs
 
 import training
-from pipeline import fitting
+from pipeline import fitting, stages
 from pipeline.batches import epoch_batches
 from pipeline.classes import make_classes
 from pipeline.console import UserError
@@ -171,6 +171,29 @@ def test_resume_after_other_settings_begins_anew(make_stage, capsys):
     same.restore()
     assert same.history == [{"mean_iou": 0.5}]
     assert any((now != 0).any() for now in model.get_weights())
+
+
+def test_resume_on_another_number_of_threads_says_so_and_goes_on(stage, monkeypatch, capsys):
+    """Sums over other threads are other bits; the record says on how many each part ran."""
+    monkeypatch.setattr(fitting, "tensorflow_threads", lambda: 2)
+    monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 2)
+    saved_state(stage, *tiny())
+    fitting.TrainingState(stage, "tiny", *tiny()).restore()
+    assert "threads" not in capsys.readouterr().out
+    assert "threads_before" not in stage.record("0", {}) and stage.record("0", {})["threads"] == 2
+    monkeypatch.setattr(fitting, "tensorflow_threads", lambda: 1)
+    monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 1)
+    state = fitting.TrainingState(stage, "tiny", *tiny())
+    state.restore()
+    assert len(state.history) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "going on after epoch 1"
+    assert said[1].startswith("on 1 threads, after epochs on 2: the weights will not be")
+    record = stage.record("0", {})
+    assert (record["threads"], record["threads_before"]) == (1, [2])
+    state.save()  # and a second kill forgets none of it
+    fitting.TrainingState(stage, "tiny", *tiny()).restore()
+    assert stage.record("0", {})["threads_before"] == [2]
 
 
 DAMAGES = {

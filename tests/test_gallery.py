@@ -57,7 +57,7 @@ def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
     grid = gallery.photo_grid(evaluated_run, numbers)
     assert grid["head"] == ["test photo", "as it is, truth", *MODELS]
     assert len(grid["rows"]) == len(load_split(evaluated_run, "test")[0])  # 8, fewer than 2 x 6
-    images, masks = load_split(evaluated_run, "test")
+    images, masks = (part[:] for part in load_split(evaluated_run, "test"))
     classes = load_classes(evaluated_run)
     for row in grid["rows"]:
         image, mask, (truth, *cells) = images[row["number"]], masks[row["number"]], row["cells"]

@@ -26,7 +26,7 @@ def imitation():
 
 @pytest.fixture(scope="module")
 def validation(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 def noise_ratio(model, student, calibration, images):

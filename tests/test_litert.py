@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SIZE
+from conftest import CLASSES, SIZE, that_crashes
 
 from pipeline import litert
 from pipeline.artifacts import artifact_path
@@ -38,7 +38,7 @@ def test_int8_operators_know_the_range_of_their_output(finished_run):
 
 @pytest.mark.parametrize("variant", ["dynamic", "int8", "float16"])
 def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
-    images, _ = load_split(finished_run, "validation")
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
     path = artifact_path(finished_run, variant)
     logits = litert.logits_of(path.read_bytes(), images)
     exact = pruned(images.astype(np.float32) / 255).numpy()
@@ -66,6 +66,44 @@ def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
     assert slot["dtype"] == np.dtype(kind)
     logits = litert.logits_of(content, images)
     np.testing.assert_allclose(255 * logits, images, atol=1.01)
+
+
+def test_file_of_ours_is_opened_at_once_and_another_is_tried_first_and_once(
+    finished_run, tmp_path, monkeypatch
+):
+    tried = []
+    monkeypatch.setattr(litert, "in_own_process", lambda *arguments, **_: tried.append(arguments))
+    ours = artifact_path(finished_run, "int8")
+    litert.open_interpreter(ours)
+    assert tried == []
+    theirs = tmp_path / ours.name
+    theirs.write_bytes(ours.read_bytes())
+    for _ in range(2):
+        litert.open_interpreter(theirs)
+    assert tried == [(litert.run_once, theirs)]
+    record = ours.with_name(ours.name + ".json")
+    (tmp_path / record.name).write_bytes(record.read_bytes())
+    litert.open_interpreter(theirs)
+    theirs.write_bytes(ours.read_bytes() + b"0")
+    litert.open_interpreter(theirs)
+    assert len(tried) == 2
+
+
+def test_file_that_crashes_litert_is_one_line(finished_run, tmp_path):
+    """And this process lives on to say it."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(that_crashes(artifact_path(finished_run, "int8").read_bytes()))
+    words = r"model\.tflite cannot be run: LiteRT crashes on it; name another file"
+    with pytest.raises(UserError, match=words):
+        litert.open_interpreter(path)
+
+
+def test_file_that_never_ends_is_one_line(finished_run, tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(artifact_path(finished_run, "int8").read_bytes())
+    monkeypatch.setattr(litert, "TRIAL_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"cannot be run: LiteRT takes over 0\.01 s for it"):
+        litert.open_interpreter(path)
 
 
 def test_file_that_is_no_tflite_file_is_named_with_what_makes_it_anew(tmp_path):

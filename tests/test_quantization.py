@@ -34,7 +34,7 @@ def test_files_shrink_as_they_should(finished_run):
 
 @pytest.mark.parametrize("variant", quantised())
 def test_record_says_how_far_the_file_agrees_with_its_source(finished_run, variant):
-    images, _ = load_split(finished_run, "validation")
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
     model = load_model(finished_run, VARIANTS[variant].source)
     expected = np.argmax(model(images.astype(np.float32) / 255), axis=-1)
     path = artifact_path(finished_run, variant)

@@ -23,7 +23,7 @@ def pruned(finished_run):
 
 @pytest.fixture(scope="module")
 def images(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 @pytest.fixture(scope="module")

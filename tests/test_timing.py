@@ -1,7 +1,8 @@
-"""Time and memory: models take turns, every kind of model runs, a killed process is said."""
+"""Time and memory: models take turns, every kind of model runs, a busy machine is told."""
 
+import multiprocessing
 import os
-import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from conftest import CLASSES, SIZE
 
 from pipeline import timing
 from pipeline.artifacts import artifact_path
-from pipeline.console import UserError
 from pipeline.conversion import convert
 from pipeline.keras_models import save_model
 from pipeline.packages import keras, layers
@@ -78,37 +78,72 @@ def test_memory_of_a_run(model_files):
     assert 0 < grown < 200_000_000
 
 
-# --- processes ------------------------------------------------------------------------------
+# --- a busy machine -------------------------------------------------------------------------
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def complain():
-    raise UserError("of the user's making")
+def compute(core):
+    os.sched_setaffinity(0, {core})
+    while True:
+        pass
 
 
 @pytest.fixture
-def two_minutes():
-    """A test that hangs is a failure, not a wait."""
-
-    def late(*_):
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def test_process_that_is_killed_is_a_fault_in_one_line(two_minutes):
-    with pytest.raises(UserError, match=r"process that ran die was killed.*run this again$"):
-        timing.in_own_process(die)
+def busy_core():
+    """One core of this machine on which another process computes; this one is held to it, too."""
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    other = multiprocessing.get_context("fork").Process(target=compute, args=(core,), daemon=True)
+    other.start()
+    os.sched_setaffinity(0, {core})
+    yield core
+    os.sched_setaffinity(0, before)
+    other.kill()
+    other.join()
 
 
-def test_what_a_process_returns_or_raises_comes_back(two_minutes):
-    assert timing.in_own_process(os.getpid) != os.getpid()
-    with pytest.raises(UserError, match="of the user's making"):
-        timing.in_own_process(complain)
+def test_what_others_compute_is_seen_and_what_we_compute_is_not(busy_core):
+    """Half of the core is theirs, whatever else runs on it; while we wait, all of it."""
+
+    def work():
+        ends = time.perf_counter() + 1
+        while time.perf_counter() < ends:
+            pass
+        return "done"
+
+    result, others = timing.with_others(work)
+    assert result == "done" and 0.35 < others < 1.0
+    _, waiting = timing.with_others(lambda: time.sleep(0.5))
+    assert 0.85 < waiting < 1.15
+
+
+def test_latency_on_a_busy_core_is_marked(model_files, busy_core):
+    rows = timing.measure_latency(model_files, ("float32", "int8"), 1, IMAGE)
+    assert all(row["others"] > timing.OTHERS and row["busy"] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("row", "threads", "reason"),
+    [
+        ({"others": 0.1}, 1, None),
+        ({"others": None}, 1, None),
+        ({"others": 1.1}, 1, None),  # of two cores: the other one is free
+        ({"others": 1.3}, 1, "others took 1.3 of 2 cores"),
+        ({"others": 0.3}, 2, "others took 0.3 of 2 cores"),
+        ({"p90": 1.49}, 1, None),
+        ({"p90": 1.6}, 1, "p90 is 1.6 times the median"),
+        ({"spread": 0.26}, 1, "turns differ by 26%"),
+    ],
+)
+def test_why_times_say_nothing_of_a_model(monkeypatch, row, threads, reason):
+    monkeypatch.setattr(timing, "cores", lambda: 2)
+    quiet = {"median": 1.0, "p90": 1.1, "spread": 0.05, "others": 0.0}
+    assert timing.busy_reason(quiet | row, threads) == reason
+
+
+def test_spread_is_that_of_turns_and_forgives_one():
+    quiet = np.tile([2.0, 2.1, 1.9], 10)
+    assert timing.turns_spread(quiet, 10) == 0
+    one, three = quiet.copy(), quiet.copy()
+    one[:3], three[:9] = 20.0, 3.0
+    assert timing.turns_spread(one, 10) < timing.TURNS_SPREAD
+    assert timing.turns_spread(three, 10) == pytest.approx((3.0 - 2.0) / 2.1)

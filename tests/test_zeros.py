@@ -81,7 +81,7 @@ def test_total_counts_weights_and_not_layers():
 
 def test_scan_tries_every_layer_alone_and_leaves_the_model_as_it_was(finished_run):
     model = load_model(finished_run, "original")
-    images, masks = load_split(finished_run, "validation")
+    images, masks = (part[:] for part in load_split(finished_run, "validation"))
     before = model.get_weights()
     rows = zeros.scan_sensitivity(model, images, masks)
     assert [row["layer"] for row in rows] == list(zeros.kernels(model, 0))
