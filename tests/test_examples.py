@@ -78,16 +78,15 @@ def test_mask_stays_on_its_image_at_any_size_and_shape(size, fit, shape):
     assert ((image[..., 0] > 127) == (mask == 1))[~outside].mean() > 0.96
 
 
-def test_mask_of_another_resolution_is_padded_as_its_image(tmp_path):
+def test_mask_of_another_resolution_is_padded_as_its_image():
+    """By itself, a mask of 64 x 33 pixels would be a row lower than its image."""
     meaning = Meaning(make_classes(("a", "b"), ignored=True), {0: 0, 1: 1}, frozenset())
-    pixels, truth = stripes(0, 2, 333, 100)
-    small = Image.fromarray(truth).resize((83, 25), Image.Resampling.NEAREST)
-    source = encoded(Image.fromarray(pixels), "png"), encoded(small, "png")
-    _, mask = decoded(*source, (64, 64), "pad", meaning)
-    left, top, right, bottom = fitted_box((333, 100), (64, 64), "pad")
-    inside = np.zeros((64, 64), bool)
-    inside[top:bottom, left:right] = True
-    assert ((mask != IGNORED) == inside).all()
+    pixels, truth = stripes(0, 2, 640, 336)
+    small = Image.fromarray(truth).resize((64, 33), Image.Resampling.NEAREST)
+    source = encoded(Image.fromarray(pixels + 1), "png"), encoded(small, "png")
+    image, mask = decoded(*source, (64, 64), "pad", meaning)
+    assert fitted_box((640, 336), (64, 64), "pad") != fitted_box((64, 33), (64, 64), "pad")
+    assert ((mask != IGNORED) == image.any(axis=-1)).all()
 
 
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])

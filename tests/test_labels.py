@@ -150,6 +150,7 @@ def test_more_classes_than_possible_are_refused():
 def test_mapping_makes_classes_of_values():
     found = meaning([0, 255], Labels(mapping={255: 1}))
     assert found.classes.names == ("class 0", "class 1") and found.table == {0: 0, 255: 1}
+    assert meaning([1, 2], Labels(mapping={2: 0})).table == {1: 1, 2: 0}, "not from one any more"
     three = meaning([0, 7, 9, 255], Labels(mapping={7: 1, 9: 1, 255: IGNORED}))
     assert three.table == {0: 0, 7: 1, 9: 1, 255: IGNORED} and three.classes.ignored
 

@@ -3,11 +3,13 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from conftest import encoded
+from conftest import ROOT, encoded
 from PIL import Image, ImageOps
 
 from pipeline import photographs
@@ -81,9 +83,9 @@ def with_two_blacks():
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
 def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
-    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    values = np.array([[0, 256, 257, 128 * 257, 65535]], np.uint16)
     pixels = read(encoded(Image.fromarray(values), form))
-    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 128, 255]
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
@@ -258,6 +260,19 @@ def test_damaged_files_of_all_formats_never_escape():
                 assert read(bytes(data)).shape[2] == 3
             except Unreadable as error:
                 assert str(error).startswith("photo ")
+
+
+def test_what_pillow_warns_of_stays_off_the_terminal(tmp_path):
+    data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    (tmp_path / "photo.png").write_bytes(data)
+    program = """
+import sys, pathlib
+from pipeline.photographs import open_photograph
+print(open_photograph(pathlib.Path(sys.argv[1]), "photo").size)
+"""
+    command = [sys.executable, "-c", program, tmp_path / "photo.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(24, 16)\n", "")
 
 
 def test_programs_are_not_started_for_a_picture():

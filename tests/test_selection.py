@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from drawn_sets import prepare, save, stripes, write_set
 
+from pipeline import dataset
 from pipeline.audit import Findings
 from pipeline.console import UserError
 from pipeline.dataset import SPLITS
@@ -131,7 +132,8 @@ def test_masks_that_count_from_one_and_lack_the_last_class_get_their_mapping(tmp
     assert set(np.unique(unnamed.all_masks)) == {0, 1}
 
 
-def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path):
+def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 1)  # so that some arrays are written before it
     write_set(tmp_path / "set", 12)
     path = tmp_path / "set/images/p03.png"
     path.write_bytes(path.read_bytes()[:-30])
@@ -139,7 +141,7 @@ def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path):
     with pytest.raises(UserError, match=r"images/p03\.png .*mend or remove it.*--skip-bad 0\.09"):
         prepare(tmp_path / "models", tmp_path / "set")
     kept = {path.name for path in (tmp_path / "models" / "dataset").glob("*.npy")}
-    assert kept == {name for files in old.record["files"].values() for name, _ in files}
+    assert kept == {name for shards in old.record["files"].values() for name, _ in shards}
     found = prepare(tmp_path / "models", tmp_path / "set", "--skip-bad", "0.1")
     assert sum(found.counts.values()) == 11
     assert len(found.left_out) == 1 and "images/p03.png" in found.left_out[0]

@@ -6,7 +6,7 @@ from drawn_sets import prepare, save, stripes
 
 from pipeline.classes import IGNORED
 from pipeline.console import UserError
-from pipeline.ultralytics import read_ultralytics, yaml_in
+from pipeline.ultralytics import mask_path, read_ultralytics, yaml_in
 
 YAML = """# a comment
 path: .
@@ -103,6 +103,18 @@ def test_path_counts_from_the_file_or_from_the_user(road, monkeypatch):
     file.write_text(YAML.replace("path: .", "path: nowhere"))
     with pytest.raises(UserError, match=r"path: nowhere is no folder"):
         read_ultralytics(file)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/train/a.jpg", "truth/train/a.jpg"),
+        ("images/set/images/a.jpg", "images/set/truth/a.jpg"),
+        ("train/a.jpg", "truth/train/a.jpg"),
+    ],
+)
+def test_last_images_of_a_path_is_replaced(tmp_path, image, mask):
+    assert mask_path(tmp_path / image, tmp_path, "truth") == tmp_path / mask
 
 
 def test_names_may_be_a_list_and_mappings_map(road):
