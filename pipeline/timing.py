@@ -23,13 +23,14 @@ TIMED_RUNS = 100  # of each model
 TURN_RUNS = 10  # of these in a row, before the next model's turn
 TIMED_SECONDS = 60  # per file: slow ones get fewer runs
 
-# When times say nothing of the models. On a core of its own (real-time priority) our files had
-# turns that differ by up to 6 % and a p90 up to 1.15 times the median; beside one process that
-# computes on the same core, turns up to 213 % and a p90 of 4.8 to 8.5 times, others 0.67 of it.
+# When times say nothing of the models. With a core to themselves (real-time priority) our files of
+# 96 pixels had turns that differ by up to 7 % and a p90 up to 1.17 times the median (16 % and 1.46
+# in files of 0.2 ms); with `yes` on the same core, up to 531 % and 5.6 to 19 times. Others take
+# 0.00 of an idle core, and 0.67 of ours beside a few programs.
 LOOK_SECONDS = 0.5  # for which the machine is looked at before
 OTHERS = 0.25  # of a core that others take, beyond those that the timing leaves free
-TURNS_SPREAD = 0.25  # of the median: how far turns may lie apart, but for one either way
-TAIL = 1.5  # times the median, that the p90 may be
+TURNS_SPREAD = 0.3  # of the median: how far turns may lie apart, but for one either way
+TAIL = 2.0  # times the median, that the p90 may be
 
 
 def time_in_turns(
