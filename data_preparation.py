@@ -57,6 +57,7 @@ IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
 STRIDE = 32  # of the network: sides must be multiples of it
 LARGEST = 2048  # side of an image
 SHOWN = 6  # examples in dataset.jpg
+MOST_SHARES = 4  # classes of each split in the last lines; the table before them has all
 LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are not in the data set, and why
 
 
@@ -222,8 +223,9 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     title = f"{source.title}, {width} x {height} pixels"
     charts.save(pictures.examples(images, masks, title, meaning.classes), picture)
     for split, facts in splits.items():
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in facts["class_shares"].items())
-        console.say(f"{split:10} {facts['examples']:5} examples   {shares}")
+        shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
+        of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
+        console.say(f"{split:10} {facts['examples']:5} examples   {of}")
     if listed:
         console.say(
             f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
