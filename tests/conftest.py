@@ -33,7 +33,7 @@ HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate
 """
 
 
-def start_script(script: str, *arguments: object, **environment: str) -> subprocess.Popen:
+def start_script(script: str | Path, *arguments: object, **environment: str) -> subprocess.Popen:
     """A script as its user starts it, with pipes for what it prints."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
@@ -44,7 +44,9 @@ def start_script(script: str, *arguments: object, **environment: str) -> subproc
     )
 
 
-def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def run_script(
+    script: str | Path, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess:
     """The same, waited for."""
     process = start_script(script, *arguments, **environment)
     out, err = process.communicate(timeout=300)
@@ -128,6 +130,15 @@ def folder(tmp_path) -> PhotoFolder:
 # --- a network ----------------------------------------------------------------------------
 
 
+def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """Running statistics that fit the random weights, as after training."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0  # those of these images, at once
+    model(images, training=True)
+    return model
+
+
 def toy_network() -> tuple[keras.Model, np.ndarray]:
     """A network of few operators, of every kind that ours have and more, and calibration images.
 
@@ -170,13 +181,12 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
     half-made is made anew.
     """
     own = tmp_path_factory.getbasetemp()
-    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    shared.mkdir(exist_ok=True)
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
-        path = common / f"{name}_of_all" / "models"
-        done = path.with_name("done")
-        path.parent.mkdir(exist_ok=True)
-        with path.with_name("lock").open("w") as lock:
+        path, done = shared / name, shared / f"{name}.done"
+        with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(path, ignore_errors=True)
@@ -242,6 +252,82 @@ def evaluated_run(finished_run, made_once) -> Path:
             evaluation.main(["--models-dir", str(models_dir)])
 
     return made_once("evaluated_run", make)
+
+
+# --- the code, edited -----------------------------------------------------------------------
+
+FAST = ("--learning-rate", "0.01", "--seed", "7")
+OWN_TRAINING = ("--architecture", "tiny", "--epochs", "2", "--batch-size", "8", *FAST)
+OWN_NETWORK = '''
+def tiny(size: tuple[int, int], classes: int) -> keras.Model:
+    """A network of somebody's own: MobileNet's input scaling, a kernel worth pruning."""
+    image = layers.Input((*size, 3))
+    x = layers.Rescaling(2, -1)(image)
+    skip = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(64, 3, 2, padding="same", use_bias=False)(skip)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu")(layers.Concatenate()([x, skip]))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    return keras.Model(image, layers.Conv2D(classes, 1, name="logits")(x), name="tiny")
+
+
+NETWORKS = {"tiny": tiny, '''
+OWN_CONVERSION = """
+    "int16": Variant("int16_quantized_model.tflite", weights="int8", activations="int16"),
+    "float16": Variant("""
+
+
+def copy_code(project: Path) -> Path:
+    """A copy of the project's code that may be edited."""
+    project.mkdir(exist_ok=True)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, project)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=ignored)
+    return project
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Changes the one place of a file that reads so."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="session")
+def own_project(small_data, made_once) -> Path:
+    """A copy of the code with a network and a conversion of one's own, and all five stages run.
+
+    What each printed: `own_output`. The conversion came after the training.
+    """
+
+    def make(project: Path) -> None:
+        copy_code(project)
+        shutil.copytree(small_data, project / "models")
+        edit(project / "pipeline" / "networks.py", "\nNETWORKS = {", OWN_NETWORK)
+        for script, code, *arguments in (
+            ("training.py", 0, *OWN_TRAINING),
+            ("training.py", 0, *OWN_TRAINING, "--if-needed"),
+            ("pruning.py", 0, "--epochs", "2", "--batch-size", "4"),
+            ("quantization.py", 0, "--calibration-images", "8"),
+            ("evaluation.py", 1, "--max-bytes", "1000"),
+        ):
+            done = run_script(project / script, "--models-dir", project / "models", *arguments)
+            assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
+            with (project / f"{script}.log").open("a") as log:
+                log.write(done.stdout)
+            if script == "training.py" and "--if-needed" not in arguments:
+                variants = project / "pipeline" / "variants.py"
+                edit(variants, '\n    "float16": Variant(', OWN_CONVERSION)
+
+    return made_once("own_project", make)
+
+
+@pytest.fixture(scope="session")
+def own_output(own_project) -> dict[str, str]:
+    """What each script printed there."""
+    return {path.stem: path.read_text() for path in own_project.glob("*.log")}
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from conftest import toy_network
 
 from pipeline import artifacts, keras_models, networks
 from pipeline.console import UserError
@@ -100,10 +101,11 @@ def test_file_of_keras_3_is_refused_in_one_line(tmp_path):
     refused(path)
 
 
-def test_damaged_files_are_one_line_with_the_command(saved, tmp_path):
+def test_damaged_files_are_one_line_with_the_command(tmp_path):
     """Bit flips, cuts and garbage: whatever h5py and Keras make of them."""
-    content = saved[1].read_bytes()
     path = tmp_path / "original_model.h5"
+    keras_models.save_model(toy_network()[0], path)
+    content = path.read_bytes()
     random = np.random.default_rng(0)
     for size in (0, 100, len(content) // 2):
         path.write_bytes(content[:size])
