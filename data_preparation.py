@@ -1,145 +1,268 @@
 """Stage 1 of 5: prepare the data set.
 
-Reads   Oxford-IIIT Pet 4.0.0 through TensorFlow Datasets (downloaded once, 773 MiB, or read
-        from TFDS_DATA_DIR / --data-dir); or, with --dataset synthetic, draws its own animals.
-Writes  models/dataset/   images and masks as uint8 arrays that later stages memory-map, and
-                          dataset.json, which says what they are
-        dataset.jpg       a few photos, their masks and overlays
+Reads   --data, which is one of
+        pets                Oxford-IIIT Pet 4.0.0 through TensorFlow Datasets (the default;
+                            downloaded once, 773 MiB, or read from TFDS_DATA_DIR / --data-dir)
+        synthetic           drawn animals, no download; synthetic:2 and :6 for other classes
+        my_photos           a folder with images/ and masks/ (one mask of the same name for each
+                            image), below them train/, val/, test/ or nothing, or lists of names
+                            train.txt ...; or in the layout of Pascal VOC and CVAT
+        my_photos.json      COCO JSON with polygons or run lengths
+        data.yaml           of an Ultralytics data set for semantic segmentation
+        tfds:NAME           any set of TensorFlow Datasets with photographs and masks
+Writes  models/dataset/     images and masks as uint8 arrays that later stages memory-map, and
+                            dataset.json, which says what they are
+        dataset.jpg         a few photos, their masks and overlays
 
     python data_preparation.py
-    python data_preparation.py --dataset synthetic      (no download, about 15 s)
-    python data_preparation.py --dataset folder --data-dir my_photos
+    python data_preparation.py --data synthetic         (about 15 s)
+    python data_preparation.py --data my_photos --names cat,dog,other --image-size 256
 
-Expect 3312 training, 368 validation and 3669 test examples; about half a minute once TFDS
-has the data. The official `train` split is cut 90/10 into training and validation by the
-seed; the official `test` split stays whole and only evaluation.py reads it.
+Expect of the pets 3312 training, 368 validation and 3669 test examples; about half a minute
+once TFDS has the data. What a source has cut stays so. Without a test split, a fifth of all
+becomes one, and without a validation split a tenth of the rest, chosen by the seed; only
+evaluation.py reads the test split.
 
-Your own photos: --dataset folder --data-dir DIR, with DIR/images/NAME.jpg (or .png) and
-DIR/masks/NAME.png holding 1 for pet, 2 for background, 3 for border. A fifth of them, chosen
-by the seed, becomes the test split.
+Masks hold numbers of classes: 0, 1, 2 ... (or 1, 2, 3 ... if there is no 0), as grey or
+palette PNG. All of them are looked at before anything is written: see the table.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import charts, console, dataset, examples, flags, pictures, sources, synthetic
-from pipeline.artifacts import MODELS_DIR, ROOT, artifact_path
+import numpy as np
+
+from pipeline import (
+    artifacts,
+    audit,
+    charts,
+    console,
+    dataset,
+    examples,
+    flags,
+    labels,
+    photographs,
+    pictures,
+    selection,
+    sources,
+)
 from pipeline.stages import Stage
 
-IMAGE_SIZE = 128  # pixels, the side of the square that images and masks are resized to
-STRIDE = 32  # of the network: the side must be a multiple of it
-VALIDATION_SHARE = 0.1  # of the official train split
+IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
+STRIDE = 32  # of the network: sides must be multiples of it
+LARGEST = 2048  # side of an image
 SHOWN = 6  # examples in dataset.jpg
-
-SOURCES = {  # --dataset: what its examples are called
-    "oxford_iiit_pet": "Oxford-IIIT Pet 4.0.0 (TensorFlow Datasets)",
-    "synthetic": "synthetic animals",
-    "folder": "a folder of pictures",
-}
+MOST_SHARES = 4  # classes of each split in the last lines; the table before them has all
+LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are not in the data set, and why
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
     parser = flags.argument_parser(__doc__)
     parser.add_argument(
-        "--dataset",
-        choices=tuple(SOURCES),
-        default="oxford_iiit_pet",
-        help="where the examples come from (default: %(default)s)",
+        "--data", metavar="X", help="where the examples come from; see above (default: pets)"
     )
     parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="the TFDS data folder, or the folder of your own photos",
+        "--dataset",
+        choices=("oxford_iiit_pet", "synthetic", "folder"),
+        help="the former spelling: --dataset folder --data-dir DIR is --data DIR",
     )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="the folder of TensorFlow Datasets"
+    )
+    parser.add_argument(
+        "--names",
+        type=labels.parse_names,
+        metavar="A,B,C",
+        help="the classes in the order of their numbers, or a file with one a line",
+    )
+    parser.add_argument(
+        "--ignore-index",
+        type=flags.bounded(int, 0, 65535),
+        metavar="VALUE",
+        help="pixels of this value in masks are no class and count for nothing, as 255 often is",
+    )
+    parser.add_argument(
+        "--label-mapping",
+        type=labels.parse_mapping,
+        metavar="VALUE:CLASS,...",
+        help="what values or colours of masks mean: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
+    )
+    parser.add_argument("--image-key", metavar="KEY", help="of photographs in tfds:NAME")
+    parser.add_argument("--mask-key", metavar="KEY", help="of masks in tfds:NAME")
     parser.add_argument(
         "--image-size",
-        type=flags.bounded(int, STRIDE, 1024),
+        type=parse_size,
         default=IMAGE_SIZE,
         metavar="PIXELS",
-        help=f"side of the square images, a multiple of {STRIDE} (default: %(default)s)",
+        help=f"128, or WIDTHxHEIGHT as 480x352, multiples of {STRIDE} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=photographs.FITS,
+        default="stretch",
+        help="how pictures of another shape get there: distorted, with black bars that count for "
+        "nothing, or with two sides cut off (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        type=flags.bounded(float, 0, 1),
+        metavar="SHARE",
+        help="go on without examples that have a fault, up to this share of all (default: 0; of "
+        f"the pets 0.5); {LEFT_OUT} lists them",
     )
     arguments = parser.parse_args(argv)
-    if arguments.image_size % STRIDE:
-        parser.error(
-            f"--image-size {arguments.image_size} is not a multiple of {STRIDE}, "
-            "the stride of the network"
-        )
+    if arguments.data and arguments.dataset:
+        parser.error("--dataset is the former spelling of --data; give one of them")
+    if arguments.dataset == "folder":
+        if not arguments.data_dir:
+            parser.error("--dataset folder needs --data-dir DIR; or say --data DIR")
+        arguments.data, arguments.data_dir = str(arguments.data_dir), None
+    arguments.data = arguments.data or arguments.dataset or sources.PETS[0]
+    if arguments.data in sources.PETS:
+        arguments.data = sources.PETS[0]
+    del arguments.dataset
     return arguments
 
 
-def open_source(split: str, arguments: argparse.Namespace) -> tuple[int, Iterator[examples.Source]]:
-    """Number and stream of the examples of an official split ("train" or "test")."""
-    if arguments.dataset == "synthetic":
-        return synthetic.draw_synthetic(split, arguments.image_size, arguments.seed)
-    if arguments.dataset == "folder":
-        return sources.read_folder(split, arguments.data_dir, arguments.seed)
-    return sources.read_oxford_pets(split, arguments.data_dir)
+def parse_size(text: str) -> list[int]:
+    """Width and height from "480x352" or "128"; an argparse type."""
+    numbers = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text} is neither PIXELS nor WIDTHxHEIGHT")
+    size = [int(numbers[1]), int(numbers[2] or numbers[1])]
+    nearest = [min(max(STRIDE, STRIDE * round(side / STRIDE)), LARGEST) for side in size]
+    if size != nearest:
+        square = len(set(nearest)) == 1 and not numbers[2]
+        raise argparse.ArgumentTypeError(
+            f"{text}: the network halves an image five times, so that sides are multiples of "
+            f"{STRIDE}, {STRIDE} to {LARGEST}; the nearest is "
+            + (str(nearest[0]) if square else "x".join(map(str, nearest)))
+        )
+    return size
 
 
-def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
-    """Reads, cuts and writes the data set."""
-    models_dir, size = arguments.models_dir, arguments.image_size
+def open_data(arguments: argparse.Namespace) -> examples.Collection:
+    """The source that the command line asks for, no mask looked at yet."""
+    width, height = arguments.image_size
+    keys = arguments.image_key, arguments.mask_key
+    collection = sources.open_source(
+        arguments.data, arguments.data_dir, keys, (height, width), arguments.seed
+    )
+    return sources.with_flags(
+        collection,
+        arguments.names,
+        arguments.ignore_index,
+        arguments.label_mapping,
+        arguments.skip_bad,
+    )
 
-    # Decode and resize every example, counting what is wrong with some.
-    audit: Counter[str] = Counter()
-    official = {}
-    for split in ("train", "test"):
-        number, stream = open_source(split, arguments)
-        official[split] = examples.prepare_split(number, stream, size, split, audit)
 
-    # Validation comes out of the official train split; the test split stays whole.
-    arrays = dataset.cut_validation(official["train"], VALIDATION_SHARE, arguments.seed)
-    arrays["test"] = official["test"]
+def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collection) -> None:
+    """Looks at all masks, cuts the splits, writes the data set."""
+    models_dir, (width, height) = arguments.models_dir, arguments.image_size
 
-    # Write arrays, record and picture.
-    own_pictures = arguments.dataset == "folder"
-    source = str(arguments.data_dir) if own_pictures else SOURCES[arguments.dataset]
-    splits, fingerprint = dataset.describe(arrays)
-    about = {
-        "source": source,
-        "synthetic": arguments.dataset == "synthetic",
-        "image_size": size,
-        "class_names": dataset.CLASSES,
-        "splits": splits,
-        "fingerprint": fingerprint,
-        **stage.record(fingerprint, {"audit": {what: audit[what] for what in examples.AUDIT}}),
-    }
-    folder = artifact_path(models_dir, "dataset").parent
-    dataset.write_data_set(folder, arrays, about)
-    real_run = models_dir.resolve() == MODELS_DIR
-    picture = (ROOT if real_run else models_dir) / "dataset.jpg"
-    images, masks = arrays["train"]
-    title = f"{source}, {size} x {size} pixels"
-    charts.save(pictures.examples(images[:SHOWN], masks[:SHOWN], title), picture)
+    # Look at every mask before anything is written, and say what they hold.
+    findings = audit.scan(source)
+    faults = findings.faults
+    number = sum(map(len, findings.held.values())) + len(source.faults)
+    if not findings.first:
+        selection.refuse(faults, number, 0)
+    meaning = None
+    try:
+        meaning = audit.judge(source, findings, arguments.fit == "pad")
+    finally:
+        for line in audit.table(source.labels, findings, meaning):
+            console.say(line)
+    selection.refuse(faults, number, source.skip_bad)
+    chosen = selection.cut(findings, arguments.seed)
+    if missing := [split for split in ("test", "validation") if split not in source.splits]:
+        console.say(f"cut from the training pictures by --seed: {' and '.join(missing)}")
+    if not source.skip_bad:
+        selection.refuse_absent(source.labels, findings, meaning, chosen)
 
+    # Decode and resize what is left, a few at a time, each into its split.
+    folder = artifacts.artifact_path(models_dir, "dataset").parent
+    shown: list[tuple[np.ndarray, np.ndarray]] = []
+    with new_arrays(folder):
+        writer = dataset.DataSetWriter(folder, meaning.classes)
+        size, fit = (height, width), arguments.fit
+        for split, image, mask in selection.decoded(source, chosen, meaning, size, fit, faults):
+            writer.add(split, image, mask)
+            if split == "train" and len(shown) < SHOWN:
+                shown.append((image, mask))
+        selection.refuse(faults, number, source.skip_bad)
+        splits, fingerprint = writer.describe()
+        about = {
+            "source": source.title,
+            "synthetic": source.drawn,
+            "image_size": [width, height],
+            "fit": arguments.fit,
+            "splits": splits,
+            "fingerprint": fingerprint,
+            **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),
+        }
+        listed = [fault.text for fault in faults]
+        listed += [f"{name}: {why}, not looked at" for name, why in source.passed_over]
+        if listed:
+            with artifacts.atomic(folder / LEFT_OUT) as temporary:
+                temporary.write_text("\n".join(listed) + "\n", encoding="utf-8", errors="replace")
+        writer.finish(about)
+    if not listed:
+        (folder / LEFT_OUT).unlink(missing_ok=True)
+
+    # Show what it looks like.
+    real_run = models_dir.resolve() == artifacts.MODELS_DIR
+    picture = (artifacts.ROOT if real_run else models_dir) / "dataset.jpg"
+    images, masks = map(np.stack, zip(*shown))
+    title = f"{source.title}, {width} x {height} pixels"
+    charts.save(pictures.examples(images, masks, title, meaning.classes), picture)
     for split, facts in splits.items():
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in facts["class_shares"].items())
-        console.say(f"{split:10} {facts['examples']:5} examples   {shares}")
-    console.say("audit: " + "; ".join(f"{audit[what]} {what}" for what in examples.AUDIT[:2]))
-    console.say("       " + "; ".join(f"{audit[what]} {what}" for what in examples.AUDIT[2:]))
+        shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
+        of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
+        console.say(f"{split:10} {facts['examples']:5} examples   {of}")
+    if listed:
+        console.say(
+            f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
+            f"files passed over; {folder / LEFT_OUT} names them"
+        )
     console.say(f"wrote {folder} and {picture} in {stage.seconds()} s")
+
+
+@contextlib.contextmanager
+def new_arrays(folder: Path) -> Iterator[None]:
+    """Takes the arrays that are written inside away again if the data set is not finished."""
+    before = set(folder.glob("*.npy"))
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.glob("*.npy")) - before:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    own_pictures = arguments.dataset == "folder"
+    if arguments.data_dir and not sources.on_disk(arguments.data):
+        sources.refuse_pictures(arguments.data_dir)
 
-    # Where TFDS keeps its copy changes no example; a folder of pictures counts by its content.
-    stage = Stage(__file__, arguments, without=() if own_pictures else ("data_dir",))
-    if own_pictures:
-        listing = artifact_path(arguments.models_dir, "dataset").with_name("pictures.json")
-        contents = sources.folder_contents(arguments.data_dir, listing)
-        stage.inputs[f"content of {arguments.data_dir}"] = contents
+    # Where TFDS keeps its copy changes no example; files of one's own count by their content.
+    stage = Stage(__file__, arguments, without=("data_dir",))
+    source = None
+    if sources.on_disk(arguments.data):
+        source = open_data(arguments)
+        listing = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
+        contents = sources.content_of(source.folder, source.files(), listing)
+        stage.inputs[f"content of {arguments.data}"] = contents
     if not stage.nothing_to_do("dataset"):
         with stage.alone():
-            prepare(stage, arguments)
+            prepare(stage, arguments, source or open_data(arguments))
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ Writes  models/evaluation.json, evaluation.csv    the numbers
 
     python evaluation.py
     python evaluation.py --gate int8 --max-drop 0.01 --max-bytes 1600000    (or exit code 1)
-    python evaluation.py --image cat.jpg dog.png                (cat.overlay.png: your own photos)
+    python evaluation.py --image cat.jpg dog.png                (your own photos, drawn over)
     python evaluation.py --image cat.jpg --model models/original_model.h5
     python evaluation.py --profile                              (where the time goes)
     python evaluation.py --npu                                  (what an NPU would take)
 
 Takes a few minutes on two cores. Size: bytes on disk and after gzip. Accuracy: mean IoU over the
-three classes, from one confusion matrix over the whole split, with a 95 % bootstrap interval over
-images. Latency: as MLPerf's single stream, one image at a time, the models taking turns of ten
-runs in a row, in a process of its own. Memory: how far the resident memory of a fresh process
-rises at its peak.
+classes, from pixel counts over the whole split, with a 95 % bootstrap interval over images; a class
+that is neither in the split nor predicted counts for nothing. Latency: as MLPerf's single stream,
+one image at a time, the models taking turns of ten runs in a row, in a process of its own. Memory:
+how far the resident memory of a fresh process rises at its peak.
 
 A column of the tables: pipeline/tables.py. A chart: charts.py. The page: report.py, report.html.
 """
@@ -59,7 +59,7 @@ from pipeline.artifacts import (
 )
 from pipeline.contract import sign
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import load_model
 from pipeline.packages import versions
 from pipeline.processes import cores
@@ -67,7 +67,6 @@ from pipeline.stages import Stage
 from pipeline.tflite_files import gzip_bytes, weight_counts
 from pipeline.variants import VARIANTS, quantised
 
-BACKGROUND = CLASSES.index("background")
 MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # what earlier stages made
 NO_NUMBERS = (  # flags that change no number
     *("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou", "gate"),
@@ -84,7 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="PHOTO",
-        help="do nothing but write PHOTO's name with .overlay.png beside each photo",
+        help="do nothing but draw each photo over with its classes: PHOTO.overlay.png beside it, "
+        "PHOTO.classes.png with the class indices, PHOTO.legend.png",
     )
     parser.add_argument(
         "--model",
@@ -107,7 +107,8 @@ def write_baselines(stage: Stage) -> None:
     """Converts without quantisation: the fair baselines for size and speed."""
     for name, variant in VARIANTS.items():
         if not variant.quantised:
-            content = sign(convert(load_model(stage.models_dir, variant.source), name), CLASSES)
+            names = load_classes(stage.models_dir).names
+            content = sign(convert(load_model(stage.models_dir, variant.source), name), names)
             part = stage.part(variant.source)
             with part.new_artifact(name, {"bytes": len(content)}) as path:
                 path.write_bytes(content)
@@ -141,41 +142,21 @@ def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]
     return found
 
 
-def accuracy_fields(confusion: np.ndarray, original: np.ndarray, seed: int) -> dict[str, Any]:
-    """What is said of a model's accuracy, and of what it lost against the original.
-
-    Args:
-        confusion, original: per-image confusion matrices (n, classes, classes) of both.
-    """
-    total = confusion.sum(axis=0)
-    iou, reference = metrics.iou_per_class(total), metrics.iou_per_class(original.sum(axis=0))
-    samples = metrics.bootstrap_mean_iou(confusion, seed)
-    drops = metrics.bootstrap_mean_iou(original, seed) - samples
-    return {
-        "mean_iou": round(float(iou.mean()), 5),
-        "mean_iou_interval": metrics.interval(samples),
-        "iou": {key: round(float(value), 5) for key, value in zip(CLASSES, iou)},
-        "pixel_accuracy": round(float(np.trace(total) / total.sum()), 5),
-        "mean_iou_drop": round(float(reference.mean() - iou.mean()), 5),
-        "mean_iou_drop_interval": metrics.interval(drops),
-        "iou_drop": {key: round(float(value), 5) for key, value in zip(CLASSES, reference - iou)},
-    }
-
-
 def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
     """Measures everything; the content of evaluation.json."""
     models_dir = stage.models_dir
     images, masks = load_split(models_dir, "test")
+    names = load_classes(models_dir).names
     write_baselines(stage)
     for name in VARIANTS:
         litert.open_interpreter(artifact_path(models_dir, name))  # or the one line that it cannot
     digests = {name: sha256(artifact_path(models_dir, name)) for name in MODELS}
     machine = measure_machine(stage, images[0])
 
-    rows, confusions = [], {}
+    rows, counts = [], {}
     for name in MODELS:
         path = artifact_path(models_dir, name)
-        confusions[name] = accuracy.confusion_per_image(models_dir, name, images, masks)
+        counts[name] = accuracy.counts_per_image(models_dir, name, images, masks, len(names))
         parameters, nonzero = weight_counts(path)
         row = {
             "name": name,
@@ -187,25 +168,25 @@ def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
         }
         row |= device_needs(path)
         row |= {key: values[name] for key, values in machine.items()}
-        row |= accuracy_fields(confusions[name], confusions["original"], seed)
+        row |= accuracy.fields(counts[name], counts["original"], names, seed)
         rows.append(row | {"stale": stale_reason(models_dir, name)})
         console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {stage.seconds():.0f} s so far")
     refuse_changes(models_dir, digests)
-    with atomic(models_dir / "confusion_per_image.npz") as temporary:
-        np.savez_compressed(temporary, **confusions)
+    with atomic(models_dir / gallery.COUNTS_FILE) as temporary:
+        np.savez_compressed(temporary, **counts)
 
-    background = np.zeros((len(CLASSES), len(CLASSES)))
-    background[:, BACKGROUND] = confusions["original"].sum(axis=(0, 2))  # the truth, so called
-    least = round(float(metrics.iou_per_class(background).mean()), 4)
+    constant, least = metrics.constant_baseline(counts["original"][:, 1].sum(axis=0))
     data, records = read_record(models_dir, "dataset"), {}
     for name in MADE_BEFORE:
         record = read_record(models_dir, name)
         kept = ("settings", "wall_seconds", "sha256", "metrics")
         records[name] = {key: record[key] for key in kept}
     about = ("source", "synthetic", "image_size", "fingerprint", "class_names")
+    test = data["splits"]["test"]
     return {
         "dataset": {key: data[key] for key in about}
-        | {"split": "test", "examples": len(images), "all_background_mean_iou": least},
+        | {"split": "test", **test, "class_colours": data["class_colours"]}
+        | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
         "environment": {
             "cpu": timing.cpu_name(),
             "cores": cores(),

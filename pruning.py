@@ -32,8 +32,8 @@ from typing import Any
 from pipeline import channels, charts, console, fitting, flags, keras_models, zeros
 from pipeline.artifacts import artifact_path, read_record, write_csv
 from pipeline.channel_groups import channel_groups
-from pipeline.dataset import load_split
-from pipeline.losses import distillation_loss, segmentation_loss
+from pipeline.dataset import load_classes, load_split
+from pipeline.losses import Loss, distillation_loss, make_loss
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, tf, tfmot
 from pipeline.stages import Stage
@@ -90,11 +90,14 @@ def write_sensitivity(stage: Stage) -> None:
     console.say(f"wrote {picture} and the table beside it in {stage.seconds()} s")
 
 
-def cut_channels(stage: Stage, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+def cut_channels(
+    stage: Stage, model: keras.Model, loss: Loss
+) -> tuple[keras.Model, dict[str, Any]]:
     """The model without its least important channels, and what the record says of it."""
     groups, share = channel_groups(model), stage.arguments.channels
     tried, masked = (keras_models.load_model(stage.models_dir, "original") for _ in range(2))
-    kept = channels.planned_channels(stage, tried, groups, share, stage.arguments.batch_size)
+    batch_size = stage.arguments.batch_size
+    kept = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
     small = channels.remove_channels(model, groups, kept)
     channels.mask_channels(masked, groups, kept)
     images, _ = load_split(stage.models_dir, "validation")
@@ -150,9 +153,13 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     teacher = keras_models.load_model(models_dir, "original")
     network, metrics = keras_models.load_model(models_dir, "original"), {}
+
+    # The loss that the original was trained by, and its own predictions.
+    weights = read_record(models_dir, "original")["metrics"].get("class_weights")
+    truth_loss = make_loss(load_classes(models_dir), weights)
     sparsity = choose_zeros(network, arguments.sparsity)
     if arguments.channels:
-        network, metrics = cut_channels(stage, network)
+        network, metrics = cut_channels(stage, network, truth_loss)
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * fitting.steps_per_epoch(images, batch_size)
@@ -172,7 +179,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
 
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         imitation = distillation_loss(teacher(images, training=False), logits)
-        return segmentation_loss(masks, logits) + DISTILLATION_WEIGHT * imitation
+        return truth_loss(masks, logits) + DISTILLATION_WEIGHT * imitation
 
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)
@@ -202,6 +209,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         "parameters": pruned.count_params(),
         "best_epoch": best["epoch"],
         "validation_mean_iou": best["mean_iou"],
+        "class_weights": weights,
     }
     finish(stage, pruned, history, metrics)
 
@@ -215,7 +223,8 @@ def finish(
     write_csv(stage.models_dir / "pruned_training.csv", history)
     fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
     title = f"fine-tuning with {fewer:.0%} fewer channels and {share:.0%} zeros"
-    charts.save(charts.curves(history, title), stage.models_dir / "pruned_training.png")
+    curves = charts.curves(history, title, load_classes(stage.models_dir))
+    charts.save(curves, stage.models_dir / "pruned_training.png")
     fitting.forget(stage, "pruned")
     channels.plan_path(stage.models_dir).unlink(missing_ok=True)
     console.say(

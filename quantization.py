@@ -31,7 +31,7 @@ import numpy as np
 
 from pipeline import charts, console, contract, conversion, export, flags, recipes, sensitivity
 from pipeline.artifacts import artifact_path, write_csv
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.file_checks import check, check_zeros
 from pipeline.fitting import forget
 from pipeline.keras_models import load_model, predict
@@ -102,7 +102,8 @@ def within_limit(
         The int8 file, `content` if that holds, and what its record says of it.
     """
     images, masks = load_split(stage.models_dir, "validation")
-    few = images[: sensitivity.SCAN_IMAGES], masks[: sensitivity.SCAN_IMAGES]
+    number = sensitivity.scanned_images(source.output_shape)
+    few = images[:number], masks[:number]
     ready = sensitivity.ready_to_scan(source, calibration)
     rows = sensitivity.scan_operators(*ready, few)
     picture = stage.models_dir / "int8_sensitivity.png"
@@ -148,7 +149,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             about |= found
 
         # The contract goes in last; then what the record says of the file.
-        content = contract.sign(content, CLASSES)
+        content = contract.sign(content, load_classes(models_dir).names)
         if chosen.calibrated:
             about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":

@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import charts, console, fitting, flags, imagenet, keras_models, networks
+from pipeline import charts, console, devices, fitting, flags, imagenet, keras_models, networks
 from pipeline.artifacts import artifact_path, read_record, write_csv
-from pipeline.dataset import CLASSES
+from pipeline.dataset import load_classes, load_size
+from pipeline.losses import balanced_weights, make_loss
 from pipeline.network_checks import check_network
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras
@@ -68,6 +69,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: pixels of a class count in inverse proportion to its share (default: none)",
+    )
+    parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
@@ -76,12 +83,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def builder(arguments: argparse.Namespace, size: int) -> functools.partial:
-    """What builds the network that was asked for, for images of `size` pixels a side."""
+def builder(
+    arguments: argparse.Namespace, size: tuple[int, int], classes: int
+) -> functools.partial:
+    """What builds the network that was asked for, for images of `size` (height, width) pixels."""
     build = networks.NETWORKS[arguments.architecture]
     if build is networks.compact_unet:
         build = functools.partial(build, enlargement=arguments.enlarge)
-    return functools.partial(build, size, len(CLASSES))
+    return functools.partial(build, size, classes)
 
 
 def load_encoder(model: keras.Model, asked: str) -> str:
@@ -99,26 +108,25 @@ def load_encoder(model: keras.Model, asked: str) -> str:
 def train(stage: Stage, arguments: argparse.Namespace) -> None:
     """Builds the network, trains it and writes it."""
     models_dir, epochs, batch_size = arguments.models_dir, arguments.epochs, arguments.batch_size
-    strategy = fitting.pick_strategy()
-    devices = strategy.num_replicas_in_sync
-    if batch_size % devices:
+    strategy = devices.pick_strategy()
+    copies = strategy.num_replicas_in_sync
+    if batch_size % copies:
         raise console.UserError(
-            f"--batch-size {batch_size} does not divide over {devices} devices; "
-            "use a multiple of it"
+            f"--batch-size {batch_size} does not divide over {copies} devices; use a multiple of it"
         )
     data = read_record(models_dir, "dataset")
-    images, size = data["splits"]["train"]["examples"], data["image_size"]
-
+    images, size = data["splits"]["train"]["examples"], load_size(models_dir)
+    classes = load_classes(models_dir)
     steps = epochs * fitting.steps_per_epoch(images, batch_size)
 
     # The network, checked before hours are spent on it, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
-    build = builder(arguments, size)
+    build = builder(arguments, size, len(classes))
     with strategy.scope():
-        keras.mixed_precision.set_global_policy(fitting.resolve_precision(arguments.precision))
+        keras.mixed_precision.set_global_policy(devices.resolve_precision(arguments.precision))
         model = build()
         keras.mixed_precision.set_global_policy("float32")
-        for note in check_network(model, size, len(CLASSES)):
+        for note in check_network(model, size, len(classes)):
             console.say(f"note: {note}")
         encoder = load_encoder(model, arguments.encoder)
         optimizer = make_optimizer(
@@ -129,9 +137,16 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(
-        f"{images} images of {size} x {size} from {data['source']}, {devices} "
-        f"device{'s' * (devices > 1)}"
+        f"{images} images of {size[1]} x {size[0]} from {data['source']}, {len(classes)} classes, "
+        f"{copies} device{'s' * (copies > 1)}"
     )
+
+    # Pixels of rare classes may count for more in the loss.
+    class_weights = None
+    if arguments.class_weights == "balanced":
+        shares = data["splits"]["train"]["class_shares"]
+        class_weights = balanced_weights([shares[name] for name in classes.names])
+    loss = make_loss(classes, class_weights)
 
     history = fitting.fit(
         model,
@@ -142,28 +157,37 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         batch_size=batch_size,
         seed=arguments.seed,
         strategy=strategy,
+        loss=lambda images, masks, logits: loss(masks, logits),
         resume=arguments.resume,
     )
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
-        finish(stage, plain, history, data["source"])
+        finish(stage, plain, history, class_weights)
 
 
-def finish(stage: Stage, model: keras.Model, history: list[dict[str, Any]], source: str) -> None:
+def finish(
+    stage: Stage,
+    model: keras.Model,
+    history: list[dict[str, Any]],
+    class_weights: list[float] | None,
+) -> None:
     """Puts the model in place, then what belongs to it, and only then forgets the training."""
     best = history[fitting.best_epoch(history)]
     metrics = {
         "parameters": model.count_params(),
         "best_epoch": best["epoch"],
         "validation_mean_iou": best["mean_iou"],
+        "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
     with stage.new_artifact("original", metrics) as path:
         keras_models.save_model(model, path)
     write_csv(stage.models_dir / "original_training.csv", history)
-    curves = charts.curves(history, f"{model.name} on {source}")
+    source = read_record(stage.models_dir, "dataset")["source"]
+    title = f"{model.name} on {source}"
+    curves = charts.curves(history, title, load_classes(stage.models_dir))
     charts.save(curves, stage.models_dir / "original_training.png")
     fitting.forget(stage, "original")
     console.say(

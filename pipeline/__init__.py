@@ -5,25 +5,36 @@ in this list (tests/test_package.py checks both).
 
     variants       the table of .tflite files: one entry is all that a new conversion needs
     console        faults in one line, progress, quiet, Ctrl-C
+    photographs    the one reader of photographs, and how they come to a network's size
     packages       TensorFlow and the other slow packages, loaded when first used
     artifacts      paths, atomic files, records
     flags          the command line that all scripts share
     fingerprints   what the code of a stage does, whatever its comments and layout
     processes      cores, which process writes, one at a time in a folder, one of its own
     stages         what a stage was asked, whether it must run again and why, its artifacts
-    dataset        the prepared data set: written once, memory-mapped after
-    examples       one picture and its mask: decoded, resized, its blemishes counted
+    classes        what the values of a mask mean: names, colours, pixels of no class
+    dataset        the prepared data set: shards written once, memory-mapped after
+    masks          what the pixels of a mask file say: numbers, palettes, colours
+    labels         which class each value in masks is, as source and user say
+    examples       one picture and its mask, decoded and fitted; what a source of many is
+    audit          all masks looked at before anything is written: values, faults, meaning
+    selection      which examples are used, and for which split
     synthetic      drawn animals, a data set without a download
-    sources        where examples come from: TensorFlow Datasets, a folder of pictures
-    pictures       photos with their masks: colours, overlays, the picture of a data set
+    folders        folders of pictures and masks, and the layout of Pascal VOC
+    coco           COCO JSON, drawn as masks
+    ultralytics    data.yaml of Ultralytics' semantic data sets
+    tfds_sets      Oxford-IIIT Pet and other sets of TensorFlow Datasets
+    sources        what --data means, and whether it changed
+    pictures       photos with their masks: overlays, legends, the picture of a data set
     charts         curves, what breaks first, trade-offs, bars
-    metrics        confusion matrix, IoU, bootstrap
+    metrics        pixel counts, IoU, bootstrap
     keras_models   .h5 files: saved, loaded, run
     networks       the U-Nets, and the place for a network of one's own
     imagenet       pretrained weights of the encoder, read without torch
     batches        augmentation and the order of examples
     losses         what training minimises
     optimizers     AdamW, its schedule, its moving average
+    devices        what a training runs on, and in which precision
     fitting        the training loop, its progress, its resumption
     zeros          unstructured pruning: which kernels, how many zeros
     channel_groups which channels of a network can only go together
@@ -48,6 +59,7 @@ in this list (tests/test_package.py checks both).
     photos         pictures of one's own, drawn over with what a model sees
     accuracy       every model over the test split
     limits         what a file must keep to, and whether it does
+    sentences      what the numbers mean, in words
     tables         the numbers as text
     gallery        test photos: the worst and others
     report         the numbers as a page

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from pipeline.classes import IGNORED
 from pipeline.packages import tf
 
 ROTATION = 12.0  # degrees either way
@@ -12,46 +15,53 @@ COLOUR_CHANGE = 0.25  # brightness, contrast and saturation, either way
 DRAWS = 12  # random numbers per example, see `augment`
 
 
-def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def augment(
+    images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Crops, scales, turns, flips and recolours a whole batch at once.
 
     A pure function of its random numbers: whoever repeats them repeats the batch, on any number
-    of machines. Image and mask move by one transformation; edges are mirrored.
+    of machines. Image and mask move by one transformation. What lies beyond the edges is mirrored
+    or, where masks may have pixels of no class, black and IGNORED.
 
     Args:
-        images: uint8 (batch, size, size, 3). masks: uint8 (batch, size, size).
+        images: uint8 (batch, height, width, 3). masks: uint8 (batch, height, width).
         draws: float32 (batch, DRAWS), uniform in 0..1.
+        ignored: whether masks may hold IGNORED.
 
     Returns:
         float32 images in 0..1 and int32 masks, same shapes.
     """
-    size = tf.cast(tf.shape(images)[1], tf.float32)
+    height, width = (tf.cast(tf.shape(images)[axis], tf.float32) for axis in (1, 2))
     signed = 2 * draws - 1
     scale = SMALLEST_CROP + (1 - SMALLEST_CROP) * draws[:, 0]
     aspect = tf.exp(0.15 * signed[:, 1])
     flip = tf.where(draws[:, 2] < 0.5, -1.0, 1.0)
     angle = signed[:, 3] * ROTATION * np.pi / 180
-    shift_x, shift_y = (signed[:, k] * (1 - scale) * size / 2 for k in (4, 5))
+    shift_x = signed[:, 4] * (1 - scale) * width / 2
+    shift_y = signed[:, 5] * (1 - scale) * height / 2
     a, b = flip * scale * aspect * tf.cos(angle), -scale / aspect * tf.sin(angle)
     c, d = flip * scale * aspect * tf.sin(angle), scale / aspect * tf.cos(angle)
-    middle = (size - 1) / 2  # the transformation maps output pixels to input pixels around it
-    e = middle + shift_x - (a + b) * middle
-    f = middle + shift_y - (c + d) * middle
+    # The transformation maps output pixels to input pixels around the middle.
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    across = middle_y / middle_x
+    e = middle_x + shift_x - (a + b * across) * middle_x
+    f = middle_y + shift_y - (c / across + d) * middle_y
     zero = tf.zeros_like(a)
     transforms = tf.stack([a, b, e, c, d, f, zero, zero], axis=1)
 
-    def move(values: tf.Tensor, interpolation: str) -> tf.Tensor:
+    def move(values: tf.Tensor, interpolation: str, fill: float) -> tf.Tensor:
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=values,
             transforms=transforms,
             output_shape=tf.shape(images)[1:3],
-            fill_value=0.0,
+            fill_value=fill,
             interpolation=interpolation,
-            fill_mode="REFLECT",
+            fill_mode="CONSTANT" if ignored else "REFLECT",
         )
 
-    masks = tf.cast(move(masks[..., None], "NEAREST")[..., 0], tf.int32)
-    images = move(tf.cast(images, tf.float32), "BILINEAR") / 255
+    masks = tf.cast(move(masks[..., None], "NEAREST", IGNORED)[..., 0], tf.int32)
+    images = move(tf.cast(images, tf.float32), "BILINEAR", 0.0) / 255
 
     brightness, contrast, saturation = (
         1 + COLOUR_CHANGE * signed[:, k, None, None, None] for k in (6, 7, 8)
@@ -65,19 +75,24 @@ def augment(images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor) -> tuple[tf.T
 
 
 def epoch_batches(
-    images: np.ndarray,
-    masks: np.ndarray,
+    images: Any,
+    masks: Any,
     batch_size: int,
     seed: int,
     epoch: int,
     worker: int = 0,
     workers: int = 1,
     devices: int = 1,
+    ignored: bool = False,
 ) -> tf.data.Dataset:
     """One epoch of augmented batches; of each, this worker's share in one piece per device.
 
     Order and augmentation depend on seed and epoch alone, so that a resumed run goes on exactly
     as if it had not stopped. What does not fill a batch is left for another epoch.
+
+    Args:
+        images, masks: a split, as arrays or as `dataset.Rows`.
+        ignored: whether masks may hold IGNORED.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(images))
@@ -93,7 +108,7 @@ def epoch_batches(
         batch, truth = tf.numpy_function(gather, [rows], (tf.uint8, tf.uint8))
         batch.set_shape((rows.shape[0], *images.shape[1:]))
         truth.set_shape((rows.shape[0], *masks.shape[1:]))
-        return augment(batch, truth, numbers)
+        return augment(batch, truth, numbers, ignored)
 
     options = tf.data.Options()
     # Nothing here is to be tuned, and the thread that would do so sleeps for 10 ms, 20 ms, 40 ms

@@ -13,9 +13,9 @@ from pipeline.artifacts import DAMAGED, write_json
 from pipeline.batches import epoch_batches
 from pipeline.channel_groups import ChannelGroup, channel_cost, input_axis
 from pipeline.console import UserError, progress, say
-from pipeline.dataset import load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import is_convolution
-from pipeline.losses import segmentation_loss
+from pipeline.losses import Loss, segmentation_loss
 from pipeline.packages import keras, layers, tf
 from pipeline.stages import Stage
 
@@ -43,6 +43,7 @@ def choose_channels(
     groups: list[ChannelGroup],
     share: float,
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
+    loss: Loss = segmentation_loss,
 ) -> list[np.ndarray]:
     """Which channels of each group to keep, so that `share` of all go.
 
@@ -60,8 +61,8 @@ def choose_channels(
     @tf.function
     def gradients(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            loss = segmentation_loss(masks, model(images, training=True))
-        return tape.gradient(loss, variables)
+            value = loss(masks, model(images, training=True))
+        return tape.gradient(value, variables)
 
     total, removed, batches = sum(group.channels for group in groups), 0, iter(batches)
     with progress("choosing channels", ROUNDS, "rounds") as bar:
@@ -140,7 +141,12 @@ def removable_share(groups: list[ChannelGroup]) -> float:
 
 
 def planned_channels(
-    stage: Stage, model: keras.Model, groups: list[ChannelGroup], share: float, batch_size: int
+    stage: Stage,
+    model: keras.Model,
+    groups: list[ChannelGroup],
+    share: float,
+    batch_size: int,
+    loss: Loss,
 ) -> list[np.ndarray]:
     """The channels to keep, chosen on training images; the model is masked on the way.
 
@@ -168,12 +174,15 @@ def planned_channels(
             if stage.may_resume(identity):
                 return kept
     images, masks = load_split(stage.models_dir, "train")
+    classes = load_classes(stage.models_dir)
     size, seed = min(batch_size, len(images)), stage.arguments.seed
     epochs = range(-(-ROUNDS * ROUND_BATCHES // (len(images) // size)))
     batches = (
-        batch for epoch in epochs for batch in epoch_batches(images, masks, size, seed, epoch)
+        batch
+        for epoch in epochs
+        for batch in epoch_batches(images, masks, size, seed, epoch, ignored=classes.ignored)
     )
-    kept = choose_channels(model, groups, share, batches)
+    kept = choose_channels(model, groups, share, batches, loss)
     write_json(path, {"identity": stage.identity(), "kept": [rows.tolist() for rows in kept]})
     return kept
 
@@ -182,7 +191,7 @@ def check_smaller(small: keras.Model, masked: keras.Model, images: np.ndarray) -
     """How far a smaller network is from the masked one, as a share of the largest logit.
 
     Args:
-        images: a few, uint8 (n, size, size, 3).
+        images: a few, uint8 (n, height, width, 3).
 
     Raises:
         UserError: further than SAME_OUTPUT.

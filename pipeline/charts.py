@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import atomic
-from pipeline.dataset import CLASSES
+from pipeline.classes import Classes
 from pipeline.packages import matplotlib_figure
 
 ORANGE, BLUE, GREY = "#f28e2b", "#3a4862", "#b9bec7"
-CLASS_COLOURS = (ORANGE, BLUE, "#9c755f")  # as CLASSES; white cannot be seen on white
+MOST_LINES = 12  # of classes in one chart; more are drawn in grey, without a name
+LIGHTEST = 0.7  # brightness of a line on white, 0..1
 SHOWN_OPERATORS = 30  # the worst ones, in the chart of int8
 
 
@@ -27,17 +28,31 @@ def save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def curves(history: list[dict[str, float]], title: str) -> Any:
-    """Loss and validation IoU per class against the epoch, from the rows that `fit` returns."""
+def line_colour(colour: tuple[int, int, int]) -> str:
+    """A class' colour, darkened if it could not be seen on white."""
+    red, green, blue = colour
+    bright = (0.3 * red + 0.59 * green + 0.11 * blue) / 255
+    scale = min(1, LIGHTEST / max(bright, 1e-6))
+    return "#" + "".join(f"{round(scale * part):02x}" for part in colour)
+
+
+def curves(history: list[dict[str, float | None]], title: str, classes: Classes) -> Any:
+    """Loss and validation IoU per class against the epoch, from the rows that `fit` returns.
+
+    An IoU that is None leaves a gap.
+    """
     figure = matplotlib_figure.Figure((9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["loss"] for row in history], color=BLUE)
     left.set(xlabel="epoch", ylabel="training loss")
-    lines = {"mean IoU": ("mean_iou", "black")}
-    lines |= {name: (f"iou_{name}", colour) for name, colour in zip(CLASSES, CLASS_COLOURS)}
-    for label, (key, colour) in lines.items():
-        right.plot(epochs, [row[key] for row in history], color=colour, label=label)
+    few = len(classes) <= MOST_LINES
+    for name, colour in zip(classes.names, classes.colours):
+        values = [np.nan if row[f"iou_{name}"] is None else row[f"iou_{name}"] for row in history]
+        colour, label = (line_colour(colour), name) if few else (GREY, None)
+        right.plot(epochs, values, color=colour, label=label, linewidth=1.5 if few else 0.6)
+    means = [row["mean_iou"] for row in history]
+    right.plot(epochs, means, color="black", label="mean IoU", linewidth=2)
     best = max(history, key=lambda row: row["mean_iou"])
     place = best["epoch"], best["mean_iou"]
     right.plot(*place, "o", color="black")
@@ -46,7 +61,7 @@ def curves(history: list[dict[str, float]], title: str) -> Any:
     right.annotate(f"{place[1]:.4f}", place, (-2, -8), **label)
     right.set(xlabel="epoch", ylabel="validation IoU", ylim=(None, 1))
     # Outside, because a curve may lie anywhere.
-    figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     figure.suptitle(title)
     for axis in (left, right):
         axis.grid(alpha=0.3)

@@ -22,7 +22,7 @@ def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.nda
     """A seeded sample of training images.
 
     Returns:
-        Their indices, and the images as float32 (n, size, size, 3) in 0..1.
+        Their indices, and the images as float32 (n, height, width, 3) in 0..1.
     """
     images, _ = load_split(models_dir, "train")
     random, number = np.random.default_rng(seed), min(number, len(images))
@@ -50,7 +50,7 @@ def convert(
 
     Args:
         variant: a key of VARIANTS.
-        calibration: float32 images (n, size, size, 3) in 0..1, for variants of fixed ranges.
+        calibration: float32 images (n, height, width, 3) in 0..1, for variants of fixed ranges.
         int8_input, int8_output: "uint8" or "int8", the types of the int8 file's input and output.
             An operator that turns logits into uint8 costs time and changes no class.
 

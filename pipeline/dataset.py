@@ -1,21 +1,71 @@
-"""The prepared data set in models/dataset/: memory-mapped arrays and their record."""
+"""The prepared data set in models/dataset/: memory-mapped shards, and what their values mean."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts import artifact_path, atomic, command, read_record, sha256, write_json
+from pipeline.classes import IGNORED, Classes
 from pipeline.console import UserError
 
-CLASSES = ("pet", "background", "border")
 SPLITS = ("train", "validation", "test")
+SHARD_BYTES = 64 << 20  # of images in one file: what is held in memory while a split is written
+RESIDENT_BYTES = 256 << 20  # read of a split before its pages are given back to the system
 
-Split = tuple[np.ndarray, np.ndarray]  # uint8 images (n, size, size, 3), masks (n, size, size)
+
+class Rows:
+    """The rows of one array that lies in several .npy files: read like an array, never held.
+
+    Indexing (a number, a slice, a list or array of numbers) copies these rows out of
+    memory-mapped files. The pages that this touched are given back now and then, so that the
+    memory of a process does not grow with what it has read.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.shards = [np.load(path, mmap_mode="r") for path in paths]
+        self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
+        self.shape = (int(self.starts[-1]), *self.shards[0].shape[1:])
+        self.dtype, self.touched = self.shards[0].dtype, 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        single, rows = np.isscalar(rows), np.atleast_1d(np.asarray(rows, np.int64))
+        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"row {rows.max()} of {len(self)}")
+        rows = rows % max(1, len(self))
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            mine = shards == shard
+            found[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
+        self.give_back(found.nbytes)
+        return found[0] if single else found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it, for NumPy."""
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def give_back(self, read: int) -> None:
+        """Counts bytes read, and lets go of the pages in memory after RESIDENT_BYTES."""
+        self.touched += read
+        if self.touched > RESIDENT_BYTES:
+            self.touched = 0
+            for shard in self.shards:
+                shard._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+Split = tuple[Rows, Rows]  # uint8 images (n, height, width, 3), masks (n, height, width)
 
 
 def load_split(models_dir: Path, split: str) -> Split:
@@ -25,28 +75,30 @@ def load_split(models_dir: Path, split: str) -> Split:
         split: "train", "validation" or "test"; only evaluation.py asks for "test".
 
     Returns:
-        uint8 images (n, size, size, 3), RGB, and uint8 masks (n, size, size): 0 pet,
-        1 background, 2 border.
+        uint8 images (n, height, width, 3), RGB, and uint8 masks (n, height, width): the indices
+        of `load_classes`, or IGNORED.
 
     Raises:
         UserError: the data set is missing or not whole.
     """
     about = read_record(models_dir, "dataset")
     folder = artifact_path(models_dir, "dataset").parent
-    arrays = []
+    found = []
     try:
         for kind in ("images", "masks"):
-            name, digest = about["files"][f"{split}_{kind}"]
-            status = (folder / name).stat()
-            if hash_of(folder / name, status.st_size, status.st_mtime_ns) != digest:
-                raise ValueError(f"{name} was changed after it was made")
-            arrays.append(np.load(folder / name, mmap_mode="r"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            paths = []
+            for name, digest in about["files"][f"{split}_{kind}"]:
+                status = (folder / name).stat()
+                if hash_of(folder / name, status.st_size, status.st_mtime_ns) != digest:
+                    raise ValueError(f"{name} was changed after it was made")
+                paths.append(folder / name)
+            found.append(Rows(paths))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"the data set in {folder} is not whole ({error}); "
             f"make it anew with: {command('dataset', models_dir)}"
         ) from None
-    return arrays[0], arrays[1]
+    return found[0], found[1]
 
 
 @functools.cache
@@ -55,42 +107,100 @@ def hash_of(path: Path, size: int, modified: int) -> str:
     return sha256(path)
 
 
-def write_data_set(folder: Path, arrays: dict[str, Split], about: dict[str, Any]) -> None:
-    """Writes the arrays and, last, `dataset.json`, which names them.
+def load_classes(models_dir: Path) -> Classes:
+    """What the values of the prepared masks mean; raises as `read_record`."""
+    about = read_record(models_dir, "dataset")
+    try:
+        colours = tuple(tuple(int(part) for part in colour) for colour in about["class_colours"])
+        return Classes(tuple(about["class_names"]), colours, bool(about["ignored"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{artifact_path(models_dir, 'dataset')} does not name its classes; "
+            f"make it anew with: {command('dataset', models_dir)}"
+        ) from None
 
-    Until that is replaced the old data set is whole; the old arrays go only after it.
+
+def load_size(models_dir: Path) -> tuple[int, int]:
+    """Height and width of the prepared images in pixels; raises as `read_record`."""
+    width, height = read_record(models_dir, "dataset")["image_size"]
+    return height, width
+
+
+class DataSetWriter:
+    """Writes examples, split by split, into shards, holding no more than one of each split.
+
+    Nothing of an old data set is touched before `finish`: it replaces `dataset.json`, which names
+    the new files, and only then removes the old ones.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for split, pair in arrays.items():
-        for kind, array in zip(("images", "masks"), pair):
-            name = f"{split}_{kind}-{about['fingerprint'][:8]}.npy"
-            with atomic(folder / name) as temporary:
+
+    def __init__(self, folder: Path, classes: Classes) -> None:
+        self.folder, self.classes = folder, classes
+        self.waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in SPLITS}
+        self.files: dict[str, list[tuple[str, str]]] = {}
+        self.pixels = {split: np.zeros(256, np.int64) for split in SPLITS}  # of each mask value
+        self.pictures = {split: np.zeros(256, np.int64) for split in SPLITS}  # that hold it
+        self.number = dict.fromkeys(SPLITS, 0)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, split: str, image: np.ndarray, mask: np.ndarray) -> None:
+        """Takes one example: uint8 image (height, width, 3), uint8 mask of indices or IGNORED."""
+        counts = np.bincount(mask.ravel(), minlength=256)
+        self.pixels[split] += counts
+        self.pictures[split] += counts > 0
+        self.number[split] += 1
+        self.waiting[split].append((image, mask))
+        if image.nbytes * len(self.waiting[split]) >= SHARD_BYTES:
+            self.write_shard(split)
+
+    def write_shard(self, split: str) -> None:
+        """Writes what waits of a split as one file of images and one of masks."""
+        for kind, arrays in zip(("images", "masks"), zip(*self.waiting[split])):
+            array, files = np.stack(arrays), self.files.setdefault(f"{split}_{kind}", [])
+            digest = hashlib.sha256(array).hexdigest()
+            path = self.folder / f"{split}_{kind}-{len(files):04}-{digest[:8]}.npy"
+            with atomic(path) as temporary:
                 np.save(temporary, array)
-            files[f"{split}_{kind}"] = name, sha256(folder / name)
-    write_json(folder / "dataset.json", {**about, "files": files})
-    kept = {name for name, _ in files.values()}
-    for path in folder.glob("*.npy"):
-        if path.name not in kept:
-            path.unlink()
+            files.append((path.name, sha256(path)))
+        self.waiting[split] = []
+
+    def describe(self) -> tuple[dict[str, Any], str]:
+        """Writes what waits. Then, for each split, its number of examples, share of pixels and
+        number of pictures of each class; and one fingerprint of every byte."""
+        splits = {}
+        for split in SPLITS:
+            if self.waiting[split]:
+                self.write_shard(split)
+            counts, names = self.pixels[split], self.classes.names
+            known = max(1, int(counts[: len(names)].sum()))
+            splits[split] = {
+                "examples": self.number[split],
+                "class_shares": {n: round(float(c / known), 6) for n, c in zip(names, counts)},
+                "class_pictures": {n: int(c) for n, c in zip(names, self.pictures[split])},
+                "ignored_share": round(float(counts[IGNORED] / max(1, counts.sum())), 6),
+            }
+        return splits, hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """Puts the data set in place: `about`, the classes and the list of files.
+
+        Args:
+            about: must hold "image_size", (width, height).
+        """
+        classes = {
+            "class_names": self.classes.names,
+            "class_colours": self.classes.colours,
+            "ignored": self.classes.ignored,
+        }
+        write_json(self.folder / "dataset.json", {**about, **classes, "files": self.files})
+        kept = {name for files in self.files.values() for name, _ in files}
+        for path in self.folder.glob("*.npy"):
+            if path.name not in kept:
+                path.unlink()
 
 
-def describe(arrays: dict[str, Split]) -> tuple[dict[str, Any], str]:
-    """Example count and class shares of each split, and one fingerprint of every byte."""
-    digest, splits = hashlib.sha256(), {}
-    for split, (images, masks) in arrays.items():
-        counts = np.bincount(masks.ravel(), minlength=len(CLASSES))
-        shares = {name: round(float(n / masks.size), 4) for name, n in zip(CLASSES, counts)}
-        splits[split] = {"examples": len(images), "class_shares": shares}
-        digest.update(images)
-        digest.update(masks)
-    return splits, digest.hexdigest()
-
-
-def cut_validation(official: Split, share: float, seed: int) -> dict[str, Split]:
-    """An official train split cut into training and validation, by the seed."""
-    images, masks = official
-    order = np.random.default_rng(seed).permutation(len(images))
-    cut = max(1, round(share * len(images)))
-    rows = {"train": np.sort(order[cut:]), "validation": np.sort(order[:cut])}
-    return {split: (images[chosen], masks[chosen]) for split, chosen in rows.items()}
+def cut_validation(number: int, share: float, seed: int) -> np.ndarray:
+    """Which of the examples of an official train split become validation, bool (number,)."""
+    order = np.random.default_rng(seed).permutation(number)
+    chosen = np.zeros(number, bool)
+    chosen[order[: max(1, round(share * number))]] = True
+    return chosen

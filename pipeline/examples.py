@@ -1,78 +1,132 @@
-"""One picture and its mask: decoded, resized, and what is wrong with it."""
+"""One picture and its mask, and how they become arrays; what a source of many is."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from pipeline.console import UserError, progress
+from pipeline.classes import IGNORED
+from pipeline.labels import Labels, Meaning
+from pipeline.masks import classify, open_mask
+from pipeline.photographs import (
+    Source,
+    Unreadable,
+    fit_image,
+    fitted_box,
+    open_upright,
+    turn_mask,
+)
 
-# What the audit counts.
-UNREADABLE, ODD_VALUES = "unreadable, left out", "mask values outside 1..3, left out"
-NO_PET, ODD_SIZES = "mask without any pet, kept", "image and mask of different size, kept"
-AUDIT = (UNREADABLE, ODD_VALUES, NO_PET, ODD_SIZES)
+CHUNK = 64  # examples that are in memory at a time
 
-Example = tuple[bytes, bytes]  # an encoded image and an encoded trimap, as they lie on disk
-Source = Callable[[], Example]  # gives an example when called, so that workers read in parallel
+# What may be wrong with an example, in the order in which it is told.
+UNPAIRED, SAME_STEM, LISTED_TWICE = "without a partner", "two of one name", "in two splits"
+UNREADABLE, JPEG, SIZES = "unreadable", "mask in JPEG", "image and mask of different shape"
+PALETTE, VALUES = "another palette", "values of no class"
+FAULTS = (UNPAIRED, SAME_STEM, LISTED_TWICE, UNREADABLE, JPEG, SIZES, PALETTE, VALUES)
+
+Lazy = Callable[[], bytes]  # a picture that is drawn or read when it is asked for
+Result = TypeVar("Result")
 
 
-def decode(source: Source, size: int) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
-    """Reads, decodes and resizes one example, and names its blemishes.
+class Example(NamedTuple):
+    """A photograph and its mask, encoded, and what messages call them."""
 
-    Any size, orientation and colour mode is taken (grey, palette, RGBA, CMYK). The image is
-    resized with antialiasing, the mask by its nearest values, both to a square.
+    image: Source | Lazy
+    mask: Source | Lazy
+    image_name: str
+    mask_name: str
+
+
+def pair(image: Path, mask: Path) -> Example:
+    """The example of two files."""
+    return Example(image, mask, str(image), str(mask))
+
+
+class Fault(NamedTuple):
+    """What is wrong with one example."""
+
+    kind: str  # one of FAULTS
+    text: str  # the file, what is wrong, the remedy
+
+
+class Split(NamedTuple):
+    """A stream of examples that can be asked for again and is the same each time."""
+
+    number: int
+    read: Callable[[], Iterator[Example]]
+
+
+@dataclass
+class Collection:
+    """What a source offers, before a mask was looked at."""
+
+    title: str  # what the source is called
+    splits: dict[str, Split]  # "train" and maybe "validation" and "test", as the source cut them
+    labels: Labels
+    faults: list[Fault] = field(default_factory=list)  # of files that found no place in a split
+    passed_over: list[tuple[str, str]] = field(default_factory=list)  # files, and why: no faults
+    files: Callable[[], list[str]] = list  # all that decide the content; none: its name does
+    folder: Path = Path()  # that the names of `files` count from
+    skip_bad: float = 0.0  # share of examples that may be left out without asking
+    any_shape: bool = False  # whether image and mask may be of different shape
+    drawn: bool = False  # whether the masks are ours, so that none need be looked at
+
+
+def fetch(picture: Source | Lazy) -> Source:
+    """A path or the bytes of a picture."""
+    return picture() if callable(picture) else picture
+
+
+def decode(
+    example: Example, meaning: Meaning, by_colour: bool, size: tuple[int, int], fit: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads, decodes and fits one example.
+
+    The image is resized with antialiasing, the mask by its nearest values.
+
+    Args:
+        size: height and width of the result. fit: one of `photographs.FITS`.
 
     Returns:
-        uint8 image (size, size, 3), uint8 mask (size, size) of 0 pet, 1 background, 2 border,
-        and the blemishes, from AUDIT; image and mask are None if they cannot be used.
-    """
-    image_bytes, trimap_bytes = source()
-    try:
-        image = Image.open(io.BytesIO(image_bytes)).convert("RGB")
-        trimap = Image.open(io.BytesIO(trimap_bytes))
-        trimap.load()
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
-        return None, None, [UNREADABLE]
-    if trimap.mode not in ("L", "P", "I", "I;16"):  # a grey mask saved as RGB or RGBA
-        trimap = trimap.convert("RGB").getchannel(0)
-    values = np.asarray(trimap)
-    if values.min() < 1 or values.max() > 3:
-        return None, None, [ODD_VALUES]
-    blemishes = [NO_PET] * (not (values == 1).any()) + [ODD_SIZES] * (image.size != trimap.size)
-    image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's widens when it shrinks
-    trimap = Image.fromarray(values.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(image), np.asarray(trimap) - np.uint8(1), blemishes
-
-
-def prepare_split(
-    number: int, sources: Iterator[Source], size: int, label: str, audit: Counter[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes a stream of examples into uint8 images (n, size, size, 3) and masks (n, size, size).
-
-    Blemishes are counted in `audit`.
+        uint8 image (height, width, 3), RGB, and uint8 mask (height, width) of indices of classes
+        or IGNORED.
 
     Raises:
-        UserError: less than half of it can be used.
+        Unreadable: one of the two cannot be read.
     """
-    images = np.empty((number, size, size, 3), np.uint8)
-    masks = np.empty((number, size, size), np.uint8)
-    kept = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(label, number, "images") as bar:
-        while chunk := list(itertools.islice(sources, 64)):  # memory holds few photographs
-            for image, mask, blemishes in pool.map(lambda source: decode(source, size), chunk):
-                audit.update(blemishes)
+    image, stored = open_upright(fetch(example.image), example.image_name)
+    drawn = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
+    mask = turn_mask(drawn, image, stored)
+    if fit != "stretch":  # by the shape of the image: rounding must not move the mask
+        left, top, right, bottom = fitted_box(image.size, size, fit)
+        shown = (right - left, bottom - top) if fit == "pad" else image.size
+        mask = mask.resize(shown, Image.Resampling.NEAREST)
+    if fit != "pad":
+        mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
+    try:
+        mask = classify(mask, meaning.table)  # shrunk already, which is quicker
+    except ValueError:
+        raise Unreadable(f"{example.mask_name} has changed since it was looked at") from None
+    if fit == "pad":
+        mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
+    return np.asarray(fit_image(image, size, fit)), np.asarray(mask)
+
+
+def in_threads(
+    work: Callable[[Example], Result], examples: Iterator[Example], bar: Any
+) -> Iterator[tuple[Example, Result]]:
+    """Each example with what `work` makes of it, in order; CHUNK at a time are in memory."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(itertools.islice(examples, CHUNK)):
+            for example, result in zip(chunk, pool.map(work, chunk)):
                 bar.update()
-                if image is not None:
-                    images[kept], masks[kept] = image, mask
-                    kept += 1
-    if kept < max(2, number / 2):
-        found = ", ".join(f"{count} {what}" for what, count in audit.items())
-        raise UserError(f"only {kept} of {number} {label} examples can be used: {found}")
-    return images[:kept], masks[:kept]
+                yield example, result

@@ -26,8 +26,8 @@ def check(
     """Opens a written file and compares it with the model it came from.
 
     Args:
-        images: uint8 (n, size, size, 3).
-        expected: the source's class indices (n, size, size).
+        images: uint8 (n, height, width, 3).
+        expected: the source's class indices (n, height, width).
         mixed: whether an int8 file may hold float operators.
 
     Returns:

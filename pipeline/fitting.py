@@ -1,10 +1,9 @@
-"""The training loop: devices, steps, progress, and going on after a kill."""
+"""The training loop: steps, progress, and going on after a kill."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,39 +13,18 @@ import numpy as np
 
 from pipeline.artifacts import DAMAGED, atomic
 from pipeline.batches import epoch_batches
+from pipeline.classes import Classes
 from pipeline.console import UserError, progress, say
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import validation_iou
-from pipeline.losses import segmentation_loss
+from pipeline.losses import make_loss
+from pipeline.metrics import mean_iou
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
 from pipeline.processes import is_first_worker, tensorflow_threads
 from pipeline.stages import Stage
 
-# --- devices ------------------------------------------------------------------------------
-
-
-def pick_strategy() -> tf.distribute.Strategy:
-    """All machines named in TF_CONFIG, else all GPUs of this one, else its one device."""
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def resolve_precision(asked: str) -> str:
-    """The Keras policy: "auto" is bfloat16 on GPUs that have it, else float32.
-
-    bfloat16 needs compute capability 8.
-    """
-    if asked != "auto":
-        return {"bfloat16": "mixed_bfloat16"}.get(asked, asked)
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    able = all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
-    return "mixed_bfloat16" if gpus and able else "float32"
-
+LINE = 100  # columns of the line that is printed after each epoch
 
 # --- going on after a kill ----------------------------------------------------------------
 
@@ -161,7 +139,7 @@ def fit(
     batch_size: int,
     seed: int,
     strategy: tf.distribute.Strategy | None = None,
-    loss: Callable[..., tf.Tensor] = lambda images, masks, logits: segmentation_loss(masks, logits),
+    loss: Callable[..., tf.Tensor] | None = None,
     after_epoch: Callable[[], None] = lambda: None,
     choose_from: int = 0,
     resume: bool = False,
@@ -172,20 +150,23 @@ def fit(
     stays until whoever called has put the model in place and calls `forget`.
 
     Args:
-        loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
+        loss: takes float32 images, int32 masks and float32 logits, gives a scalar; None: what
+            `make_loss` gives for the data set.
         after_epoch: called after the last step of each epoch, before validation.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).
 
     Returns:
-        A row per epoch: epoch, loss, mean_iou, iou_CLASS of each class, learning_rate,
-        images_per_second.
+        A row per epoch: epoch, loss, mean_iou, iou_CLASS of each class (None for one that is
+        neither in the validation split nor predicted), learning_rate, images_per_second.
 
     Raises:
         UserError: the data do not fill a batch, or the loss is not finite.
     """
     images, masks = load_split(stage.models_dir, "train")
-    validation = load_split(stage.models_dir, "validation")
+    validation, classes = load_split(stage.models_dir, "validation"), load_classes(stage.models_dir)
+    plain = make_loss(classes)
+    loss = loss or (lambda images, masks, logits: plain(masks, logits))
     steps = steps_per_epoch(len(images), batch_size)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -203,7 +184,8 @@ def fit(
             workers = context.num_input_pipelines
             devices = strategy.num_replicas_in_sync // workers
             place = context.input_pipeline_id
-            return epoch_batches(images, masks, batch_size, seed, epoch, place, workers, devices)
+            where = (place, workers, devices, classes.ignored)
+            return epoch_batches(images, masks, batch_size, seed, epoch, *where)
 
         started, losses = time.time(), []
         with progress(f"epoch {epoch + 1}/{epochs}", steps, "steps") as bar:
@@ -220,16 +202,16 @@ def fit(
             )
         with average(model, optimizer):
             iou = validation_iou(model, *validation)
-            row = {"loss": mean_loss, "mean_iou": iou.mean()}
-            row |= {f"iou_{key}": value for key, value in zip(CLASSES, iou)}
+            row = {"loss": mean_loss, "mean_iou": mean_iou(iou)}
+            row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
             row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
-            row = {key: round(float(value), 6) for key, value in row.items()}
+            row = {key: rounded(value) for key, value in row.items()}
             history.append({"epoch": epoch + 1, **row})
             if best_epoch(history, choose_from) == epoch:
                 state.best = model.get_weights()
         state.save(chief)
         minutes = (epochs - epoch - 1) * (time.time() - started) / 60
-        say(epoch_line(history[-1], epochs, minutes))
+        say(epoch_line(history[-1], classes, epochs, minutes))
     model.set_weights(state.best)
     return history
 
@@ -240,13 +222,22 @@ def best_epoch(history: list[dict[str, float]], choose_from: int = 0) -> int:
     return max(places, key=lambda place: history[place]["mean_iou"], default=-1)
 
 
-def epoch_line(row: dict[str, float], epochs: int, minutes: float) -> str:
-    """An epoch in one line of at most 100 columns."""
-    classes = ", ".join(f"{key} {row[f'iou_{key}']:.2f}" for key in CLASSES)
-    return (
-        f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mIoU {row['mean_iou']:.4f} "
-        f"({classes})  {row['images_per_second']:.0f}/s  {minutes:.0f} min left"
-    )
+def rounded(value: Any) -> float | None:
+    """A number to six places; None for one that is not there (NaN)."""
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def epoch_line(row: dict[str, float | None], classes: Classes, epochs: int, minutes: float) -> str:
+    """An epoch in one line of at most LINE columns: of many classes, those of the lowest IoU."""
+    head = f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mIoU {row['mean_iou']:.4f} ("
+    tail = f")  {row['images_per_second']:.0f}/s  {minutes:.0f} min left"
+    iou = {name: row[f"iou_{name}"] for name in classes.names if row[f"iou_{name}"] is not None}
+    shown = [f"{name} {value:.2f}" for name, value in iou.items()]
+    if len(head + ", ".join(shown) + tail) > LINE:
+        shown = [f"{name} {iou[name]:.2f}" for name in sorted(iou, key=iou.get)]
+    while len(head + ", ".join(shown) + tail) > LINE:
+        shown.pop()
+    return head + ", ".join(shown) + tail
 
 
 def forget(stage: Stage, name: str) -> None:

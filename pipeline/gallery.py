@@ -12,11 +12,13 @@ from PIL import Image, ImageOps
 
 from pipeline.accuracy import class_maps
 from pipeline.artifacts import DAMAGED, MODELS, command
+from pipeline.classes import IGNORED
 from pipeline.console import UserError
-from pipeline.dataset import CLASSES, load_split
-from pipeline.metrics import iou_per_class
-from pipeline.pictures import COLOURS, overlay
+from pipeline.dataset import load_classes, load_split
+from pipeline.metrics import iou_per_class, mean_iou
+from pipeline.pictures import overlay
 
+COUNTS_FILE = "counts_per_image.npz"  # pixels of each class and image, by model: see metrics.py
 WRONG = np.array((230, 0, 126), np.uint8)  # pixels of the wrong class
 SHOWN_PHOTOS = 6  # so many worst ones and so many spread over the ranking
 THUMBNAIL = 160  # pixels, the largest side of a picture
@@ -27,17 +29,16 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def chosen_photos(confusion: np.ndarray, number: int) -> dict[int, str]:
+def chosen_photos(counts: np.ndarray, number: int) -> dict[int, str]:
     """Rows of the worst test photos and of as many spread evenly over the others.
 
     Args:
-        confusion: per-image confusion matrices (n, classes, classes); the mean IoU of each image
-            ranks it.
+        counts: of each image (n, 3, classes); its mean IoU ranks it.
 
     Returns:
         By row, what it is: "worst 1", "better than 40%", "best".
     """
-    ranking = np.argsort(iou_per_class(confusion).mean(axis=-1), kind="stable")
+    ranking = np.argsort(mean_iou(iou_per_class(counts)), kind="stable")
     worst = {int(row): f"worst {k + 1}" for k, row in enumerate(ranking[:number])}
     if len(ranking) <= number:
         return worst
@@ -59,15 +60,16 @@ def stacked(pictures: list[np.ndarray], text: str, score: str = "") -> dict[str,
 
 def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     """A grid of test photos: truth, the prediction of each model, and where it is wrong."""
-    path = models_dir / "confusion_per_image.npz"
+    path = models_dir / COUNTS_FILE
     try:
         with np.load(path) as file:
-            confusions = {name: file[name] for name in MODELS}
+            counts = {name: file[name] for name in MODELS}
     except DAMAGED:
         remedy = command("evaluation", models_dir)
         raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}") from None
-    scores = {name: iou_per_class(each).mean(axis=-1) for name, each in confusions.items()}
-    chosen = chosen_photos(confusions["int8"], SHOWN_PHOTOS)
+    scores = {name: mean_iou(iou_per_class(each)) for name, each in counts.items()}
+    chosen = chosen_photos(counts["int8"], SHOWN_PHOTOS)
+    classes = load_classes(models_dir)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
     predictions = {name: class_maps(models_dir, name, images) for name in MODELS}
     what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"
@@ -76,14 +78,15 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
         image, mask = images[k], masks[k]
         grey = (0.45 * image.mean(axis=-1, keepdims=True)).astype(np.uint8)
         faint = np.repeat(grey, 3, axis=-1)
-        cells = [stacked([image, overlay(image, mask)], f"{what} {row}, truth below")]
+        cells = [stacked([image, overlay(image, mask, classes)], f"{what} {row}, truth below")]
         for name, prediction in predictions.items():
-            wrong = np.where((prediction[k] != mask)[..., None], WRONG, faint)
+            wrong = (prediction[k] != mask) & (mask != IGNORED)
+            wrong = np.where(wrong[..., None], WRONG, faint)
             text = f"{name} on {what} {row}: its prediction, below it the wrong pixels"
-            pictures = [overlay(image, prediction[k]), wrong]
+            pictures = [overlay(image, prediction[k], classes), wrong]
             cells.append(stacked(pictures, text, f"{scores[name][row]:.3f}"))
         rows.append({"rank": rank, "number": row, "cells": cells})
-    colours = zip((*CLASSES, "wrong pixel"), (*COLOURS, WRONG))
+    colours = zip((*classes.names, "wrong pixel"), (*classes.colours, WRONG))
     return {
         "what": what,
         "number": SHOWN_PHOTOS,

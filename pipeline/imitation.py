@@ -13,10 +13,11 @@ import numpy as np
 
 from pipeline.artifacts import read_record, write_csv
 from pipeline.conversion import convert
+from pipeline.dataset import load_classes
 from pipeline.fitting import fit, steps_per_epoch
 from pipeline.keras_models import kernel_name, load_model
 from pipeline.litert import operators
-from pipeline.losses import distillation_loss, segmentation_loss
+from pipeline.losses import distillation_loss, make_loss
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, layers, tf
 from pipeline.stages import Stage
@@ -101,9 +102,12 @@ def train_for_int8(
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
+    weights = read_record(stage.models_dir, "pruned")["metrics"].get("class_weights")
+    plain = make_loss(load_classes(stage.models_dir), weights)
+
     def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         imitation = distillation_loss(teacher(images, training=False), logits)
-        return segmentation_loss(masks, logits) + imitation
+        return plain(masks, logits) + imitation
 
     history = fit(
         student,

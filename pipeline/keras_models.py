@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.artifacts import artifact_path, remedy
 from pipeline.console import UserError
-from pipeline.metrics import confusion_matrix, iou_per_class
+from pipeline.metrics import class_counts, iou_per_class
 from pipeline.packages import keras, layers, tf
 
 # What an .h5 file may name. A network of one's own with another plain layer adds it here.
@@ -32,6 +32,7 @@ LAYERS = {
     *("Permute", "Flatten"),
 }
 FUNCTIONS = {"nn.depth_to_space", "reshape", "compat.v1.transpose"}  # of TFOpLambda layers
+SMALL = 160 * 160  # pixels of a picture of which a whole batch fits into memory at once
 PARTS = {  # of a layer
     *("keras.initializers", "keras.regularizers", "keras.constraints", "keras.mixed_precision")
 }
@@ -97,7 +98,13 @@ def foreign_part(config: Any, layer: bool = True) -> str | None:
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Iterator[np.ndarray]:
-    """Class indices (batch, height, width) of uint8 images, batch by batch."""
+    """Class indices (batch, height, width) of uint8 images, batch by batch.
+
+    Args:
+        batch_size: of pictures of SMALL pixels; larger ones come in smaller batches.
+    """
+    height, width = model.input_shape[1:3]
+    batch_size = max(1, batch_size * SMALL // max(SMALL, height * width))
     if not hasattr(model, "classes_of"):  # compiled once per model, not once per call
         model.classes_of = tf.function(
             lambda batch: tf.argmax(model(tf.cast(batch, tf.float32) / 255, training=False), -1),
@@ -108,10 +115,14 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Ite
 
 
 def validation_iou(model: keras.Model, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """IoU per class of a model over a split (uint8 images, uint8 masks)."""
-    predictions = np.concatenate(list(predict(model, images)))
-    classes = model.output_shape[-1]
-    return iou_per_class(confusion_matrix(masks, predictions, classes).sum(axis=0))
+    """IoU per class of a model over a split (uint8 images, uint8 masks), see `iou_per_class`."""
+    classes, start = model.output_shape[-1], 0
+    counts = np.zeros((3, classes), np.int64)
+    for predictions in predict(model, images):
+        truth = masks[start : start + len(predictions)]
+        counts += class_counts(truth, predictions, classes).sum(axis=0)
+        start += len(predictions)
+    return iou_per_class(counts)
 
 
 def is_convolution(layer: layers.Layer) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def opened(path: Path, threads: int = 1) -> Interpreter:
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
-    """Gives one uint8 image (size, size, 3) to an interpreter, in the type its input has."""
+    """Gives one uint8 image (height, width, 3) to an interpreter, in the type its input has."""
     slot = interpreter.get_input_details()[0]
     if slot["dtype"] == np.float32:
         image = image.astype(np.float32) / 255
@@ -102,8 +102,8 @@ def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
     interpreter.set_tensor(slot["index"], image[None])
 
 
-def predict_tflite(interpreter: Interpreter, images: np.ndarray) -> Iterator[np.ndarray]:
-    """Class indices (size, size) of uint8 images, one by one.
+def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Class indices (height, width) of uint8 images, one by one.
 
     Quantised outputs share one scale over all classes, so their largest is the largest logit.
     """
@@ -115,7 +115,7 @@ def predict_tflite(interpreter: Interpreter, images: np.ndarray) -> Iterator[np.
 
 
 def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Float32 logits (n, size, size, classes) of a .tflite file for uint8 images, on all cores."""
+    """Float32 logits (n, height, width, classes) of a .tflite file for uint8 images."""
     interpreter = Interpreter(model_content=content, num_threads=cores())
     interpreter.allocate_tensors()
     output = interpreter.get_output_details()[0]

@@ -16,11 +16,11 @@ from pipeline.zeros import SMALLEST_KERNEL, kernels
 LEAST_SCALE = 1 / 16  # of a Rescaling layer that was meant for 0..1; one for 0..255 has 1/127.5
 
 
-def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
+def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> list[str]:
     """Refuses a network that cannot be trained here, and notes what later stages cannot do.
 
     Args:
-        size: of the images, pixels a side. classes: how many logits a pixel has.
+        size: height and width of the images in pixels. classes: how many logits a pixel has.
 
     Returns:
         Notes, none for the networks of this pipeline.
@@ -28,7 +28,7 @@ def check_network(model: keras.Model, size: int, classes: int) -> list[str]:
     Raises:
         UserError: it does not map images to logits of their size, or its file could not be read.
     """
-    wanted = (size, size, 3), (size, size, classes)
+    wanted = (*size, 3), (*size, classes)
     try:
         config = json.loads(model.to_json())
         found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])

@@ -1,12 +1,13 @@
 """The U-Nets, and the place for a network of one's own.
 
-A network is a function of the image's side and the number of classes. To train another one,
-write it here and name it in NETWORKS, or put it in the place of one that is there:
+A network is a function of the image's size (height, width) and of the number of classes. To
+train another one, write it here and name it in NETWORKS, or put it in the place of one that is
+there:
 
-    def tiny(size: int, classes: int) -> keras.Model:
-        image = layers.Input((size, size, 3))  # float32, 0..1
+    def tiny(size: tuple[int, int], classes: int) -> keras.Model:
+        image = layers.Input((*size, 3))  # float32, 0..1
         ...
-        return keras.Model(image, logits)  # float32 (batch, size, size, classes)
+        return keras.Model(image, logits)  # float32 (batch, *size, classes)
 
     NETWORKS = {..., "tiny": tiny}    # python training.py --architecture tiny
 """
@@ -83,7 +84,7 @@ def blocks_to_pixels(x: Any, block: int) -> Any:
     return tf.reshape(x, shape, name="pixels")
 
 
-def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Model:
+def compact_unet(size: tuple[int, int], classes: int, enlargement: float = 1.0) -> keras.Model:
     """The network that this pipeline makes small: a U-Net on EfficientNet-Lite0, 1.1 M parameters.
 
     (U-Net: Ronneberger et al. 2015.) It works on the image enlarged: what it gains in accuracy
@@ -96,17 +97,17 @@ def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Mod
     and a quarter faster.
 
     Args:
-        size: side of the image in pixels, a multiple of 32.
+        size: height and width of the image in pixels, multiples of 32.
         classes: how many are told apart.
-        enlargement: of that side inside the network, to the nearest multiple of 32 pixels; 1 is
+        enlargement: of both inside the network, to the nearest multiples of 32 pixels; 1 is
             the fastest.
 
     Returns:
-        A model from float32 images (batch, size, size, 3) in 0..1 to logits of that size.
+        A model from float32 images (batch, height, width, 3) in 0..1 to logits of that size.
     """
-    image = layers.Input((size, size, 3), name="image")
-    inner = max(1, round(size * enlargement / 32)) * 32
-    x = image if inner == size else layers.Resizing(inner, inner, name="enlarge")(image)
+    image = layers.Input((*size, 3), name="image")
+    inner = tuple(max(1, round(side * enlargement / 32)) * 32 for side in size)
+    x = image if inner == tuple(size) else layers.Resizing(*inner, name="enlarge")(image)
     x = normalised(x, layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem"), "stem")
     skips, number = [], 0
     for kernel, stride, expansion, filters, repeats in ENCODER_STAGES:
@@ -126,14 +127,15 @@ def compact_unet(size: int, classes: int, enlargement: float = 1.0) -> keras.Mod
             spatial, mix = f"{name}_depthwise{kernel}", f"{name}_mix{kernel}"
             x = normalised(x, depthwise(kernel, 1, spatial), spatial, activate=False)
             x = normalised(x, pointwise(filters, mix), mix)
-    block = inner // x.shape[1]  # side of the square of pixels that one pixel here predicts
+    block = inner[0] // x.shape[1]  # side of the square of pixels that one pixel here predicts
     x = layers.Conv2D(block**2 * classes, 1, name="logits_block")(x)
     x = layers.Activation("linear", dtype="float32", name="logits")(blocks_to_pixels(x, block))
-    x = x if inner == size else layers.Resizing(size, size, dtype="float32", name="shrink")(x)
+    if inner != tuple(size):
+        x = layers.Resizing(*size, dtype="float32", name="shrink")(x)
     return keras.Model(image, x, name="compact_unet")
 
 
-def classic_unet(size: int, classes: int) -> keras.Model:
+def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:
     """The textbook U-Net (Ronneberger et al. 2015), about 1.86 M parameters.
 
     Pairs of 3x3 convolutions of 64, 128 and, at the bottleneck, 256 filters, transposed
@@ -152,7 +154,7 @@ def classic_unet(size: int, classes: int) -> keras.Model:
             x = layers.ReLU(name=f"{name}{part}_relu")(x)
         return x
 
-    image = layers.Input((size, size, 3), name="image")
+    image = layers.Input((*size, 3), name="image")
     x, skips = image, []
     for filters in (64, 128):
         skips.append(pair(x, filters, f"down{filters}"))

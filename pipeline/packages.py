@@ -52,6 +52,8 @@ matplotlib = _Later("matplotlib")
 matplotlib_figure = _Later("matplotlib.figure")
 matplotlib_patches = _Later("matplotlib.patches")
 jinja2 = _Later("jinja2")
+coco_masks = _Later("pycocotools.mask")
+yaml = _Later("yaml")
 
 ON_TENSORFLOW = {module.__name__ for module in (tf, keras, layers, tfmot, tfds, quantizer)}
 
@@ -66,6 +68,8 @@ DISTRIBUTIONS = {
     "quantizer": "litert-quantizer",
     "numpy": "numpy",
     "PIL": "pillow",
+    "coco_masks": "pycocotools",
+    "yaml": "PyYAML",
 }
 
 

@@ -8,38 +8,42 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pipeline.artifacts import atomic
+from pipeline.artifacts import DAMAGED, atomic, read_record
+from pipeline.classes import Classes, make_classes
 from pipeline.console import UserError, say
-from pipeline.dataset import CLASSES
+from pipeline.contract import read
+from pipeline.dataset import load_classes
 from pipeline.keras_models import open_model
 from pipeline.litert import open_interpreter, set_image
-from pipeline.packages import tf
-from pipeline.pictures import overlay
+from pipeline.packages import matplotlib_figure, tf
+from pipeline.photographs import fit_image, fitted_box, open_photograph
+from pipeline.pictures import overlay, patches
 
 BAND = 256  # rows of a photo that are drawn at a time: memory does not grow with the photo
+SEEN = 0.001  # share of a photo's pixels from which a class is named
 
-Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (size, size, 3) -> (size, size, classes)
+Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (height, width, 3) -> (height, width, classes)
 
 
-def open_scorer(path: Path) -> tuple[int, Scorer]:
+def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
     """Opens a model file of any kind.
 
     Returns:
-        Its image side in pixels, and what gives the scores of an image: the highest score is the
-        class. Their scale depends on the model.
+        Height and width of its images in pixels, how many classes it tells apart, and what gives
+        the scores of an image: the highest score is the class. Their scale depends on the model.
 
     Raises:
         UserError: the file is missing, or no segmentation model of ours.
     """
     shapes, scores = (keras_scorer if path.suffix == ".h5" else tflite_scorer)(path)
-    size = int(shapes[0][0])
-    if shapes != ((size, size, 3), (size, size, len(CLASSES))):
+    image, result = (tuple(map(int, shape)) for shape in shapes)
+    if len(image) != 3 or image[2] != 3 or result[:2] != image[:2] or len(result) != 3:
         raise UserError(
-            f"{path} maps {shapes[0]} to {shapes[1]}; it is no segmentation model of this pipeline"
+            f"{path} maps {image} to {result}; it is no segmentation model of this pipeline"
         )
-    return size, scores
+    return image[:2], result[2], scores
 
 
 def keras_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
@@ -63,67 +67,108 @@ def tflite_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])[0]
 
-    return (tuple(slot["shape"][1:]), tuple(result["shape"][1:])), scores
+    return (slot["shape"][1:], result["shape"][1:]), scores
 
 
-def read_photo(path: Path) -> Image.Image:
-    """A photo as it is meant to be seen: upright, RGB.
+def classes_of(model: Path, number: int) -> tuple[Classes, str]:
+    """What a model's `number` classes are called, and how its data set fitted pictures.
 
-    Raises:
-        UserError: missing, or no picture.
+    As the data set beside it says; else as its contract does, if it has one; else by number.
     """
     try:
-        with Image.open(path) as photo:
-            return ImageOps.exif_transpose(photo).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"the photo {path} is missing") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"no picture that can be read ({error})"
-        raise UserError(f"the photo {path} is {reason}") from None
+        classes, fit = load_classes(model.parent), read_record(model.parent, "dataset")["fit"]
+        if len(classes) == number:
+            return classes, fit
+    except (UserError, *DAMAGED):
+        pass
+    try:
+        return make_classes(tuple(read(model)["output"]["classes"])), "stretch"
+    except (UserError, *DAMAGED):
+        return make_classes(tuple(f"class {k}" for k in range(number))), "stretch"
 
 
-def draw_photo_overlay(photo: Image.Image, scores: np.ndarray) -> Image.Image:
-    """`overlay` at the photo's own resolution, from scores (size, size, classes).
+def draw_photo(
+    photo: Image.Image, scores: np.ndarray, classes: Classes, box: tuple[float, ...]
+) -> tuple[Image.Image, Image.Image]:
+    """`overlay` and class map at the photo's own resolution, from scores (height, width, classes).
 
     The scores are enlarged, not the classes, so that outlines are smooth and not in steps.
+
+    Args:
+        box: left, top, right, bottom of the photo in the scores, whose edge is repeated beyond.
+
+    Returns:
+        The overlay (RGB), and the class indices as a picture with a palette.
     """
     width, height = photo.size
-    side = len(scores)
+    left, top, right, bottom = box
     planes = [Image.fromarray(scores[..., k].astype(np.float32)) for k in range(scores.shape[-1])]
-    drawn = Image.new("RGB", photo.size)
-    for top in range(0, height, BAND):
-        bottom = min(top + BAND, height)
+    drawn, found = Image.new("RGB", photo.size), Image.new("P", photo.size)
+    found.putpalette(classes.palette.ravel().tolist())
+    for start in range(0, height, BAND):
+        end = min(start + BAND, height)
         # Of the planes. What lies beyond them is read too, so that no seam shows.
-        rows = (0, top * side / height, side, bottom * side / height)
-        band = (width, bottom - top)
-        enlarged = [plane.resize(band, Image.Resampling.BILINEAR, rows) for plane in planes]
-        classes = np.argmax([np.asarray(plane) for plane in enlarged], axis=0)
-        pixels = np.asarray(photo.crop((0, top, width, bottom)))
-        drawn.paste(Image.fromarray(overlay(pixels, classes)), (0, top))
-    return drawn
+        step = (bottom - top) / height
+        rows = (left, top + start * step, right, top + end * step)
+        size = (width, end - start)
+        enlarged = [plane.resize(size, Image.Resampling.BILINEAR, rows) for plane in planes]
+        indices = np.argmax([np.asarray(plane) for plane in enlarged], axis=0).astype(np.uint8)
+        pixels = np.asarray(photo.crop((0, start, width, end)))
+        drawn.paste(Image.fromarray(overlay(pixels, indices, classes)), (0, start))
+        found.paste(Image.fromarray(indices), (0, start))
+    return drawn, found
+
+
+def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> str:
+    """Writes a picture of the colours of the classes that are in a photo; their names and shares.
+
+    Args:
+        shares: of the photo's pixels, of each class.
+    """
+    seen = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SEEN]
+    handles = patches(classes, seen)
+    for handle, k in zip(handles, seen):
+        handle.set_label(f"{classes.names[k]} ({k}): {shares[k]:.1%}")
+    figure = matplotlib_figure.Figure((3.2, 0.3 + 0.26 * len(seen)))
+    figure.legend(handles=handles, loc="center", frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in seen)
 
 
 def write_overlays(photos: list[Path], model: Path) -> None:
-    """Writes NAME.overlay.png beside each photo and says how long it took.
+    """Writes the overlay, the class map and the legend of each photo beside it.
+
+    For cat.jpg: cat.jpg.overlay.png; cat.jpg.classes.png, whose pixels are the class indices;
+    and cat.jpg.legend.png.
 
     Raises:
-        UserError: a photo or the model cannot be read, or an overlay not be written.
+        UserError: a photo or the model cannot be read, or a picture not be written.
     """
-    size, scores = open_scorer(model)
-    scores(np.zeros((size, size, 3), np.uint8))  # the first run is slower than all others
+    size, number, scores = open_scorer(model)
+    classes, fit = classes_of(model, number)
+    scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than all others
     for path in photos:
         started = time.perf_counter()
-        photo = read_photo(path)
-        small = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
+        photo = open_photograph(path, f"the photo {path}")
+        if fit == "crop":  # what was not prepared is not looked at
+            photo = photo.crop(tuple(map(round, fitted_box(photo.size, size, fit))))
+        small = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
+        box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
         began = time.perf_counter()
-        result = scores(small)
+        result = scores(np.asarray(small))
         milliseconds = 1e3 * (time.perf_counter() - began)
-        target = path.with_name(f"{path.stem}.overlay.png")
+        drawn, found = draw_photo(photo, result, classes, box)
+        shares = np.bincount(np.asarray(found).ravel(), minlength=number)[:number] / found.size[0]
+        target = path.with_name(f"{path.name}.overlay.png")
         try:
-            with atomic(target) as temporary:
-                draw_photo_overlay(photo, result).save(temporary)
+            for picture, kind in ((drawn, "overlay"), (found, "classes")):
+                with atomic(path.with_name(f"{path.name}.{kind}.png")) as temporary:
+                    picture.save(temporary)
+            legend = path.with_name(f"{path.name}.legend.png")
+            text = draw_legend(classes, shares / found.size[1], legend)
         except OSError as error:
             raise UserError(f"{target} cannot be written ({error.strerror or error})") from None
         seconds = time.perf_counter() - started
-        say(f"wrote {target}: {photo.width} x {photo.height} pixels")
+        say(f"wrote {target}: {photo.width} x {photo.height} pixels; {text}")
         say(f"  {milliseconds:.1f} ms in the network, {seconds:.2f} s with all else")

@@ -1,4 +1,4 @@
-"""Photos with their masks: colours of the classes, overlays, the picture of a data set."""
+"""Photos with their masks: overlays, legends, the picture of a data set."""
 
 from __future__ import annotations
 
@@ -6,35 +6,53 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset import CLASSES
+from pipeline.classes import Classes
 from pipeline.packages import matplotlib_figure, matplotlib_patches
 
-COLOURS = np.array([(242, 142, 43), (58, 72, 98), (255, 255, 255)], np.uint8)  # as CLASSES
-STRENGTHS = np.array([0.35, 0.65, 0.75])  # how much of a colour an overlay takes
+STRENGTH = 0.5  # how much of a class' colour an overlay takes
 
 
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image, dimmed where the mask says background, with the border drawn in white.
+def overlay(image: np.ndarray, mask: np.ndarray, classes: Classes) -> np.ndarray:
+    """The image in the colours of its classes; pixels of no class as they are.
 
     Args:
-        image: uint8 (height, width, 3). mask: class indices (height, width).
+        image: uint8 (height, width, 3). mask: class indices or IGNORED (height, width).
     """
-    share = STRENGTHS[mask][..., None]
-    return (image * (1 - share) + COLOURS[mask] * share).astype(np.uint8)
+    share = np.where(mask < len(classes), STRENGTH, 0)[..., None]
+    return (image * (1 - share) + classes.palette[mask] * share).astype(np.uint8)
 
 
-def examples(images: np.ndarray, masks: np.ndarray, title: str) -> Any:
+def patches(classes: Classes, numbers: list[int] | None = None) -> list[Any]:
+    """What a legend shows: name and colour of each class, or of those with these numbers."""
+    return [
+        matplotlib_patches.Patch(
+            facecolor=np.array(classes.colours[k]) / 255,
+            edgecolor="#555555",
+            label=classes.names[k],
+        )
+        for k in (range(len(classes)) if numbers is None else numbers)
+    ]
+
+
+def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes) -> Any:
     """A figure of a few examples as columns of photo, mask and overlay, with a legend.
 
+    The legend names the classes that are to be seen.
+
     Args:
-        images: uint8 (n, size, size, 3). masks: uint8 (n, size, size).
+        images: uint8 (n, height, width, 3). masks: uint8 (n, height, width).
     """
     rows = {
         "photo": images,
-        "mask": COLOURS[masks],
-        "overlay": [overlay(*pair) for pair in zip(images, masks)],
+        "mask": classes.palette[masks],
+        "overlay": [overlay(*pair, classes) for pair in zip(images, masks)],
     }
-    size = (1.5 * len(images), 5.6)
+    height, width = masks.shape[1:]
+    across = 1.5 * max(1.0, width / height) ** 0.5  # inches
+    seen = [int(value) for value in np.unique(masks) if value < len(classes)]
+    per_row = max(3, int(across * len(images) / 1.5))
+    lines = -(-len(seen) // per_row)
+    size = (across * len(images), 3 * across * height / width + 0.75 + 0.25 * lines)
     figure = matplotlib_figure.Figure(size, layout="constrained", facecolor="#f4f1ea")
     axes = figure.subplots(len(rows), len(images), squeeze=False)
     for row, (name, pictures) in zip(axes, rows.items()):
@@ -43,10 +61,7 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str) -> Any:
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-    handles = [
-        matplotlib_patches.Patch(facecolor=colour / 255, edgecolor="#555555", label=name)
-        for name, colour in zip(CLASSES, COLOURS)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=12)
+    legend = {"loc": "outside lower center", "ncols": per_row, "frameon": False}
+    figure.legend(handles=patches(classes, seen), fontsize=12 if lines < 3 else 8, **legend)
     figure.suptitle(title, fontsize=13)
     return figure

@@ -85,7 +85,7 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Any]:
     the rare extremes.
 
     Args:
-        images: float32 (n, size, size, 3) in 0..1.
+        images: float32 (n, height, width, 3) in 0..1.
     """
     job = quantizer.Quantizer(bytearray(content))
     job.add_static_config(**every_operator(), **INT8)

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ARTIFACTS, command
-from pipeline.charts import BLUE, CLASS_COLOURS, bars, curves, trade_off
-from pipeline.dataset import CLASSES
+from pipeline.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
+from pipeline.classes import make_classes
 from pipeline.gallery import data_uri
 from pipeline.metrics import BOOTSTRAP_SAMPLES
 from pipeline.packages import jinja2, matplotlib
-from pipeline.tables import activations, sentences, signed
+from pipeline.sentences import activations, baseline_of, per_class, sentences, signed, speed
 from pipeline.timing import TIMED_RUNS, TURN_RUNS
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+CLASSES_IN_CHART = 6  # more are in the table alone
 SAME_SPARSITY = 0.01  # layers whose shares of zeros differ by less need no chart
 
 
@@ -31,16 +32,17 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
     of = " (synthetic data)" if data["synthetic"] else ""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title="Pet segmentation: size, speed and accuracy" + of,
+        title="Segmentation: size, speed and accuracy" + of,
         of=of,
         synthetic=data["synthetic"],
         summary=f"{len(evaluation['models'])} models on {data['examples']} test images of "
         f"{data['source']}, measured on {place['cpu']}, {place['threads']} thread.",
         numbers=numbers(evaluation),
+        classes=classes_table(evaluation),
         stale=[row for row in evaluation["models"] if row.get("stale")],
         sentences=sentences(evaluation),
         charts=number_charts(evaluation, of),
-        curves=training_curves(models_dir, of),
+        curves=training_curves(models_dir, evaluation["dataset"], of),
         photos=photos,
         facts=facts(evaluation, models_dir),
         sources=sources(evaluation, models_dir),
@@ -49,7 +51,7 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
 
 def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
     """The table of all models: head and rows."""
-    rows = []
+    rows, baseline = [], baseline_of(evaluation["models"])
     for row in evaluation["models"]:
         latency, every = row["latency_ms"], row.get("latency_ms_all_threads")
         memory, (low, high) = row.get("memory_bytes"), row["mean_iou_interval"]
@@ -60,10 +62,10 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "gzip, MB": f"{row['gzip_bytes'] / 1e6:.2f}",
             "ms, 1 thread": f"{latency['median']:.2f}",
             "p90": f"{latency['p90']:.2f}",
+            "against float32": speed(row, baseline, " times"),
             "mean IoU": f"{row['mean_iou']:.4f}",
             "95 % interval": f"{low:.4f}\N{EN DASH}{high:.4f}",
             "drop": signed(row["mean_iou_drop"]),
-            **{name: f"{row['iou'][name]:.3f}" for name in CLASSES},
             "pixels right": f"{row['pixel_accuracy']:.3f}",
             "after another, ms": f"{latency['after_another']:.2f}",
             "first run, ms": f"{latency['first']:.2f}",
@@ -76,6 +78,17 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
         }
         rows.append(cells)
     return {"head": list(rows[0]), "rows": [list(cells.values()) for cells in rows]}
+
+
+def classes_table(evaluation: dict[str, Any]) -> dict[str, list]:
+    """The table of all classes: how many pixels each has, and its IoU by model."""
+    models, data = evaluation["models"], evaluation["dataset"]
+    head = ["class", "pixels", "pictures", *(row["name"] for row in models)]
+    rows = []
+    for name, share in data["class_shares"].items():
+        about = [name, f"{share:.2%}", f"{data['class_pictures'][name]:,}"]
+        rows.append(about + [per_class(row, [name]) for row in models])
+    return {"head": head, "rows": rows}
 
 
 # --- charts ---------------------------------------------------------------------------------
@@ -95,10 +108,6 @@ def number_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
     names = [row["name"] for row in rows]
     sizes = [row["bytes"] / 1e6 for row in rows]
     times = [row["latency_ms"]["median"] for row in rows]
-    classes = {
-        name: (colour, [row["iou"][name] for row in rows])
-        for name, colour in zip(CLASSES, CLASS_COLOURS)
-    }
     charts = [
         drawn(
             trade_off(rows, sizes, "size of the file, MB"),
@@ -108,8 +117,14 @@ def number_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
             trade_off(rows, times, "median latency, ms, 1 thread"),
             f"Latency against mean IoU{of}.",
         ),
-        drawn(bars(names, classes, "IoU", "{:.3f}"), f"IoU of each class{of}."),
     ]
+    data = evaluation["dataset"]
+    if len(data["class_names"]) <= CLASSES_IN_CHART:
+        classes = {
+            name: (line_colour(colour), [row["iou"][name] or 0 for row in rows])
+            for name, colour in zip(data["class_names"], data["class_colours"])
+        }
+        charts.append(drawn(bars(names, classes, "IoU", "{:.3f}"), f"IoU of each class{of}."))
     if all(row.get("memory_bytes") for row in rows):
         memory = {"memory": (BLUE, [row["memory_bytes"] / 1e6 for row in rows])}
         caption = (
@@ -128,13 +143,14 @@ def sparsity_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]
     if not shares or max(shares) - min(shares) < SAME_SPARSITY:
         return []
     labels = [f"{name} ({layer['weights']:,})" for name, layer in layers.items()]
-    zeros = {"zeros": (CLASS_COLOURS[2], [100 * share for share in shares])}
+    zeros = {"zeros": (ORANGE, [100 * share for share in shares])}
     caption = f"Sparsity of each pruned layer{of}; in brackets the weights of its kernel."
     return [drawn(bars(labels, zeros, "zeros, %", "{:.1f}"), caption)]
 
 
-def training_curves(models_dir: Path, of: str) -> list[dict[str, str]]:
+def training_curves(models_dir: Path, data: dict[str, Any], of: str) -> list[dict[str, str]]:
     """Training and pruning, epoch by epoch, from the tables that those stages left."""
+    classes = make_classes(data["class_names"], data["class_colours"])
     charts = []
     for name, what in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
         path = models_dir / f"{name}_training.csv"
@@ -142,10 +158,11 @@ def training_curves(models_dir: Path, of: str) -> list[dict[str, str]]:
             continue
         with path.open(newline="") as file:
             history = [
-                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(file)
             ]
         caption = f"{what}{of}: loss on the training split, IoU on the validation split, by epoch."
-        charts.append(drawn(curves(history, what), caption, what))
+        charts.append(drawn(curves(history, what, classes), caption, what))
     return charts
 
 
@@ -174,8 +191,9 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
     return [
         f"Data: {data['source']}, split {data['split']}, {data['examples']} images, "
-        f"{data['image_size']} pixels square, fingerprint {data['fingerprint']}. All of it called "
-        f"background: mean IoU {data['all_background_mean_iou']:.4f}.",
+        f"{' x '.join(map(str, data['image_size']))} pixels, fingerprint {data['fingerprint']}. "
+        f"{data['ignored_share']:.1%} of the pixels are of no class and left out. All of it called "
+        f"{data['constant_class']}: mean IoU {data['constant_mean_iou']:.4f}.",
         f"Machine: {place['cpu']}, {place['cores']} cores, {place['system']}; LiteRT with "
         f"{place['delegate']}.",
         f"Versions: {versions}.",
@@ -187,7 +205,8 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
         "each model in a fresh process. Activations: what a device keeps in memory beside the "
         "file, laid out as TFLite Micro does it (KB: a thousand bytes). Multiply-adds: of "
         "convolutions and dense layers, for one image.",
-        f"Mean IoU: from one confusion matrix over the split; interval: {BOOTSTRAP_SAMPLES} "
+        "Mean IoU: from counts over the whole split; a class that is neither in it nor predicted "
+        f"counts for nothing. Interval: {BOOTSTRAP_SAMPLES} "
         f"bootstrap samples of the images, seed {seed}; drop: mean IoU of the original less this "
         "model's. gzip: level 9. MB: a million bytes.",
         f"This evaluation: {command('evaluation', models_dir)} --seed {seed}",

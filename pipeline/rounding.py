@@ -20,7 +20,7 @@ def input_products(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarr
     """What the weights of each convolution are multiplied with: E[x xᵀ] over places in images.
 
     Args:
-        images: float32 (n, size, size, 3) in 0..1.
+        images: float32 (n, height, width, 3) in 0..1.
 
     Returns:
         By layer, float64 (groups, n, n). n is height x width x input channels of the kernel, and

@@ -7,25 +7,44 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from pipeline import metrics
 from pipeline.console import UserError, progress, say
 from pipeline.conversion import convert, with_extremes
 from pipeline.dataset import Split
-from pipeline.litert import logits_of, operators, set_image
-from pipeline.metrics import confusion_matrix, iou_per_class
+from pipeline.litert import logits_of, operators, predict_tflite, set_image
 from pipeline.packages import keras
+from pipeline.processes import cores
 from pipeline.recipes import activation_ranges, quantise_static
 from pipeline.rounding import round_kernels
 from pipeline.tflite_files import compacted
 from pipeline.timing import time_in_turns
 
-SCAN_IMAGES = 128  # validation images on which each operator is tried
+SCAN_IMAGES = 128  # validation images on which each operator is tried, or fewer,
+SCAN_LOGITS = 64_000_000  # if they have more logits together
 FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # litert-quantizer has no int8 form of these
 
 
+def scanned_images(output_shape: tuple) -> int:
+    """How many validation images are looked at, for logits (None, height, width, classes)."""
+    return min(SCAN_IMAGES, max(1, SCAN_LOGITS // int(np.prod(output_shape[1:]))))
+
+
 def mean_iou(logits: np.ndarray, masks: np.ndarray) -> float:
-    """Mean IoU of logits (n, size, size, classes) against masks (n, size, size)."""
-    confusion = confusion_matrix(masks, logits.argmax(-1), logits.shape[-1])
-    return float(iou_per_class(confusion.sum(axis=0)).mean())
+    """Mean IoU of logits (n, height, width, classes) against masks (n, height, width)."""
+    counts = metrics.class_counts(masks, logits.argmax(-1), logits.shape[-1])
+    return float(metrics.mean_iou(metrics.iou_per_class(counts.sum(axis=0))))
+
+
+def file_mean_iou(content: bytes, split: Split) -> float:
+    """Mean IoU of a .tflite file over a split, image by image."""
+    images, masks = split
+    interpreter = Interpreter(model_content=content, num_threads=cores())
+    interpreter.allocate_tensors()
+    classes = interpreter.get_output_details()[0]["shape"][-1]
+    counts = np.zeros((3, classes), np.int64)
+    for prediction, mask in zip(predict_tflite(interpreter, images), masks):
+        counts += metrics.class_counts(mask[None], prediction[None], classes)[0]
+    return float(metrics.mean_iou(metrics.iou_per_class(counts)))
 
 
 def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, dict[str, Any]]:
@@ -85,16 +104,15 @@ def int8_within(
     Raises:
         UserError: not even half of the operators in float are enough.
     """
-    images, masks = split
     content, ranges, rows = scanned
-    whole, every = mean_iou(logits_of(unrounded, images), masks), operators(content)
+    whole, every = file_mean_iou(unrounded, split), operators(content)
     file, count, chosen = full, 0, []
-    drop = whole - mean_iou(logits_of(full, images), masks)
+    drop = whole - file_mean_iou(full, split)
     while drop > max_drop and count < len(rows) // 2:
         count = max(1, 2 * count)
         chosen = [every[row["operator"]] for row in rows[:count]]
         file = compacted(quantise_static(content, ranges, but=chosen))
-        drop = whole - mean_iou(logits_of(file, images), masks)
+        drop = whole - file_mean_iou(file, split)
     say(
         f"int8 with {count} operators in float loses {drop:.4f} validation mean IoU, "
         f"{max_drop:.4f} are allowed"
@@ -108,7 +126,7 @@ def int8_within(
     about: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": names}
     if chosen:
         about["more_bytes"] = len(file) - len(full)
-        about["times_slower"] = round(time_ratio(file, full, images[0]), 3)
+        about["times_slower"] = round(time_ratio(file, full, split[0][0]), 3)
         say(f"kept in float: {', '.join(names)}")
         say(f"they cost {about['more_bytes']:+,} bytes, {about['times_slower']:.2f} times the time")
     return file, about

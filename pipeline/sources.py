@@ -1,164 +1,179 @@
-"""Where examples come from: TensorFlow Datasets or a folder of pictures."""
+"""Where examples come from: what `--data` means, and whether it changed."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
-import os
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from pipeline.artifacts import atomic, sha256
+from pipeline.coco import jsons_in, read_coco
+from pipeline.console import UserError
+from pipeline.examples import Collection
+from pipeline.folders import folders_of, read_folder
+from pipeline.labels import with_user
+from pipeline.synthetic import KINDS, drawn_animals
+from pipeline.tfds_sets import any_set, oxford_pets
+from pipeline.ultralytics import read_ultralytics, yaml_in
 
-from pipeline.artifacts import sha256, write_json
-from pipeline.console import UserError, silenced
-from pipeline.examples import Example, Source
-from pipeline.packages import tf, tfds
-
-OXFORD_PETS = "oxford_iiit_pet:4.0.0"
-OXFORD_PETS_SERVER = "https://thor.robots.ox.ac.uk/~vgg/data/pets"  # where TFDS downloads it
-ANSWER_SECONDS = 12  # that the server has; TFDS would try again and again for two minutes
-FOLDER_TEST_SHARE = 0.2  # of a folder of your own photos
-FEWEST_PICTURES = 10  # in a folder
-SUFFIXES = {".jpg", ".jpeg", ".png"}
+PETS, DRAWN, TFDS = ("pets", "oxford_iiit_pet"), "synthetic", "tfds"
+LAYOUTS = (
+    "images/ and masks/, JPEGImages/ and SegmentationClass/ (Pascal VOC), a data.yaml "
+    "(Ultralytics), or a COCO JSON"
+)
 
 
-def read_oxford_pets(split: str, data_dir: Path | None) -> tuple[int, Iterator[Source]]:
-    """Number and stream of the examples of an official split, still encoded.
+def on_disk(data: str) -> bool:
+    """Whether `--data` names files of the user, whose content may change."""
+    kind = data.partition(":")[0]
+    return data not in PETS and kind not in (DRAWN, TFDS)
 
-    TFDS would decode them too, but would stop at the first unreadable file; `decode` counts it.
+
+def open_source(
+    data: str,
+    data_dir: Path | None,
+    keys: tuple[str | None, str | None],
+    size: tuple[int, int],
+    seed: int,
+) -> Collection:
+    """The source that `--data` names. Nothing of its masks is read yet.
+
+    Args:
+        data: "pets", "synthetic", "synthetic:6", "tfds:NAME", or a path.
+        data_dir: the folder of TensorFlow Datasets, or None for its usual place.
+        keys: of photographs and masks in TFDS, where they are said.
+        size: height and width of what is drawn.
 
     Raises:
-        UserError: the data set is not there and cannot be downloaded.
+        UserError: there is no such source, or it cannot be read.
     """
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
-    if folder and Path(folder).resolve().name in (OXFORD_PETS.split(":")):
+    kind, _, rest = data.partition(":")
+    if data in PETS:
+        return oxford_pets(data_dir)
+    if kind == TFDS:
+        return any_set(rest, data_dir, *keys)
+    if kind == DRAWN:
+        if rest not in ("", *map(str, KINDS)):
+            choice = ", ".join(f"{DRAWN}:{number}" for number in KINDS)
+            raise UserError(f"--data {data}: drawn are {choice}")
+        return drawn_animals(int(rest or 3), size, seed)
+    return open_path(Path(data))
+
+
+def open_path(path: Path) -> Collection:
+    """The source of a path: a folder in one of LAYOUTS, a COCO JSON or a data.yaml."""
+    suffix = path.suffix.lower()
+    if not path.exists():
         raise UserError(
-            f"{folder} is a part of a TFDS folder; name the one above it that holds "
-            f"{OXFORD_PETS.split(':')[0]}/: --data-dir DIR"
+            f"--data {path} is missing; name pets, synthetic, tfds:NAME, or a folder with {LAYOUTS}"
         )
-    try:
-        with silenced():  # it warns of folders that it will fill
-            builder = tfds.builder(OXFORD_PETS, data_dir=folder)
-            prepared = builder.is_prepared()
-        if not prepared and not answers(OXFORD_PETS_SERVER):
-            raise ConnectionError
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS raises whatever its download layer does
+    if not path.is_dir():
+        if suffix == ".json":
+            return read_coco(path)
+        if suffix in (".yaml", ".yml"):
+            return read_ultralytics(path)
+        raise UserError(f"{path} is no data set; name a folder with {LAYOUTS}")
+    path = next((path / name for name in ("VOCdevkit",) if (path / name).is_dir()), path)
+    if path.name == "VOCdevkit":
+        path = next((each for each in sorted(path.glob("VOC*")) if folders_of(each)), path)
+    if file := yaml_in(path):
+        return read_ultralytics(file)
+    if folders_of(path):
+        return read_folder(path)
+    if file := jsons_in(path):
+        return read_coco(file)
+    if (path / PETS[1]).is_dir():
+        raise UserError(f"{path} is a folder of TFDS; read it with: --data pets --data-dir {path}")
+    raise UserError(f"{path} is no data set; a folder must have {LAYOUTS}")
+
+
+def refuse_pictures(data_dir: Path) -> None:
+    """Raises UserError if a folder that is named as that of TFDS holds a user's own pictures."""
+    if data_dir.is_dir() and (folders_of(data_dir) or yaml_in(data_dir) or jsons_in(data_dir)):
         raise UserError(
-            f"Oxford-IIIT Pet is neither in {folder or '~/tensorflow_datasets'} nor to be "
-            f"downloaded ({type(error).__name__}); copy a prepared tensorflow_datasets folder "
-            "here and name it with --data-dir DIR, or go on without it: "
-            "python data_preparation.py --dataset synthetic"
-        ) from None
-    raw = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
-    config = tfds.ReadConfig(interleave_cycle_length=1)  # shards in order, the same everywhere
-    stream = builder.as_dataset(split=split, decoders=raw, read_config=config, shuffle_files=False)
-
-    def read() -> Iterator[Source]:
-        try:
-            for example in tfds.as_numpy(stream):
-                pair = example["image"], example["segmentation_mask"]
-                yield functools.partial(lambda pair: pair, pair)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"the {split} split in {builder.data_dir} is damaged ({type(error).__name__}), "
-                "probably cut short while it was copied; copy it again, or delete that folder and "
-                "run this again to download it"
-            ) from None
-
-    return builder.info.splits[split].num_examples, read()
-
-
-def answers(address: str) -> bool:
-    """Whether a web server answers at all within ANSWER_SECONDS."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        request = urllib.request.Request(address, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
-        except urllib.error.HTTPError:  # an answer, if not a kind one
-            answered.set()
-        except OSError:
-            return
-        answered.set()
-
-    # In a thread of its own, because looking up a name has no time limit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(ANSWER_SECONDS)
-    return answered.is_set()
-
-
-def pictures_in(data_dir: Path | None) -> list[Path]:
-    """The pictures in DIR/images, by name.
-
-    Raises:
-        UserError: no folder named, or too few pictures in it.
-    """
-    if data_dir is None:
-        raise UserError("--dataset folder needs --data-dir DIR with DIR/images and DIR/masks")
-    folder = data_dir / "images"
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    if len(images) < FEWEST_PICTURES:
-        raise UserError(
-            f"{folder} holds {len(images)} .jpg or .png files; "
-            f"at least {FEWEST_PICTURES} are needed"
+            f"{data_dir} is a folder of pictures and none of TFDS; read it with: --data {data_dir}"
         )
-    return images
 
 
-def mask_of(picture: Path) -> Path:
-    """Where the mask of a picture lies: DIR/masks/NAME.png for DIR/images/NAME.jpg."""
-    return picture.parent.parent / "masks" / f"{picture.stem}.png"
+def with_flags(
+    collection: Collection,
+    names: list[str] | None,
+    ignore_index: int | None,
+    mapping: dict[str, Any] | None,
+    skip_bad: float | None,
+) -> Collection:
+    """A source with what the command line says of its classes; raises as `labels.with_user`."""
+    if collection.drawn and (names or mapping or ignore_index is not None):
+        raise UserError("--names and what masks mean are for pictures of one's own, not for drawn")
+    labels = with_user(collection.labels, names, ignore_index, mapping)
+    share = collection.skip_bad if skip_bad is None else skip_bad
+    return replace(collection, labels=labels, skip_bad=share)
 
 
-def read_folder(split: str, data_dir: Path | None, seed: int) -> tuple[int, Iterator[Source]]:
-    """Number and stream of the examples of DIR/images and DIR/masks that fall into `split`.
-
-    Raises:
-        UserError: as `pictures_in`, or a picture without its mask.
-    """
-    images = pictures_in(data_dir)
-    for path in images:
-        if not mask_of(path).exists():
-            raise UserError(f"{mask_of(path)} is missing; draw it or remove {path}")
-    test = np.random.default_rng(seed).permutation(len(images)) < FOLDER_TEST_SHARE * len(images)
-    chosen = [path for path, in_test in zip(images, test) if in_test == (split == "test")]
-
-    def read(path: Path) -> Example:
-        return path.read_bytes(), mask_of(path).read_bytes()
-
-    return len(chosen), (functools.partial(read, path) for path in chosen)
+# --- whether files changed ----------------------------------------------------------------
 
 
-def folder_contents(data_dir: Path | None, listing: Path) -> str:
-    """One hash over names and contents of the pictures and masks of a folder.
+def content_of(folder: Path, files: Iterable[str], listing: Path) -> str:
+    """One hash over names and contents of files.
 
     A file is read only if its size or times are not those in `listing`, which is written anew:
-    asking again costs no more than looking at the folder.
+    asking again costs no more than looking at the folder. Both lists are in the order of their
+    names and are read side by side, so that neither is held.
 
-    Raises:
-        UserError: as `pictures_in`.
+    Args:
+        folder: that the names count from.
     """
-    known = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(listing.read_text())
-    found = {}
-    for path in [file for picture in pictures_in(data_dir) for file in (picture, mask_of(picture))]:
-        if not path.exists():
-            continue
-        status, name = path.stat(), f"{path.parent.name}/{path.name}"
-        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        old = known.get(name, [])
-        found[name] = [*state, old[3] if old[:3] == state else sha256(path)]
-    if found != known:
-        write_json(listing, found)
-    names = [(name, about[3]) for name, about in sorted(found.items())]
-    return f"{len(names)} files, {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
+    digest, number = hashlib.sha256(), 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as new:
+        known = known_states(listing)
+        old = next(known, None)
+        changed = False
+        for name in sorted(set(files)):
+            state = state_of(folder / name)
+            while old and old[0] < name:
+                old, changed = next(known, None), True
+            if old and old[0] == name and old[1] == state:
+                content, old = old[2], next(known, None)
+            else:
+                content, changed = hash_of(folder / name), True
+            new.write(json.dumps([name, state, content]) + "\n")
+            digest.update(json.dumps([name, content]).encode())
+            number += 1
+        if changed or old:
+            new.seek(0)
+            with atomic(listing) as temporary, temporary.open("w", encoding="utf-8") as file:
+                shutil.copyfileobj(new, file)
+    return f"{number} files, {digest.hexdigest()[:16]}"
+
+
+def state_of(path: Path) -> list[int]:
+    """What changes with a file: size and times; nothing for a link to nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, or that it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return "unreadable"
+
+
+def known_states(listing: Path) -> Iterator[tuple[str, list[int], str]]:
+    """Name, state and hash of each file that a listing has; a damaged one ends there."""
+    try:
+        with listing.open(encoding="utf-8") as file:
+            for line in file:
+                name, state, content = json.loads(line)
+                yield str(name), state, str(content)
+    except (OSError, ValueError, TypeError):
+        return

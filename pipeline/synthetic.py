@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.examples import Example, Source
+from pipeline.examples import Collection, Example, Split
+from pipeline.labels import Labels
+from pipeline.photographs import as_png
 
 COUNTS = {"train": 900, "test": 200}  # drawn images per official split
+KINDS = {  # by number of classes, their names: the same pictures, looked at more or less closely
+    2: ("pet", "background"),
+    3: ("pet", "background", "border"),
+    6: ("pet", "wall", "ground", "ball", "box", "stick"),
+}
+PET_COLOURS = ((242, 142, 43), (58, 72, 98), (255, 255, 255))  # colours of pet, background, border
 BORDER_WIDTH = 0.035  # of the image side: the drawn trimaps' border band, as wide as the real one
 
 
@@ -65,13 +72,21 @@ def animal_outline(random: np.random.Generator, size: int) -> Image.Image:
     return canvas.rotate(random.uniform(-25, 25), Image.Resampling.BILINEAR)
 
 
-def draw_animal(random: np.random.Generator, size: int) -> Example:
-    """One synthetic example: a furred animal with a shadow on a cluttered background.
+def draw_animal(seed: tuple[int, ...], size: int, classes: int) -> tuple[bytes, bytes]:
+    """One synthetic photograph and its mask: a furred animal, its shadow, and clutter behind it.
 
-    Drawn at twice the size and shrunk by `decode`. The trimap's border is a band around the
-    outline, as in the real set. Fur and clutter take their colours from the same range, so
-    colour alone does not tell them apart.
+    Drawn at twice the size and shrunk by `decode`. Fur and clutter take their colours from the
+    same range, so colour alone does not tell them apart.
+
+    Args:
+        seed: decides everything.
+        classes: one of KINDS. 3: pet, background and a border, which is a band around the
+            outline, as in the real set. 6: the animal and each kind of thing behind it.
+
+    Returns:
+        Two PNG files. The mask's values are indices of KINDS[classes].
     """
+    random = np.random.default_rng(seed)
     large = 2 * size
     outline = animal_outline(random, large)
     eroded = dilated = outline
@@ -95,6 +110,9 @@ def draw_animal(random: np.random.Generator, size: int) -> Example:
     draw = ImageDraw.Draw(scene)
     horizon = random.uniform(0.4, 0.8) * large
     draw.rectangle((0, horizon, large, large), fill=fill(colour()))
+    behind = Image.new("L", scene.size, 1)  # what is where, as KINDS[6] numbers it
+    sketch = ImageDraw.Draw(behind)
+    sketch.rectangle((0, horizon, large, large), fill=2)
     for _ in range(random.integers(4, 14)):  # clutter: blobs, boxes and sticks
         left, top = random.uniform(-0.1, 0.9, 2) * large
         right, bottom = (
@@ -105,10 +123,13 @@ def draw_animal(random: np.random.Generator, size: int) -> Example:
         kind = random.integers(3)
         if kind == 0:
             draw.ellipse(box, fill=paint)
+            sketch.ellipse(box, fill=3)
         elif kind == 1:
             draw.rectangle(box, fill=paint)
+            sketch.rectangle(box, fill=4)
         else:
             draw.line(box, fill=paint, width=9)
+            sketch.line(box, fill=5, width=9)
     pixels = np.asarray(scene, np.float32) + texture(random, large, int(random.integers(6, 40)), 16)
     shadow = outline.transform(
         outline.size, Image.Transform.AFFINE, (1, 0.35, -0.15 * large, 0, 1, -0.05 * large)
@@ -131,26 +152,35 @@ def draw_animal(random: np.random.Generator, size: int) -> Example:
     pixels = pixels * (1 - soft) + coat * soft + random.normal(0, 6, pixels.shape)
     pixels = pixels * random.uniform(0.75, 1.2) + random.uniform(-15, 15)
 
-    trimap = np.where(inside, 1, np.where(around, 3, 2)).astype(np.uint8)
+    if classes == 3:
+        mask = np.where(inside, 0, np.where(around, 2, 1))
+    else:
+        others = np.asarray(behind) if classes == 6 else 1
+        mask = np.where(np.asarray(outline) > 127, 0, others)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    return as_png(image), as_png(Image.fromarray(trimap))
+    return as_png(image), as_png(Image.fromarray(mask.astype(np.uint8)))
 
 
-def as_png(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
-
-
-def draw_synthetic(split: str, size: int, seed: int) -> tuple[int, Iterator[Source]]:
-    """Number and stream of drawn examples.
+def drawn_animals(classes: int, size: tuple[int, int], seed: int) -> Collection:
+    """A source of drawn examples.
 
     Each has a seed of its own, so that the order and the number of the others do not matter.
+
+    Args:
+        classes: one of KINDS.
+        size: height and width that the pictures will have; they are drawn as squares.
     """
-    count = COUNTS[split]
-    kind = ("train", "test").index(split)
-    return count, (
-        functools.partial(draw_animal, np.random.default_rng([seed, kind, number]), size)
-        for number in range(count)
-    )
+
+    def read(split: str) -> Iterator[Example]:
+        kind = ("train", "test").index(split)
+        for number in range(COUNTS[split]):
+            drawing = functools.partial(draw_animal, (seed, kind, number), max(size), classes)
+            yield example(functools.lru_cache(1)(drawing), f"{split} drawing {number}")
+
+    def example(drawing: Callable[[], tuple[bytes, bytes]], name: str) -> Example:
+        return Example(lambda: drawing()[0], lambda: drawing()[1], name, f"mask of {name}")
+
+    splits = {split: Split(COUNTS[split], functools.partial(read, split)) for split in COUNTS}
+    colours = PET_COLOURS if classes == 3 else None
+    labels = Labels(KINDS[classes], colours)
+    return Collection("synthetic animals", splits, labels, drawn=True)

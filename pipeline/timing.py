@@ -67,7 +67,7 @@ def time_in_turns(
 
 
 def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
-    """Loads a model and returns what runs it once on a uint8 image (size, size, 3).
+    """Loads a model and returns what runs it once on a uint8 image (height, width, 3).
 
     For LiteRT that is `invoke`, for Keras a compiled call with a batch of one.
     """
@@ -189,11 +189,12 @@ def resident_bytes(field: str) -> int:
 def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
     """How far resident memory rises, at its peak, by loading a model and running it once.
 
-    In bytes, for a fresh process that has every package loaded. For LiteRT it is the file, the
+    In bytes, for a fresh process that has the packages loaded. For LiteRT it is the file, the
     weights as XNNPACK packs them and the activations; for Keras also TensorFlow's own start.
     None where the system does not tell (no /proc).
     """
-    assert tf.float32 and keras.Model  # loads them
+    if name in KERAS_MODELS:  # LiteRT is loaded already, and needs no TensorFlow
+        assert tf.float32 and keras.Model  # loads them
     try:
         # The peak so far is forgotten: it was the imports'.
         Path("/proc/self/clear_refs").write_text("5")

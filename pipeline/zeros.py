@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.console import progress
 from pipeline.keras_models import is_convolution, validation_iou
+from pipeline.metrics import mean_iou
 from pipeline.packages import keras, layers, tf, tfmot
 
 # Weights. The smaller kernels, near the image, hold 6 % of all and break first.
@@ -49,7 +50,7 @@ def scan_sensitivity(
         A row per layer, in the order of the network: layer, weights, and for each of SCAN_LEVELS
         the drop.
     """
-    whole, rows = validation_iou(model, images, masks).mean(), []
+    whole, rows = mean_iou(validation_iou(model, images, masks)), []
     every = kernels(model, 0)
     with progress("sensitivity", len(every) * len(SCAN_LEVELS), "trials") as bar:
         for name, kernel in every.items():
@@ -57,7 +58,7 @@ def scan_sensitivity(
             sizes = np.sort(np.abs(values), axis=None)
             for level in SCAN_LEVELS:
                 kernel.assign(np.where(np.abs(values) >= sizes[int(level * sizes.size)], values, 0))
-                drop = whole - validation_iou(model, images, masks).mean()
+                drop = whole - mean_iou(validation_iou(model, images, masks))
                 row[f"{level:.0%}"] = round(float(drop), 5)
                 bar.update()
             kernel.assign(values)

@@ -1,10 +1,12 @@
 """What several test files share: a small finished run, drawn pictures, scripts as subprocesses."""
 
+import fcntl
 import io
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,11 @@ SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
 sys.path.insert(0, str(ROOT))
 
 import data_preparation  # noqa: E402 (the package comes first: it sets what TensorFlow reads)
-from pipeline import synthetic  # noqa: E402
+from pipeline import synthetic, timing  # noqa: E402
 from pipeline.artifacts import ARTIFACTS, MODELS  # noqa: E402
-from pipeline.dataset import CLASSES  # noqa: E402
 from pipeline.packages import keras, layers  # noqa: E402
 
+CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animals
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
@@ -31,7 +33,7 @@ HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate
 """
 
 
-def start_script(script: str, *arguments: object, **environment: str) -> subprocess.Popen:
+def start_script(script: str | Path, *arguments: object, **environment: str) -> subprocess.Popen:
     """A script as its user starts it, with pipes for what it prints."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
@@ -42,7 +44,9 @@ def start_script(script: str, *arguments: object, **environment: str) -> subproc
     )
 
 
-def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def run_script(
+    script: str | Path, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess:
     """The same, waited for."""
     process = start_script(script, *arguments, **environment)
     out, err = process.communicate(timeout=300)
@@ -126,6 +130,15 @@ def folder(tmp_path) -> PhotoFolder:
 # --- a network ----------------------------------------------------------------------------
 
 
+def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """Running statistics that fit the random weights, as after training."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0  # those of these images, at once
+    model(images, training=True)
+    return model
+
+
 def toy_network() -> tuple[keras.Model, np.ndarray]:
     """A network of few operators, of every kind that ours have and more, and calibration images.
 
@@ -161,11 +174,33 @@ def that_crashes(content: bytes) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that several test files share: by one worker, while others wait for it.
+
+    The lock is the system's, so that it ends with the worker that holds it; what that one left
+    half-made is made anew.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, done = shared / name, shared / f"{name}.done"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                make(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(made_once) -> Path:
     """A models folder that holds a synthetic data set only. Not to be written to: `data_copy`."""
-    models_dir = tmp_path_factory.mktemp("small_data")
-    make_data_set(models_dir)
-    return models_dir
+    return made_once("small_data", make_data_set)
 
 
 @pytest.fixture
@@ -174,18 +209,20 @@ def data_copy(small_data, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_data, tmp_path_factory) -> Path:
+def finished_run(small_data, made_once) -> Path:
     """A models folder after stages 1 to 4. Not to be written to: see `run_copy`."""
     import pruning
     import quantization
 
-    models_dir = shutil.copytree(small_data, tmp_path_factory.mktemp("finished_run") / "models")
-    # In a process of its own, because Keras numbers the layers of later models of one process.
-    done = run_script("training.py", "--models-dir", models_dir, *TRAINING)
-    assert done.returncode == 0, done.stderr
-    pruning.main(["--models-dir", str(models_dir), *PRUNING])
-    quantization.main(["--models-dir", str(models_dir), "--calibration-images", "20"])
-    return models_dir
+    def make(models_dir: Path) -> None:
+        shutil.copytree(small_data, models_dir)
+        # In a process of its own, because Keras numbers the layers of later models of one process.
+        done = run_script("training.py", "--models-dir", models_dir, *TRAINING)
+        assert done.returncode == 0, done.stderr
+        pruning.main(["--models-dir", str(models_dir), *PRUNING])
+        quantization.main(["--models-dir", str(models_dir), "--calibration-images", "20"])
+
+    return made_once("finished_run", make)
 
 
 @pytest.fixture
@@ -194,13 +231,103 @@ def run_copy(finished_run, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def evaluated_run(finished_run, tmp_path_factory) -> Path:
-    """A models folder after all five stages. Not to be written to."""
+def evaluated_run(finished_run, made_once) -> Path:
+    """A models folder after all five stages. Not to be written to.
+
+    Time and memory are made up: to measure takes ten processes (test_own_network.py does it).
+    """
     import evaluation
 
-    models_dir = shutil.copytree(finished_run, tmp_path_factory.mktemp("evaluated_run") / "models")
-    evaluation.main(["--models-dir", str(models_dir)])
-    return models_dir
+    latency = {"median": 2.0, "p90": 2.5, "after_another": 3.0, "first": 30.0, "runs": 100}
+
+    def make(models_dir: Path) -> None:
+        shutil.copytree(finished_run, models_dir)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                timing, "measure_latency", lambda _, names, *__: dict.fromkeys(names, latency)
+            )
+            patch.setattr(
+                timing, "measure_memory", lambda _, names, __: dict.fromkeys(names, 10**7)
+            )
+            evaluation.main(["--models-dir", str(models_dir)])
+
+    return made_once("evaluated_run", make)
+
+
+# --- the code, edited -----------------------------------------------------------------------
+
+FAST = ("--learning-rate", "0.01", "--seed", "7")
+OWN_TRAINING = ("--architecture", "tiny", "--epochs", "2", "--batch-size", "8", *FAST)
+OWN_NETWORK = '''
+def tiny(size: tuple[int, int], classes: int) -> keras.Model:
+    """A network of somebody's own: MobileNet's input scaling, a kernel worth pruning."""
+    image = layers.Input((*size, 3))
+    x = layers.Rescaling(2, -1)(image)
+    skip = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(64, 3, 2, padding="same", use_bias=False)(skip)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu")(layers.Concatenate()([x, skip]))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    return keras.Model(image, layers.Conv2D(classes, 1, name="logits")(x), name="tiny")
+
+
+NETWORKS = {"tiny": tiny, '''
+OWN_CONVERSION = """
+    "int16": Variant("int16_quantized_model.tflite", weights="int8", activations="int16"),
+    "float16": Variant("""
+
+
+def copy_code(project: Path) -> Path:
+    """A copy of the project's code that may be edited."""
+    project.mkdir(exist_ok=True)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, project)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=ignored)
+    return project
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Changes the one place of a file that reads so."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="session")
+def own_project(small_data, made_once) -> Path:
+    """A copy of the code with a network and a conversion of one's own, and all five stages run.
+
+    What each printed: `own_output`. The conversion came after the training.
+    """
+
+    def make(project: Path) -> None:
+        copy_code(project)
+        shutil.copytree(small_data, project / "models")
+        edit(project / "pipeline" / "networks.py", "\nNETWORKS = {", OWN_NETWORK)
+        for script, code, *arguments in (
+            ("training.py", 0, *OWN_TRAINING),
+            ("training.py", 0, *OWN_TRAINING, "--if-needed"),
+            ("pruning.py", 0, "--epochs", "2", "--batch-size", "4"),
+            ("quantization.py", 0, "--calibration-images", "8"),
+            ("evaluation.py", 1, "--max-bytes", "1000"),
+        ):
+            done = run_script(project / script, "--models-dir", project / "models", *arguments)
+            assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
+            with (project / f"{script}.log").open("a") as log:
+                log.write(done.stdout)
+            if script == "training.py" and "--if-needed" not in arguments:
+                variants = project / "pipeline" / "variants.py"
+                edit(variants, '\n    "float16": Variant(', OWN_CONVERSION)
+
+    return made_once("own_project", make)
+
+
+@pytest.fixture(scope="session")
+def own_output(own_project) -> dict[str, str]:
+    """What each script printed there."""
+    return {path.stem: path.read_text() for path in own_project.glob("*.log")}
 
 
 @pytest.fixture(scope="session")
@@ -250,12 +377,17 @@ def numbers() -> dict:
         "dataset": {
             "source": "Oxford <Pets>",
             "synthetic": False,
-            "image_size": 128,
+            "image_size": [128, 128],
             "fingerprint": "ab" * 32,
             "split": "test",
             "class_names": list(CLASSES),
+            "class_colours": [[242, 142, 43], [58, 72, 98], [255, 255, 255]],
+            "class_shares": {"pet": 0.3, "background": 0.58, "border": 0.12},
+            "class_pictures": {"pet": 3662, "background": 3669, "border": 3669},
+            "ignored_share": 0.0,
             "examples": 3669,
-            "all_background_mean_iou": 0.2,
+            "constant_class": "background",
+            "constant_mean_iou": 0.2,
         },
         "environment": {
             "cpu": "A CPU",

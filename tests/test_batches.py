@@ -8,6 +8,7 @@ from conftest import blobs
 
 from pipeline import batches
 from pipeline.batches import augment, epoch_batches
+from pipeline.classes import IGNORED
 from pipeline.packages import tf
 
 # The whole image, not turned, not flipped, in the same colours.
@@ -74,6 +75,34 @@ def test_colour_draws_recolour_the_image_and_leave_the_mask():
     assert moved.numpy().min() >= 0 and moved.numpy().max() <= 1
 
 
+def test_portrait_picture_is_turned_and_not_sheared():
+    """A square stays a square of its size, in a picture that is higher than wide."""
+    images = np.zeros((1, 96, 64, 3), np.uint8)
+    images[0, 40:56, 24:40] = 255
+    draws = IDENTITY.copy()
+    draws[3] = 1  # turned by ROTATION
+    moved, _ = augment(images, images[..., 0] // 255, draws[None])
+    inside = moved.numpy()[0, :, :, 0] > 0.5
+    rows, columns = np.nonzero(inside)
+    assert inside.sum() == pytest.approx(16 * 16, rel=0.05)
+    assert rows.mean() == pytest.approx(47.5, abs=0.5)
+    assert columns.mean() == pytest.approx(31.5, abs=0.5)
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
+
+
+def test_beyond_the_edges_is_a_mirror_image_or_where_masks_may_say_so_no_class():
+    images, masks = noise(1)
+    masks[:] = 1
+    draws = IDENTITY.copy()
+    draws[3] = 1
+    _, mirrored = augment(images, masks, draws[None])
+    assert (mirrored.numpy() == 1).all()
+    moved, truth = augment(images, masks, draws[None], ignored=True)
+    corner = truth.numpy()[0] == IGNORED
+    assert 0.02 < corner.mean() < 0.3 and corner[0, 0] and not corner[16, 16]
+    assert moved.numpy()[0, 0, 0].max() < 0.5 * moved.numpy().mean() + 0.1
+
+
 # --- order --------------------------------------------------------------------------------
 
 
@@ -87,7 +116,7 @@ def numbered(count):
 @pytest.fixture
 def plain(monkeypatch):
     """Batches without augmentation."""
-    monkeypatch.setattr(batches, "augment", lambda images, masks, draws: (images, masks))
+    monkeypatch.setattr(batches, "augment", lambda images, masks, *_: (images, masks))
 
 
 def epoch_of(*arguments):

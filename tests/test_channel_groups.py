@@ -1,17 +1,16 @@
 """Which channels can only go together: what is added is one group, what is concatenated stays."""
 
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import networks
 from pipeline.channel_groups import DEPTHWISE_COST, channel_cost, channel_groups
-from pipeline.dataset import CLASSES
 from pipeline.packages import keras, layers
 
 
 @pytest.fixture(scope="module")
 def compact():
-    return networks.compact_unet(SIZE, len(CLASSES))
+    return networks.compact_unet((SIZE, SIZE), len(CLASSES))
 
 
 def by_first_producer(model):
@@ -30,7 +29,7 @@ def test_groups_tie_what_is_added(compact):
 
 
 def test_groups_leave_out_what_is_concatenated():
-    groups = by_first_producer(networks.classic_unet(SIZE, len(CLASSES)))
+    groups = by_first_producer(networks.classic_unet((SIZE, SIZE), len(CLASSES)))
     assert {name: group.consumers for name, group in groups.items()} == {
         "down64a": ["down64b"],
         "down128a": ["down128b"],

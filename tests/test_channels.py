@@ -6,14 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 import pruning
 from pipeline import channels, networks
 from pipeline.batches import epoch_batches
 from pipeline.channel_groups import channel_groups
 from pipeline.console import UserError
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.packages import keras, layers
 from pipeline.stages import Stage
 
@@ -21,7 +21,7 @@ from pipeline.stages import Stage
 def random_network(build):
     """Random weights, with running statistics and scales that are not all alike."""
     keras.utils.set_random_seed(3)
-    model = build(SIZE, len(CLASSES))
+    model = build((SIZE, SIZE), len(CLASSES))
     random = np.random.default_rng(3)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -74,7 +74,7 @@ def test_channels_that_nothing_depends_on_go_first(small_data):
 
 @pytest.fixture(scope="module")
 def classic():
-    return networks.classic_unet(SIZE, len(CLASSES))
+    return networks.classic_unet((SIZE, SIZE), len(CLASSES))
 
 
 @pytest.fixture

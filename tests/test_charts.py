@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from conftest import CLASSES
 from PIL import Image
 
 from pipeline import charts
-from pipeline.dataset import CLASSES
+from pipeline.classes import make_classes
 
 HISTORY = [
     {"epoch": epoch, "loss": 1 / epoch, "mean_iou": iou, **{f"iou_{name}": iou for name in CLASSES}}
@@ -33,7 +34,7 @@ def test_labels_are_spread_apart_in_order():
 
 
 def test_curves_mark_the_best_epoch():
-    figure = charts.curves(HISTORY, "Training of a network")
+    figure = charts.curves(HISTORY, "Training of a network", make_classes(CLASSES))
     assert "0.6000" in words(figure) and "Training of a network" in words(figure)
     assert {"mean IoU", *CLASSES} <= set(words(figure))
     loss, iou = figure.axes
@@ -41,6 +42,22 @@ def test_curves_mark_the_best_epoch():
     assert [list(line.get_xydata()[0]) for line in iou.lines if len(line.get_xydata()) == 1] == [
         [2, 0.6]
     ]
+
+
+def test_curves_of_many_classes_stay_readable():
+    names = tuple(f"class {k}" for k in range(40))
+    history = [
+        {"epoch": 1, "loss": 1, "mean_iou": 0.4, **{f"iou_{name}": 0.4 for name in names}},
+        {"epoch": 2, "loss": 1, "mean_iou": 0.5, **{f"iou_{name}": None for name in names}},
+    ]
+    figure = charts.curves(history, "Training", make_classes(names))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean IoU"]
+    assert len(figure.axes[1].lines) == len(names) + 2  # the mean and its best epoch
+
+
+@pytest.mark.parametrize(("colour", "drawn"), [((0, 114, 178), "#0072b2"), ((255,) * 3, "#b2b2b2")])
+def test_line_of_a_class_can_be_seen_on_white(colour, drawn):
+    assert charts.line_colour(colour) == drawn
 
 
 def test_trade_off_joins_the_front_and_names_every_model(numbers):
@@ -102,7 +119,7 @@ def test_chart_of_int8_shows_the_worst_operators_first():
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_figure_is_saved_whole_or_not_at_all(tmp_path, suffix):
     path = tmp_path / f"curves.{suffix}"
-    charts.save(charts.curves(HISTORY, "Training"), path)
+    charts.save(charts.curves(HISTORY, "Training", make_classes(CLASSES)), path)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     if suffix == "png":
         with Image.open(path) as picture:

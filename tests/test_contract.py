@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from conftest import SIZE, toy_network
+from conftest import CLASSES, SIZE, toy_network
 from flatbuffers import number_types
 
 from pipeline import contract, litert, profiles, tflite_files
 from pipeline.console import UserError
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES
 from pipeline.variants import VARIANTS
 
 FILES = [*VARIANTS, "int8 input"]

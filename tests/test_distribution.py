@@ -7,7 +7,7 @@ import socket
 
 import numpy as np
 import pytest
-from conftest import TRAINING, start_script
+from conftest import OWN_TRAINING, start_script
 
 from pipeline.artifacts import stale_reason
 from pipeline.dataset import load_split
@@ -26,8 +26,8 @@ def free_ports(number):
 
 
 @pytest.fixture(scope="module")
-def two_workers(small_data, tmp_path_factory):
-    """The training of `finished_run`, by two workers that share a models folder.
+def two_workers(small_data, own_project, tmp_path_factory):
+    """The training of `own_project`, by two workers that share a models folder.
 
     Returns the folder, and what they printed.
     """
@@ -38,8 +38,8 @@ def two_workers(small_data, tmp_path_factory):
         for index in range(2):
             task = {"type": "worker", "index": index}
             config = json.dumps({"cluster": {"worker": workers}, "task": task})
-            where = ("training.py", "--models-dir", models_dir)
-            processes.append(start_script(*where, *TRAINING, TF_CONFIG=config))
+            where = (own_project / "training.py", "--models-dir", models_dir)
+            processes.append(start_script(*where, *OWN_TRAINING, TF_CONFIG=config))
         printed = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
@@ -66,17 +66,17 @@ def test_both_workers_hold_the_same_model_in_every_epoch(two_workers):
         ]
         for out in two_workers[1]
     ]
-    assert len(lines[0]) == 3 and lines[0] == lines[1]
+    assert len(lines[0]) == 2 and lines[0] == lines[1]
 
 
-def test_two_workers_train_what_one_trains(two_workers, finished_run):
+def test_two_workers_train_what_one_trains(two_workers, own_project):
     """They see the same batches and step by the mean of both gradients.
 
     Batch normalisation and the Jaccard term look at each worker's half of the batch, so the two
-    runs drift apart slowly: at this size by 0.4 % of the loss, while it falls by 9 % over the
-    three epochs.
+    runs drift apart slowly: at this size by 0.7 % of the loss, while it falls by 12 % over the two
+    epochs.
     """
-    folders = (two_workers[0], finished_run)
+    folders = (two_workers[0], own_project / "models")
     tables = [(folder / "original_training.csv").open() for folder in folders]
     rows = [list(csv.DictReader(table)) for table in tables]
     for two, one in zip(*rows):
@@ -84,8 +84,6 @@ def test_two_workers_train_what_one_trains(two_workers, finished_run):
         assert float(two["mean_iou"]) == pytest.approx(float(one["mean_iou"]), abs=0.02)
         assert float(two["learning_rate"]) == float(one["learning_rate"])
     assert float(rows[0][-1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
-    images = load_split(finished_run, "test")[0].astype(np.float32) / 255
-    ours, theirs = (
-        np.argmax(load_model(folder, "original")(images), axis=-1) for folder in folders
-    )
-    assert np.mean(ours == theirs) > 0.97
+    images = load_split(folders[0], "test")[0][:].astype(np.float32) / 255
+    ours, theirs = (load_model(folder, "original")(images).numpy().ravel() for folder in folders)
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.99

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -49,10 +48,11 @@ def without_photos(monkeypatch):
 @pytest.fixture
 def known_counts(evaluated_run, monkeypatch):
     """Accuracy as it was counted before: no model has to run."""
-    with np.load(evaluated_run / "confusion_per_image.npz") as file:
+    with np.load(evaluated_run / "counts_per_image.npz") as file:
         counts = {name: file[name] for name in file.files}
-    known = {"confusion_per_image": lambda models_dir, name, *_: counts[name]}
-    monkeypatch.setattr(evaluation, "accuracy", types.SimpleNamespace(**known))
+    monkeypatch.setattr(
+        evaluation.accuracy, "counts_per_image", lambda models_dir, name, *_: counts[name]
+    )
 
 
 def ask(models_dir, *flags):
@@ -109,12 +109,15 @@ def test_evaluation_holds_a_whole_row_of_every_model(evaluated_run):
     assert [float(row["mean_iou"]) for row in table] == [row["mean_iou"] for row in found["models"]]
 
 
-def test_all_background_is_what_a_model_would_get_that_says_so(evaluated_run):
+def test_numbers_say_what_data_they_are_of(evaluated_run):
     found = json.loads((evaluated_run / "evaluation.json").read_text())["dataset"]
-    _, masks = load_split(evaluated_run, "test")
-    share = float((np.asarray(masks) == evaluation.BACKGROUND).mean())
-    assert found["all_background_mean_iou"] == pytest.approx(share / 3, abs=1e-4)
+    _, masks = (part[:] for part in load_split(evaluated_run, "test"))
+    shares = np.bincount(np.asarray(masks).ravel(), minlength=3) / np.asarray(masks).size
+    assert list(found["class_shares"].values()) == pytest.approx(shares, abs=1e-6)
+    assert found["constant_class"] == "background"
+    assert found["constant_mean_iou"] == pytest.approx(shares[1] / 3, abs=1e-4)
     assert found["synthetic"] and found["examples"] == len(masks)
+    assert found["image_size"] == [32, 32] and found["ignored_share"] == 0
 
 
 def test_every_file_has_a_record_that_holds(evaluated_run):

@@ -8,13 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import CLASSES, run_script
 from PIL import Image
 
 from pipeline import export
 from pipeline.artifacts import artifact_path
 from pipeline.console import UserError
-from pipeline.dataset import CLASSES
 from pipeline.memory_plan import plan
 
 FILES = {

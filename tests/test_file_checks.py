@@ -18,7 +18,7 @@ def pruned(finished_run):
 
 @pytest.fixture(scope="module")
 def validation(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
     finished_run, pruned, validation, expected, tmp_path, monkeypatch
 ):
     assert file_checks.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
+    monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
     monkeypatch.setattr(conversion, "with_extremes", lambda images: 2 * images)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(pruned, "int8", validation.astype(np.float32) / 255))
@@ -73,7 +74,8 @@ def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
     assert 0.5 < file_checks.check_zeros(content, pruned) < 0.75
 
 
-def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned):
+def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch):
+    monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
     dense = load_model(finished_run, "original")
     content = convert(dense, "int8", calibration_sample(finished_run, 8, 7)[1])
     words = r"the int8 file has \d\.\d% zeros in \w+, the pruned model [67]\d\.\d%"

@@ -7,6 +7,7 @@ from conftest import blobs
 import training
 from pipeline import fitting, stages
 from pipeline.batches import epoch_batches
+from pipeline.classes import make_classes
 from pipeline.console import UserError
 from pipeline.losses import segmentation_loss
 from pipeline.optimizers import make_optimizer
@@ -106,26 +107,15 @@ def test_of_equal_epochs_the_first_is_the_best():
     assert fitting.best_epoch(history) == 1
 
 
-def gpu(capability):
-    return {} if capability is None else {"compute_capability": capability}
-
-
-@pytest.mark.parametrize(
-    ("gpus", "policy"),
-    [
-        ([], "float32"),
-        ([(8, 0)], "mixed_bfloat16"),
-        ([(7, 5)], "float32"),
-        ([(9, 0), (7, 5)], "float32"),
-        ([None], "float32"),
-    ],
-)
-def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, gpus, policy):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", gpu)
-    assert fitting.resolve_precision("auto") == policy
-    assert fitting.resolve_precision("float32") == "float32"
-    assert fitting.resolve_precision("bfloat16") == "mixed_bfloat16"
+@pytest.mark.parametrize("number", [2, 3, 150])
+def test_line_of_an_epoch_fits_a_terminal_and_names_the_worst_classes(number):
+    names = tuple(f"class{k}" for k in range(number))
+    row = {"epoch": 12, "loss": 1.0, "mean_iou": 0.5, "images_per_second": 99.0}
+    row |= {f"iou_{name}": 0.9 - 0.005 * k for k, name in enumerate(names)}
+    row["iou_class0"] = None  # neither in the validation split nor predicted
+    line = fitting.epoch_line(row, make_classes(names), 100, 12.0)
+    assert len(line) <= 100 and "class0" not in line and "mIoU 0.5000" in line
+    assert f"class{number - 1} {0.9 - 0.005 * (number - 1):.2f}" in line
 
 
 # --- a loss that is not finite ------------------------------------------------------------

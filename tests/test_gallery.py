@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline import gallery
 from pipeline.artifacts import MODELS
-from pipeline.dataset import load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.pictures import overlay
 
 
@@ -21,17 +21,24 @@ def opened(cell):
         return np.asarray(picture.convert("RGB"))
 
 
+def counts(shared):
+    """Of pictures whose three classes have 20 pixels each, in truth and prediction."""
+    whole = np.full_like(shared, 20)
+    return np.stack([shared, whole, whole], axis=1)
+
+
 def test_worst_photos_come_first():
-    confusion = np.stack([np.diag([9, 9, 9]) + (0 if k != 3 else 9) for k in range(10)])
-    chosen = gallery.chosen_photos(confusion, 2)
+    shared = np.full((10, 3), 18)
+    shared[3] = 9
+    chosen = gallery.chosen_photos(counts(shared), 2)
     assert next(iter(chosen)) == 3
     assert len(chosen) == 4
-    assert gallery.chosen_photos(confusion[:1], 2).keys() == {0}
+    assert gallery.chosen_photos(counts(shared)[:1], 2).keys() == {0}
 
 
 def test_ranks_say_where_a_photo_stands():
-    wrong = [np.array([[9, 0, 0], [k, 9, 0], [0, 0, 9]]) for k in range(10)]  # row 9 is the worst
-    chosen = gallery.chosen_photos(np.stack(wrong), 3)
+    shared = np.repeat(20 - np.arange(10)[:, None], 3, axis=1)  # row 9 is the worst
+    chosen = gallery.chosen_photos(counts(shared), 3)
     assert list(chosen) == [9, 8, 7, 6, 3, 0]
     names = ["worst 1", "worst 2", "worst 3", "better than 30%", "better than 60%", "best"]
     assert list(chosen.values()) == names
@@ -50,14 +57,15 @@ def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
     grid = gallery.photo_grid(evaluated_run, numbers)
     assert grid["head"] == ["test photo", "as it is, truth", *MODELS]
     assert len(grid["rows"]) == len(load_split(evaluated_run, "test")[0])  # 8, fewer than 2 x 6
-    images, masks = load_split(evaluated_run, "test")
+    images, masks = (part[:] for part in load_split(evaluated_run, "test"))
+    classes = load_classes(evaluated_run)
     for row in grid["rows"]:
         image, mask, (truth, *cells) = images[row["number"]], masks[row["number"]], row["cells"]
         assert len(cells) == len(MODELS)
         expected = np.concatenate(
             [
                 np.asarray(Image.fromarray(each).resize((160, 160), Image.Resampling.BICUBIC))
-                for each in (image, overlay(image, mask))
+                for each in (image, overlay(image, mask, classes))
             ]
         )
         assert np.abs(opened(truth).astype(int) - expected).mean() < 12  # webp is not exact

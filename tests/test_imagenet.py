@@ -140,7 +140,7 @@ def tensors():
 
 
 def test_encoder_gives_the_features_of_efficientnet_lite0(tensors):
-    model = networks.compact_unet(64, 3)
+    model = networks.compact_unet((64, 64), 3)
     imagenet.load_imagenet_encoder(model)
     layers = {layer.name for layer in model.layers}
     names = []
@@ -204,8 +204,8 @@ def test_weights_know_the_breeds(tensors, shared_data):
 
 
 def test_networks_with_an_encoder_for_the_weights_are_told_from_others():
-    assert imagenet.has_encoder(networks.compact_unet(32, 3))
-    assert not imagenet.has_encoder(networks.classic_unet(32, 3))
+    assert imagenet.has_encoder(networks.compact_unet((32, 32), 3))
+    assert not imagenet.has_encoder(networks.classic_unet((32, 32), 3))
 
 
 STAGES = networks.ENCODER_STAGES
@@ -225,7 +225,7 @@ SAID = {
 def test_encoder_of_another_shape_is_refused_at_once_and_by_name(monkeypatch, change):
     """After an edit of ENCODER_STAGES. It must not show after hours, as a network that is worse."""
     monkeypatch.setattr(networks, "ENCODER_STAGES", OTHER_STAGES[change])
-    model = networks.compact_unet(32, 3)
+    model = networks.compact_unet((32, 32), 3)
     started = time.monotonic()
     with pytest.raises(UserError, match=SAID[change]) as caught:
         imagenet.load_imagenet_encoder(model)
@@ -235,11 +235,11 @@ def test_encoder_of_another_shape_is_refused_at_once_and_by_name(monkeypatch, ch
 
 def test_network_without_an_encoder_is_refused_by_the_layer_it_lacks():
     with pytest.raises(UserError, match="the layer stem of classic_unet is missing"):
-        imagenet.load_imagenet_encoder(networks.classic_unet(32, 3))
+        imagenet.load_imagenet_encoder(networks.classic_unet((32, 32), 3))
 
 
 def test_encoder_with_more_blocks_than_there_are_weights_for_is_refused(monkeypatch):
     longer = [*STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320, 1), (3, 1, 6, 320, 1)]
     monkeypatch.setattr(networks, "ENCODER_STAGES", longer)
     with pytest.raises(UserError, match=r"has more blocks than EfficientNet-Lite0 \(16\)"):
-        imagenet.load_imagenet_encoder(networks.compact_unet(32, 3))
+        imagenet.load_imagenet_encoder(networks.compact_unet((32, 32), 3))

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from conftest import toy_network
 
 from pipeline import artifacts, keras_models, networks
 from pipeline.console import UserError
@@ -15,14 +16,14 @@ from pipeline.packages import keras, layers, tf
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model.h5"
     keras.utils.set_random_seed(3)
-    model = networks.compact_unet(32, 3)
+    model = networks.compact_unet((32, 32), 3)
     keras_models.save_model(model, path)
     return model, path
 
 
 @pytest.mark.parametrize("build", networks.NETWORKS.values())
 def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
-    model = build(32, 3)
+    model = build((32, 32), 3)
     keras_models.save_model(model, tmp_path / "model.h5")
     image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     loaded = keras_models.open_model(tmp_path / "model.h5")
@@ -100,10 +101,11 @@ def test_file_of_keras_3_is_refused_in_one_line(tmp_path):
     refused(path)
 
 
-def test_damaged_files_are_one_line_with_the_command(saved, tmp_path):
+def test_damaged_files_are_one_line_with_the_command(tmp_path):
     """Bit flips, cuts and garbage: whatever h5py and Keras make of them."""
-    content = saved[1].read_bytes()
     path = tmp_path / "original_model.h5"
+    keras_models.save_model(toy_network()[0], path)
+    content = path.read_bytes()
     random = np.random.default_rng(0)
     for size in (0, 100, len(content) // 2):
         path.write_bytes(content[:size])

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE, that_crashes
+from conftest import CLASSES, SIZE, that_crashes
 
 from pipeline import litert
 from pipeline.artifacts import artifact_path
 from pipeline.console import UserError
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.keras_models import load_model
 from pipeline.packages import keras, layers
 
@@ -38,7 +38,7 @@ def test_int8_operators_know_the_range_of_their_output(finished_run):
 
 @pytest.mark.parametrize("variant", ["dynamic", "int8", "float16"])
 def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
-    images, _ = load_split(finished_run, "validation")
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
     path = artifact_path(finished_run, variant)
     logits = litert.logits_of(path.read_bytes(), images)
     exact = pruned(images.astype(np.float32) / 255).numpy()

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline import losses
-from pipeline.packages import tf
+from pipeline.classes import IGNORED, make_classes
+from pipeline.packages import keras, tf
 
 
 def softmax(logits):
@@ -25,6 +27,41 @@ def test_segmentation_loss_against_numpy(classes):
         jaccard.append(1 - (shared + 1) / (truth.sum() + guess.sum() - shared + 1))
     expected = cross_entropy + losses.JACCARD_WEIGHT * np.mean(jaccard)
     assert float(losses.segmentation_loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 0.0]])
+def test_pixels_of_no_class_count_for_nothing(weights):
+    """The loss of an image with ignored pixels is that of the known pixels alone."""
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 3, (2, 8, 8)).astype(np.int32)
+    masks[:, :, 5:] = IGNORED
+    logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
+    loss = losses.make_loss(make_classes(("a", "b", "c"), ignored=True), weights)
+    known = losses.make_loss(make_classes(("a", "b", "c")), weights)
+    expected = float(known(masks[:, :, :5], logits[:, :, :5]))
+    assert float(loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(np.full_like(masks, IGNORED), logits)) == 0
+
+
+def test_weights_of_classes_in_cross_entropy_against_keras():
+    random = np.random.default_rng(0)
+    masks, weights = random.integers(0, 3, (2, 8, 8)).astype(np.int32), [0.5, 2.0, 1.0]
+    logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
+    each = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    chosen = np.array(weights)[masks]
+    expected = np.sum(each(masks, logits).numpy() * chosen) / chosen.sum()
+    plain = float(losses.segmentation_loss(masks, logits))
+    entropy = float(tf.reduce_mean(each(masks, logits)))
+    found = float(losses.make_loss(make_classes("abc"), weights)(masks, logits))
+    assert found - (plain - entropy) == pytest.approx(expected, rel=1e-4)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.random.default_rng(0).choice(4, 5000, p=(0.7, 0.2, 0.09, 0.01))
+    shares = list(np.bincount(labels) / len(labels))
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(losses.balanced_weights(shares), expected, atol=1e-4)
+    assert losses.balanced_weights([*shares, 0.0])[-1] == 0, "nothing to learn from"
 
 
 def test_perfect_prediction_costs_nothing():

@@ -14,12 +14,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SIZE, blobs
+from conftest import CLASSES, SIZE, blobs
 from PIL import Image
 
 from pipeline import contract, litert, networks
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES
 from pipeline.packages import keras
 
 PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
@@ -89,7 +88,7 @@ def images():
 def files(tmp_path_factory):
     """Signed files of the network that ships, which has learnt to tell colours apart."""
     keras.utils.set_random_seed(0)
-    model = networks.compact_unet(SIZE, len(CLASSES))
+    model = networks.compact_unet((SIZE, SIZE), len(CLASSES))
     pictures, masks = blobs(64, SIZE)
     pixels = pictures / np.float32(255)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -234,7 +234,7 @@ def test_compact_network_at_128_pixels_enlarged():
 
     Vela says 188.0 million: the same, and 2.6 million for resizing and the input's conversion.
     """
-    content = conversion.convert(networks.compact_unet(128, 3, 1.25), "float32")
+    content = conversion.convert(networks.compact_unet((128, 128), 3, 1.25), "float32")
     plan = memory_plan.plan(content)
     assert plan.multiply_accumulates == compact_by_hand(160) == 185_391_200
     assert plan.activation_bytes == 4 * 96 * (80 * 80 + 40 * 40) == 4 * 768_000

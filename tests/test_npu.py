@@ -258,7 +258,9 @@ def test_no_operator_of_the_network_falls_back(vela, tmp_path):
     keras.utils.set_random_seed(0)
     calibration = np.random.default_rng(0).random((2, 128, 128, 3), np.float32)
     path = tmp_path / "int8.tflite"
-    path.write_bytes(conversion.convert(networks.compact_unet(128, 3, 1.0), "int8", calibration))
+    path.write_bytes(
+        conversion.convert(networks.compact_unet((128, 128), 3, 1.0), "int8", calibration)
+    )
     rows = npu.estimate(path)
     assert [row["accelerator"] for row in rows] == list(npu.ACCELERATORS)
     assert [row["cpu_operators"] for row in rows] == [{}] * 4

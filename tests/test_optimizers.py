@@ -59,7 +59,7 @@ def test_encoder_moves_by_its_share_of_the_step_and_the_decoder_by_the_whole():
     moved = {}
     for share in (1.0, 0.25):
         keras.utils.set_random_seed(0)
-        model = networks.compact_unet(32, 3)
+        model = networks.compact_unet((32, 32), 3)
         optimizer = make_optimizer(100, 1e-3, 1, average=False, encoder_share=share)
         optimizer.weight_decay = None  # which is another movement
         variables = model.trainable_variables
@@ -76,7 +76,7 @@ def test_encoder_moves_by_its_share_of_the_step_and_the_decoder_by_the_whole():
 
 
 def test_scales_offsets_and_biases_do_not_decay():
-    model = networks.classic_unet(32, 3)
+    model = networks.classic_unet((32, 32), 3)
     optimizer = make_optimizer(100, 1e-2, 1, average=False)
     variables = model.trainable_variables
     optimizer.build(variables)

@@ -2,20 +2,25 @@
 
 import io
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 from PIL import Image
 
 import evaluation
 from pipeline import photos
 from pipeline.artifacts import artifact_path
+from pipeline.classes import make_classes
 from pipeline.console import UserError
 from pipeline.keras_models import save_model
 from pipeline.packages import keras, layers
 from pipeline.pictures import overlay
 from pipeline.variants import VARIANTS
+
+THREE = make_classes(CLASSES)
 
 
 def encoded(mode, size, form, **options):
@@ -50,13 +55,17 @@ def test_overlay_has_the_photos_displayed_size(
     photo = tmp_path / f"photo.{form.lower()}"
     photo.write_bytes(encoded(mode, size, form, **options))
     assert evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)]) == 0
-    with Image.open(tmp_path / "photo.overlay.png") as written:
-        assert written.size == displayed
-        assert written.mode == "RGB"
+    with Image.open(f"{photo}.overlay.png") as written:
+        assert written.size == displayed and written.mode == "RGB"
+    with Image.open(f"{photo}.classes.png") as written:
+        assert written.size == displayed and written.mode == "P"
+        assert set(np.unique(np.asarray(written))) <= {0, 1, 2}
+        assert written.getpalette()[:6] == [242, 142, 43, 58, 72, 98]
     said = capsys.readouterr().out
-    assert f"photo.overlay.png: {displayed[0]} x {displayed[1]} pixels" in said
+    assert f"{photo.name}.overlay.png: {displayed[0]} x {displayed[1]} pixels" in said
     assert re.search(r"\d+\.\d ms in the network", said)
-    assert {path.name for path in tmp_path.iterdir()} == {photo.name, "photo.overlay.png"}
+    made = {f"{photo.name}.{kind}.png" for kind in ("overlay", "classes", "legend")}
+    assert {path.name for path in tmp_path.iterdir()} == {photo.name, *made}
 
 
 @pytest.mark.parametrize("name", ["original", "pruned", *VARIANTS])
@@ -65,17 +74,18 @@ def test_every_kind_of_model_draws(evaluated_run, tmp_path, name):
     photo.write_bytes(encoded("RGB", (48, 40), "PNG"))
     model = artifact_path(evaluated_run, name)
     evaluation.main(["--image", str(photo), "--model", str(model)])
-    assert (tmp_path / "photo.overlay.png").exists()
+    assert (tmp_path / "photo.png.overlay.png").exists()
 
 
 def test_several_photos_are_drawn_in_one_go(finished_run, tmp_path):
-    names = [tmp_path / f"{name}.png" for name in ("one", "two")]
+    names = [tmp_path / name for name in ("cat.png", "dog.png", "cat.jpg")]
     for photo in names:
         photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
     evaluation.main(["--models-dir", str(finished_run), "--image", *map(str, names)])
     assert {path.name for path in tmp_path.glob("*.overlay.png")} == {
-        "one.overlay.png",
-        "two.overlay.png",
+        "cat.png.overlay.png",
+        "dog.png.overlay.png",
+        "cat.jpg.overlay.png",
     }
 
 
@@ -84,8 +94,10 @@ def test_overlay_is_the_class_map_without_seams():
     random = np.random.default_rng(4)
     scores = random.normal(0, 1, (SIZE, SIZE, 3)).astype(np.float32)
     photo = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    drawn = photos.draw_photo_overlay(Image.fromarray(photo), scores)
-    np.testing.assert_array_equal(drawn, overlay(photo, scores.argmax(axis=-1)))
+    whole = (0, 0, SIZE, SIZE)
+    drawn, found = photos.draw_photo(Image.fromarray(photo), scores, THREE, whole)
+    np.testing.assert_array_equal(drawn, overlay(photo, scores.argmax(axis=-1), THREE))
+    np.testing.assert_array_equal(found, scores.argmax(axis=-1))
     pixels = random.integers(0, 256, (2 * photos.BAND + 45, 20, 3), np.uint8)
     tall = Image.fromarray(pixels)
     planes = [
@@ -94,9 +106,51 @@ def test_overlay_is_the_class_map_without_seams():
         )
         for k in range(3)
     ]
-    expected = overlay(pixels, np.argmax(planes, axis=0))
-    different = (np.asarray(photos.draw_photo_overlay(tall, scores)) != expected).any(axis=-1)
+    expected = overlay(pixels, np.argmax(planes, axis=0), THREE)
+    drawn, _ = photos.draw_photo(tall, scores, THREE, whole)
+    different = (np.asarray(drawn) != expected).any(axis=-1)
     assert different.mean() < 0.001  # rounding at a tie, no more
+
+
+def test_part_of_the_scores_that_shows_the_photo_is_what_is_drawn():
+    """A photo that was padded above and below: the band in the middle, over all of the photo."""
+    scores = np.zeros((32, 32, 2), np.float32)
+    scores[:8, :, 1] = scores[24:, :, 1] = 9  # the padding, seen as the second class
+    scores[8:24, :16, 0] = scores[8:24, 16:, 1] = 5
+    photo = Image.new("RGB", (64, 32))
+    _, found = photos.draw_photo(photo, scores, make_classes(("a", "b")), (0, 8, 32, 24))
+    found = np.asarray(found)
+    assert (found[2:-2, :30] == 0).all() and (found[2:-2, 34:] == 1).all()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
+    """A network that calls red pixels the second class finds the photo's red half again."""
+    photo = Image.new("RGB", (120, 60), (0, 0, 255))
+    photo.paste((255, 0, 0), (0, 0, 60, 60))
+    photo.save(tmp_path / "photo.png")
+    seen = []
+
+    def scores(image):
+        seen.append(image)
+        return np.stack([np.full(image.shape[:2], 0.5), image[..., 0] / 255], axis=-1)
+
+    monkeypatch.setattr(photos, "open_scorer", lambda path: ((32, 32), 2, scores))
+    monkeypatch.setattr(photos, "classes_of", lambda *_: (make_classes(("blue", "red")), fit))
+    photos.write_overlays([tmp_path / "photo.png"], tmp_path / "model.h5")
+    with Image.open(tmp_path / "photo.png.classes.png") as found:
+        classes = np.asarray(found)
+    width = 120 if fit != "crop" else 60
+    assert classes.shape == (60, width)
+    assert (classes[:, : width // 2 - 4] == 1).all() and (classes[:, width // 2 + 4 :] == 0).all()
+    black = (seen[-1] == 0).all(axis=(1, 2))
+    assert black.sum() == (16 if fit == "pad" else 0)
+
+
+def test_model_without_its_data_set_names_classes_by_its_contract(evaluated_run, tmp_path):
+    for name, expected in (("int8", CLASSES), ("original", ("class 0", "class 1", "class 2"))):
+        alone = shutil.copy(artifact_path(evaluated_run, name), tmp_path)
+        assert photos.classes_of(Path(alone), 3)[0].names == expected
 
 
 def test_what_cannot_be_read_is_said(finished_run, tmp_path):
@@ -108,9 +162,9 @@ def test_what_cannot_be_read_is_said(finished_run, tmp_path):
     where = ["--models-dir", str(finished_run)]
     for photo, words in (
         (bad, "no picture"),
-        (cut, "no picture"),
+        (cut, "cannot be read"),
         (missing, "missing"),
-        (tmp_path, "no picture"),
+        (tmp_path, "no file but a folder"),
     ):
         with pytest.raises(UserError, match=words):
             evaluation.main([*where, "--image", str(photo)])
@@ -130,7 +184,7 @@ def test_what_cannot_be_read_is_said(finished_run, tmp_path):
 
 def test_model_of_something_else_is_refused(tmp_path):
     image = layers.Input((16, 16, 3))
-    save_model(keras.Model(image, layers.Conv2D(5, 1)(image)), tmp_path / "other.h5")
+    save_model(keras.Model(image, layers.Conv2D(5, 1, 2)(image)), tmp_path / "other.h5")
     with pytest.raises(UserError, match="no segmentation model of this pipeline"):
         photos.open_scorer(tmp_path / "other.h5")
 
@@ -138,7 +192,7 @@ def test_model_of_something_else_is_refused(tmp_path):
 def test_overlay_that_cannot_be_written_is_said(finished_run, tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded("RGB", (9, 6), "PNG"))
-    (tmp_path / "photo.overlay.png").mkdir()
-    with pytest.raises(UserError, match=r"photo\.overlay\.png cannot be written"):
+    (tmp_path / "photo.png.overlay.png").mkdir()
+    with pytest.raises(UserError, match=r"photo\.png\.overlay\.png cannot be written"):
         evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)])
-    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.overlay.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.png.overlay.png"}

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 from PIL import Image
 
 import pipeline.fitting
@@ -16,7 +16,7 @@ import quantization
 from pipeline import channels, zeros
 from pipeline.artifacts import artifact_path, read_record, record_path, sha256, write_json
 from pipeline.console import UserError
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.keras_models import is_convolution, load_model, save_model, validation_iou
 from pipeline.packages import keras, layers
 

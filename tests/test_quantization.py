@@ -34,7 +34,7 @@ def test_files_shrink_as_they_should(finished_run):
 
 @pytest.mark.parametrize("variant", quantised())
 def test_record_says_how_far_the_file_agrees_with_its_source(finished_run, variant):
-    images, _ = load_split(finished_run, "validation")
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
     model = load_model(finished_run, VARIANTS[variant].source)
     expected = np.argmax(model(images.astype(np.float32) / 255), axis=-1)
     path = artifact_path(finished_run, variant)
@@ -50,24 +50,30 @@ def test_calibration_rows_are_recorded(finished_run):
     assert metrics["calibration_rows"] == rows.tolist()
 
 
-def test_type_of_the_int8_input_is_as_asked_and_the_look_at_operators_changes_nothing(run_copy):
+@pytest.fixture
+def only_int8(monkeypatch):
+    """The other files are made by the same loop: to make them again costs as much as int8."""
+    monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
+
+
+def test_look_at_operators_changes_nothing(run_copy, only_int8):
     before = hashes(run_copy)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
-    after = hashes(run_copy)
-    for name in quantised():
-        file = VARIANTS[name].file
-        assert after[file] == before[file]
+    assert hashes(run_copy) == before
     with (run_copy / "int8_sensitivity.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {"stem", "block6_project", "up8_mix3"} <= {row["layer"] for row in rows}
     with Image.open(run_copy / "int8_sensitivity.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8):
     quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
     slot = open_interpreter(artifact_path(run_copy, "int8")).get_input_details()[0]
     assert slot["dtype"] == np.int8
 
 
-def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy):
+def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)
     asked = ["--qat", "--epochs", "1", "--batch-size", "8"]

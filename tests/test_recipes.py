@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import recipes
 from pipeline.artifacts import artifact_path, read_record
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.keras_models import load_model
 from pipeline.litert import Operator, logits_of, open_interpreter, operators
 from pipeline.packages import keras, layers
@@ -23,7 +23,7 @@ def pruned(finished_run):
 
 @pytest.fixture(scope="module")
 def images(finished_run):
-    return load_split(finished_run, "validation")[0]
+    return load_split(finished_run, "validation")[0][:]
 
 
 @pytest.fixture(scope="module")

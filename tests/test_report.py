@@ -95,6 +95,8 @@ def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
     page = report.page(numbers, tmp_path)
     pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
     assert len(pictures) == 4  # size, latency, classes, memory
+    numbers["dataset"]["class_names"] = [f"class {k}" for k in range(20)]
+    assert report.page(numbers, tmp_path).count("data:image/svg") == 3  # too many for a chart
     assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
     assert "Peak memory" in page
     numbers["models"][0]["memory_bytes"] = None  # a system that does not tell
@@ -113,6 +115,15 @@ def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path):
 def test_same_numbers_same_page(numbers, tmp_path):
     (tmp_path / "original_training.csv").write_text(HISTORY)
     assert report.page(numbers, tmp_path) == report.page(numbers, tmp_path)
+
+
+def test_every_class_has_its_share_beside_its_iou(numbers, tmp_path):
+    numbers["models"][0]["iou"]["border"] = None
+    page = report.page(numbers, tmp_path)
+    row = re.search(r"<tr><th scope=.row.>border</th>(.*?)</tr>", page)[1]
+    cells = re.findall(r"<td>(.*?)</td>", row)
+    assert cells[:4] == ["12.00%", "3,669", "-", "0.510"] and len(cells) == 2 + len(MODELS)
+    assert "counts for nothing in the mean" in page
 
 
 # --- where the numbers come from ------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_rounded_kernels_lose_less_than_the_nearest_ones_and_keep_zeros(finished
         assert (others[columns == 0] == 0).all()
         back = nearest(columns).reshape(np.moveaxis(own, axis, -1).shape)
         getattr(layer, name).assign(np.moveaxis(back, -1, axis))
-    images = load_split(finished_run, "validation")[0].astype(np.float32) / 255
+    images = load_split(finished_run, "validation")[0][:].astype(np.float32) / 255
     exact, ours, theirs = (
         model(images, training=False).numpy() for model in (pruned, rounded, plain)
     )

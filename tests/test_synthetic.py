@@ -9,15 +9,23 @@ from scipy import ndimage
 
 from pipeline import synthetic
 from pipeline.artifacts import read_record
+from pipeline.audit import judge, scan
 from pipeline.examples import decode
+
+
+def draw(number, classes=3, size=(128, 128), split="train"):
+    """The first drawn examples: images and masks, or an iterator of encoded pairs for size 0."""
+    source = synthetic.drawn_animals(classes, size, 7)
+    meaning = judge(source, scan(source), False)
+    some = itertools.islice(source.splits[split].read(), number)
+    pairs = [decode(example, meaning, False, size, "stretch") for example in some]
+    return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """40 drawn examples at the size the pipeline uses."""
-    _, sources = synthetic.draw_synthetic("train", 128, 7)
-    pairs = [decode(source, 128)[:2] for source in itertools.islice(sources, 40)]
-    return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+    return draw(40)
 
 
 def test_seed_decides_every_byte(small_data, tmp_path):
@@ -30,12 +38,37 @@ def test_seed_decides_every_byte(small_data, tmp_path):
 
 def test_example_depends_on_no_other():
     """So that workers may draw them in any order, and a larger set begins with the smaller one."""
-    number, sources = synthetic.draw_synthetic("test", 32, 7)
-    sources = list(itertools.islice(sources, 4))
-    assert number == synthetic.COUNTS["test"]
-    assert [source() for source in reversed(sources)][::-1] == [
-        source() for source in itertools.islice(synthetic.draw_synthetic("test", 32, 7)[1], 4)
-    ]
+    part = synthetic.drawn_animals(3, (32, 32), 7).splits["test"]
+    assert part.number == synthetic.COUNTS["test"]
+    first, again = (list(itertools.islice(part.read(), 4)) for _ in range(2))
+    backwards = [(each.mask(), each.image()) for each in reversed(first)][::-1]
+    assert backwards == [(each.mask(), each.image()) for each in again]
+    assert len({image for _, image in backwards}) == 4
+
+
+def test_pictures_are_the_same_whatever_is_asked_of_them():
+    """2 and 6 classes are another look at the pictures of 3."""
+    found = {number: draw(6, number, (64, 64)) for number in synthetic.KINDS}
+    for number, (images, masks) in found.items():
+        np.testing.assert_array_equal(images, found[3][0])
+        assert set(np.unique(masks)) == set(range(number)), "every class is drawn"
+    border = ndimage.binary_dilation(found[3][1] == 2, iterations=1, structure=np.ones((1, 3, 3)))
+    pets = [(found[number][1] == 0) for number in (2, 3, 6)]
+    assert (pets[0] == pets[2]).all(), "the whole animal"
+    assert ((pets[0] == pets[1]) | border).all(), "which the border of 3 runs along"
+
+
+def test_six_classes_are_where_they_are_seen():
+    """Ground is below the wall; clutter hides both."""
+    _, masks = draw(12, 6, (64, 64))
+    names = synthetic.KINDS[6]
+    rows = {name: np.nonzero(masks == k)[1].mean() for k, name in enumerate(names)}
+    assert rows["wall"] < 32 < rows["ground"]
+
+
+def test_pictures_that_are_no_squares_are_drawn_large_enough():
+    images, masks = draw(2, 2, (32, 96))
+    assert images.shape == (2, 32, 96, 3) and masks.shape == (2, 32, 96)
 
 
 def test_class_shares_are_of_the_order_of_the_real_ones(drawn):

@@ -1,4 +1,4 @@
-"""The numbers as text: they fit a terminal, speak plainly of speed, and recommend nothing bad."""
+"""The numbers as tables: they fit a terminal, and hold what they are to hold."""
 
 import csv
 import re
@@ -13,10 +13,6 @@ STALE = "models/int8_quantized_model.tflite was made from another pruned_model.h
 
 def row_of(numbers, name):
     return next(row for row in numbers["models"] if row["name"] == name)
-
-
-def timed(milliseconds):
-    return {"latency_ms": {"median": milliseconds}}
 
 
 # --- the terminal ---------------------------------------------------------------------------
@@ -61,25 +57,6 @@ def test_one_entry_is_a_new_column(numbers, monkeypatch):
     assert all(line.endswith("   1,000,000") for line in lines[1 : 1 + len(MODELS)])
 
 
-# --- speed ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "said"),
-    [
-        (1.72, "1.72x slower"),
-        (1 / 1.93, "1.93x faster"),
-        (1.0, "same"),
-        (1.01, "same"),
-        (0.99, "same"),
-        (1.03, "1.03x slower"),
-        (0.97, "1.03x faster"),
-    ],
-)
-def test_speed_is_said_with_a_figure_above_one(milliseconds, said):
-    assert tables.speed(timed(milliseconds), timed(1.0)) == said
-
-
 def test_no_figure_below_one_is_said_to_be_faster(numbers):
     """However slow quantised files are here, no text says "0.58 times faster"."""
     said = []
@@ -90,61 +67,6 @@ def test_no_figure_below_one_is_said_to_be_faster(numbers):
             said += re.findall(r"([\d.]+)(?:x| times)\s+(faster|slower)", text)
     assert {word for _, word in said} == {"faster", "slower"}
     assert min(float(figure) for figure, _ in said) > 1
-
-
-def test_speed_in_words(numbers):
-    for name, milliseconds in (("pruned_float32", 4.0), ("int8", 2.0), ("dynamic", 6.0)):
-        row_of(numbers, name)["latency_ms"]["median"] = milliseconds
-    row_of(numbers, "float16")["latency_ms"]["median"] = 4.02
-    said = {text.split(":")[0]: text for text in tables.sentences(numbers)}
-    assert "file, 2.00 times faster, mean IoU" in said["int8"]
-    assert "file, 1.50 times slower, mean IoU" in said["dynamic"]
-    assert "file, as fast, mean IoU" in said["float16"]
-
-
-# --- in words -------------------------------------------------------------------------------
-
-
-def test_what_pruning_did(numbers):
-    before, after = row_of(numbers, "float32"), row_of(numbers, "pruned_float32")
-    after |= {"bytes": before["bytes"], "gzip_bytes": before["gzip_bytes"] // 2}
-    text = tables.about_pruning(before, after)
-    assert "set 60% of the weights to zero" in text and "2.00 times smaller after gzip" in text
-    after["bytes"] = before["bytes"] // 2
-    assert tables.about_pruning(before, after).startswith("Pruning removed channels: ")
-    assert "2.00 times smaller, " in tables.about_pruning(before, after)
-
-
-def test_to_ship_is_the_fastest_file_that_loses_little(numbers):
-    rows = numbers["models"]
-    row_of(numbers, "original")["latency_ms"]["median"] = 0.1  # no file that an app can load
-    row_of(numbers, "dynamic").update(timed(0.2), mean_iou_drop=0.011)
-    row_of(numbers, "float16").update(timed(0.3), mean_iou_drop=0.010)
-    assert "To ship: float16_quantized_model.tflite," in tables.to_ship(rows, 0.2)
-
-
-def test_nothing_is_recommended_that_is_no_better_than_background_everywhere(numbers):
-    rows = numbers["models"]
-    for row in rows:
-        row |= {"mean_iou": 0.2, "mean_iou_drop": 0.0}  # nothing lost, because nothing was there
-    assert tables.to_ship(rows, 0.2).startswith("None to ship: ")
-    assert "the 0.200 of calling everything background" in tables.to_ship(rows, 0.2)
-    row_of(numbers, "float32")["mean_iou"] = 0.21
-    assert tables.to_ship(rows, 0.2).startswith("To ship: float32_model.tflite,")
-    assert any("To ship: float32_model.tflite" in text for text in tables.sentences(numbers))
-
-
-def test_nothing_is_recommended_that_loses_much(numbers):
-    for row in numbers["models"]:
-        row["mean_iou_drop"] = 0.02
-    text = tables.to_ship(numbers["models"], 0.2)
-    assert text.startswith("None to ship: ") and "loses more than 0.01 mean IoU" in text
-
-
-def test_difference_has_a_sign_and_no_negative_zero():
-    assert tables.signed(0.01234) == "+0.0123"
-    assert tables.signed(-0.01236) == "-0.0124"
-    assert tables.signed(-0.00001) == "+0.0000"
 
 
 # --- the README and a spreadsheet -----------------------------------------------------------
@@ -158,6 +80,15 @@ def test_readme_table_is_markdown(numbers):
     float32, int8 = (line for line in lines if line.startswith(("| float32 |", "| int8 |")))
     assert "| same |" in float32
     assert "| 1.75 times slower |" in int8  # 7 ms against 4 ms
+    assert "| pet / background / border IoU |" in lines[0] and "| 0.850 / 0.920 / 0.510 |" in int8
+
+
+def test_readme_table_of_many_classes_shows_the_worst(numbers):
+    for row in numbers["models"]:
+        row["iou"] = {f"c{k}": 0.9 - 0.1 * k for k in range(8)} | {"nowhere": None}
+    lines = tables.readme_table(numbers).splitlines()
+    assert "| c3 / c4 / c5 / c6 / c7 IoU |" in lines[0]
+    assert "| 0.600 / 0.500 / 0.400 / 0.300 / 0.200 |" in lines[2]
 
 
 def test_spreadsheet_has_a_flat_row_per_model(numbers, tmp_path):

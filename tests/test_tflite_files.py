@@ -25,7 +25,7 @@ def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_pla
     builder.Finish(model.Pack(builder), b"TFL3")
     plain = bytes(builder.Output())
     assert len(content) < 0.92 * len(plain)
-    images, _ = load_split(finished_run, "validation")
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
     np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
     assert content.startswith(tflite_files.compacted(plain))  # behind it: the contract's zip
     buffers = schema.Model.GetRootAs(content, 0)

@@ -72,7 +72,7 @@ def run(path, inputs):
 
 
 def compact(size, enlargement=1.0):
-    return networks.compact_unet(size, 3, enlargement)
+    return networks.compact_unet((size, size), 3, enlargement)
 
 
 def residual(size):

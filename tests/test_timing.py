@@ -6,12 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import timing
 from pipeline.artifacts import artifact_path
 from pipeline.conversion import convert
-from pipeline.dataset import CLASSES
 from pipeline.keras_models import save_model
 from pipeline.packages import keras, layers
 

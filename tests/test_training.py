@@ -19,7 +19,7 @@ from pipeline.keras_models import load_model, validation_iou
 
 def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
     model = load_model(finished_run, "original")
-    images, masks = load_split(finished_run, "validation")
+    images, masks = (part[:] for part in load_split(finished_run, "validation"))
     assert model(images[:2].astype(np.float32) / 255).shape == (2, 32, 32, 3)
     iou = validation_iou(model, images, masks)
     metrics = read_record(finished_run, "original")["metrics"]
@@ -80,7 +80,7 @@ def test_failed_stage_leaves_the_old_model(run_copy):
 
 
 def test_encoder_is_filled_where_it_was_asked_for_or_where_there_is_one():
-    compact, classic = (build(32, 3) for build in networks.NETWORKS.values())
+    compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
     before = compact.get_weights()
     assert training.load_encoder(classic, "auto") == "scratch"
     assert training.load_encoder(compact, "scratch") == "scratch"

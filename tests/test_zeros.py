@@ -4,10 +4,10 @@ layer.
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from conftest import CLASSES, SIZE
 
 from pipeline import networks, zeros
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_split
 from pipeline.fitting import make_train_step
 from pipeline.keras_models import load_model, validation_iou
 from pipeline.losses import segmentation_loss
@@ -44,7 +44,7 @@ def test_most_weights_are_in_pruned_layers(pruned):
 
 def test_classic_network_is_pruned_and_unwrapped_too():
     """In four steps, fewer than lie between two updates of the masks in a long run."""
-    model = networks.classic_unet(SIZE, len(CLASSES))
+    model = networks.classic_unet((SIZE, SIZE), len(CLASSES))
     names = zeros.kernels(model)
     student = zeros.wrap(model, dict.fromkeys(names, 0.5), 4)
     callback = tfmot.sparsity.keras.UpdatePruningStep()
@@ -81,7 +81,7 @@ def test_total_counts_weights_and_not_layers():
 
 def test_scan_tries_every_layer_alone_and_leaves_the_model_as_it_was(finished_run):
     model = load_model(finished_run, "original")
-    images, masks = load_split(finished_run, "validation")
+    images, masks = (part[:] for part in load_split(finished_run, "validation"))
     before = model.get_weights()
     rows = zeros.scan_sensitivity(model, images, masks)
     assert [row["layer"] for row in rows] == list(zeros.kernels(model, 0))

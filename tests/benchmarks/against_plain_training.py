@@ -27,7 +27,7 @@ import training
 from pipeline import console, networks
 from pipeline.artifacts import MODELS_DIR
 from pipeline.batches import COLOUR_CHANGE
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.packages import keras, tf
 
 
@@ -95,10 +95,11 @@ def main() -> None:
     images, masks = (np.array(part[: arguments.images]) for part in split)
     size, batch_size, steps = images.shape[1], arguments.batch_size, arguments.steps
     build = networks.NETWORKS[arguments.architecture]
+    classes = len(load_classes(arguments.models_dir))
 
-    step = train_step(build(size, len(CLASSES)))
+    step = train_step(build((size, size), classes))
     batches = real_batches(images, masks, batch_size)
-    plain = build(size, len(CLASSES))
+    plain = build((size, size), classes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     plain.compile(keras.optimizers.Adam(1e-3), loss)
 

@@ -18,15 +18,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import artifacts, console, litert, packages, tables, timing
+from pipeline import artifacts, console, litert, packages, sentences, timing
 from pipeline.tflite_files import gzip_bytes
 
 
 def open_with_noise(path: Path, threads: int) -> Any:
     """An interpreter of a file with a random image as its input."""
     interpreter = litert.open_interpreter(path, threads)
-    size = int(interpreter.get_input_details()[0]["shape"][1])
-    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    shape = tuple(interpreter.get_input_details()[0]["shape"][1:])
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     litert.set_image(interpreter, image)
     return interpreter
 
@@ -58,7 +58,7 @@ def markdown(record: dict[str, Any]) -> str:
             f"{row['gzip_bytes'] / 1e6:.2f}",
             ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in both),
             ", ".join(f"{median:.2f}" for median in row["after_another_ms"]),
-            ", ".join(tables.ratio_words(ratio, " times") for ratio in row["times_faster"]),
+            ", ".join(sentences.ratio_words(ratio, " times") for ratio in row["times_faster"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from compare_files import time_files
 
-from pipeline import console, conversion, keras_models, litert, recipes, tables
+from pipeline import console, conversion, keras_models, litert, recipes, sentences
 from pipeline.artifacts import MODELS_DIR
 from pipeline.packages import keras, tf
 from pipeline.tflite_files import compacted
@@ -74,7 +74,7 @@ def main() -> None:
     for name, (file, count) in files.items():
         faster = medians["float32"] / medians[name]
         size = len(file) / 1e6
-        speed = tables.ratio_words(faster, " times")
+        speed = sentences.ratio_words(faster, " times")
         console.say(f"| {name} | {count} | {size:.2f} | {medians[name]:.2f} | {speed} |")
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import training
 from pipeline import batches, console, fitting, losses, networks, optimizers
 from pipeline.artifacts import MODELS_DIR, SEED
-from pipeline.dataset import CLASSES, load_split
+from pipeline.dataset import load_classes, load_split
 from pipeline.packages import keras, tf
 
 IN_TURN = 10  # steps of one kind, before those of the other
@@ -62,7 +62,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     images, masks = load_split(arguments.models_dir, "train")
-    model = networks.NETWORKS[arguments.architecture](images.shape[1], len(CLASSES))
+    classes = len(load_classes(arguments.models_dir))
+    model = networks.NETWORKS[arguments.architecture](images.shape[1:3], classes)
     step = train_step(model)
     real = real_batches(images, masks, arguments.batch_size)
     cached = next(real)

@@ -28,7 +28,7 @@ from compare_files import time_files
 
 import quantization
 import training
-from pipeline import batches, console, fitting, keras_models, losses, networks
+from pipeline import batches, console, keras_models, losses, networks
 from pipeline.artifacts import (
     MODELS_DIR,
     SEED,
@@ -62,9 +62,9 @@ def after_augmentation(more: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None
     plain = batches.augment
 
     def augment(
-        images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor
+        images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        return more(*plain(images, masks, draws), draws)
+        return more(*plain(images, masks, draws, ignored), draws)
 
     batches.augment = augment
 
@@ -117,7 +117,7 @@ def lovasz() -> None:
             terms.append(tf.reduce_sum(errors * tf.stop_gradient(steps)))
         return tf.reduce_mean(entropies) + tf.add_n(terms) / len(terms)
 
-    fitting.segmentation_loss = loss  # where the default of `fit` looks it up
+    losses.segmentation_loss = loss  # where `make_loss` looks it up
 
 
 def nothing() -> None:

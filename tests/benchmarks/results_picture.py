@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline import accuracy, charts, console, dataset, pictures  # noqa: E402
-from pipeline.packages import matplotlib_figure, matplotlib_patches  # noqa: E402
+from pipeline.packages import matplotlib_figure  # noqa: E402
 
 SHOWN = (3, 27, 74, 149)  # pictures of the demo's test split
 
@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, default=ROOT / "models" / "demo")
     arguments = parser.parse_args()
     images, masks = (part[list(SHOWN)] for part in dataset.load_split(arguments.models_dir, "test"))
+    classes = dataset.load_classes(arguments.models_dir)
     rows = {
         "picture": images,
-        "truth": [pictures.overlay(*pair) for pair in zip(images, masks)],
+        "truth": [pictures.overlay(*pair, classes) for pair in zip(images, masks)],
     }
     for name in ("original", "int8"):
         found = accuracy.class_maps(arguments.models_dir, name, images)
-        rows[name] = [pictures.overlay(*pair) for pair in zip(images, found)]
+        rows[name] = [pictures.overlay(*pair, classes) for pair in zip(images, found)]
     evaluation = json.loads((ROOT / "docs" / "results.json").read_text())
 
     figure = matplotlib_figure.Figure((13, 5.6), layout="constrained")
@@ -52,11 +53,8 @@ def main() -> None:
             axis.imshow(np.asarray(picture), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-    handles = [
-        matplotlib_patches.Patch(facecolor=colour / 255, edgecolor="#555555", label=name)
-        for name, colour in zip(dataset.CLASSES, pictures.COLOURS)
-    ]
-    left.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    legend = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 9}
+    left.legend(handles=pictures.patches(classes), **legend)
     models = [row for row in evaluation["models"] if row["file"].endswith(".tflite")]
     right.suptitle("What it costs (Oxford-IIIT Pet, test split, 128 pixels)", fontsize=11)
     size, time = right.subfigures(1, 2)

@@ -1,0 +1,101 @@
+"""What it costs to enlarge the image before the network instead of inside it.
+
+    python tests/benchmarks/enlarged_outside.py
+    python tests/benchmarks/enlarged_outside.py --models-dir models/demo
+
+Takes the default's trained network apart at its two resizings and converts what lies between to
+int8: a file for pictures of the inner size (160 pixels for 128), on which an NPU leaves no
+operator to the CPU. Both files then see the same validation images, the second through Pillow's
+resizing of the picture and of its logits. Prints mean IoU and, in one interleaved run on one
+thread, times of the files alone and with the resizing around them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline import metrics  # noqa: E402
+from pipeline.conversion import calibration_sample, convert  # noqa: E402
+from pipeline.dataset import load_split  # noqa: E402
+from pipeline.keras_models import load_model  # noqa: E402
+from pipeline.litert import set_image  # noqa: E402
+from pipeline.packages import keras, tf  # noqa: E402
+from pipeline.timing import time_in_turns  # noqa: E402
+
+BILINEAR = Image.Resampling.BILINEAR
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture or logits (height, width, channels) at another size."""
+    if picture.dtype == np.uint8:
+        return np.asarray(Image.fromarray(picture).resize((width, height), BILINEAR))
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(picture.astype(np.float32), -1, 0)]
+    return np.stack([np.asarray(plane.resize((width, height), BILINEAR)) for plane in planes], -1)
+
+
+def opened(content: bytes) -> tuple[Interpreter, int]:
+    """An interpreter on one thread, and the index of its output."""
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter, interpreter.get_output_details()[0]["index"]
+
+
+def main() -> None:
+    """Compares the two ways."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models-dir", type=Path, default=ROOT / "models")
+    parser.add_argument("--model", choices=("original", "pruned"), default="original")
+    arguments = parser.parse_args()
+    model = load_model(arguments.models_dir, arguments.model)
+    images, masks = load_split(arguments.models_dir, "validation")
+    height, width = images.shape[1:3]
+    core = keras.Model(model.get_layer("enlarge").output, model.get_layer("shrink").input)
+    inner = core.input_shape[1:3]
+    _, sample = calibration_sample(arguments.models_dir, 200, 7)
+    large = tf.image.resize(sample, inner).numpy()
+    inside, inside_out = opened(convert(model, "int8", sample))
+    outside, outside_out = opened(convert(core, "int8", large))
+    classes = model.output_shape[-1]
+
+    def run_inside(image: np.ndarray) -> np.ndarray:
+        set_image(inside, image)
+        inside.invoke()
+        return inside.get_tensor(inside_out)[0]
+
+    def run_outside(image: np.ndarray) -> np.ndarray:
+        set_image(outside, resized(image, *inner))
+        outside.invoke()
+        return resized(outside.get_tensor(outside_out)[0], height, width)
+
+    for name, run in (("inside", run_inside), ("outside", run_outside)):
+        counts = np.zeros((3, classes), np.int64)
+        for image, mask in zip(images, masks):
+            prediction = run(image).argmax(-1)
+            counts += metrics.class_counts(mask[None], prediction[None], classes)[0]
+        iou = metrics.mean_iou(metrics.iou_per_class(counts))
+        print(f"{name:8} {iou:.4f} mean IoU on {len(images)} validation images", flush=True)
+    picture = images[0]
+    calls = {
+        "inside, file alone": inside.invoke,
+        "outside, file alone": outside.invoke,
+        "inside, picture to logits": lambda: run_inside(picture),
+        "outside, picture to logits": lambda: run_outside(picture),
+    }
+    for name, (in_a_row, _) in time_in_turns(calls, 300).items():
+        low, high = np.median(in_a_row), np.percentile(in_a_row, 90)
+        print(f"{name:28} {low:.2f} ms (p90 {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The numbers in words: they speak plainly of speed and of classes, and recommend nothing bad."""
+
+import pytest
+
+from pipeline import sentences
+from pipeline.artifacts import MODELS
+
+
+def row_of(numbers, name):
+    return next(row for row in numbers["models"] if row["name"] == name)
+
+
+def timed(milliseconds):
+    return {"latency_ms": {"median": milliseconds}}
+
+
+def ship(rows):
+    return sentences.to_ship(rows, 0.2, "calling every pixel background (0.200)")
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [
+        (1.72, "1.72x slower"),
+        (1 / 1.93, "1.93x faster"),
+        (1.0, "same"),
+        (1.01, "same"),
+        (0.99, "same"),
+        (1.03, "1.03x slower"),
+        (0.97, "1.03x faster"),
+    ],
+)
+def test_speed_is_said_with_a_figure_above_one(milliseconds, said):
+    assert sentences.speed(timed(milliseconds), timed(1.0)) == said
+
+
+def test_speed_in_words(numbers):
+    for name, milliseconds in (("pruned_float32", 4.0), ("int8", 2.0), ("dynamic", 6.0)):
+        row_of(numbers, name)["latency_ms"]["median"] = milliseconds
+    row_of(numbers, "float16")["latency_ms"]["median"] = 4.02
+    said = {text.split(":")[0]: text for text in sentences.sentences(numbers)}
+    assert "file, 2.00 times faster, mean IoU" in said["int8"]
+    assert "file, 1.50 times slower, mean IoU" in said["dynamic"]
+    assert "file, as fast, mean IoU" in said["float16"]
+
+
+def test_what_pruning_did(numbers):
+    before, after = row_of(numbers, "float32"), row_of(numbers, "pruned_float32")
+    after |= {"bytes": before["bytes"], "gzip_bytes": before["gzip_bytes"] // 2}
+    text = sentences.about_pruning(before, after)
+    assert "set 60% of the weights to zero" in text and "2.00 times smaller after gzip" in text
+    after["bytes"] = before["bytes"] // 2
+    assert sentences.about_pruning(before, after).startswith("Pruning removed channels: ")
+    assert "2.00 times smaller, " in sentences.about_pruning(before, after)
+
+
+def test_to_ship_is_the_fastest_file_that_loses_little(numbers):
+    rows = numbers["models"]
+    row_of(numbers, "original")["latency_ms"]["median"] = 0.1  # no file that an app can load
+    row_of(numbers, "dynamic").update(timed(0.2), mean_iou_drop=0.011)
+    row_of(numbers, "float16").update(timed(0.3), mean_iou_drop=0.010)
+    assert "To ship: float16_quantized_model.tflite," in ship(rows)
+
+
+def test_nothing_is_recommended_that_is_no_better_than_background_everywhere(numbers):
+    rows = numbers["models"]
+    for row in rows:
+        row |= {"mean_iou": 0.2, "mean_iou_drop": 0.0}  # nothing lost, because nothing was there
+    assert ship(rows).startswith("None to ship: ")
+    said = sentences.sentences(numbers)
+    assert any("no more than calling every pixel background (0.200)." in text for text in said)
+    every = ", ".join(MODELS)
+    assert (
+        f"Look out, no more mean IoU than calling every pixel background (0.200): {every}." in said
+    )
+    row_of(numbers, "float32")["mean_iou"] = 0.21
+    assert ship(rows).startswith("To ship: float32_model.tflite,")
+    assert any("To ship: float32_model.tflite" in text for text in sentences.sentences(numbers))
+
+
+def test_nothing_is_recommended_that_loses_much(numbers):
+    for row in numbers["models"]:
+        row["mean_iou_drop"] = 0.02
+    text = ship(numbers["models"])
+    assert text.startswith("None to ship: ") and "loses more than 0.01 mean IoU" in text
+
+
+def test_difference_has_a_sign_and_no_negative_zero():
+    assert sentences.signed(0.01234) == "+0.0123"
+    assert sentences.signed(-0.01236) == "-0.0124"
+    assert sentences.signed(-0.00001) == "+0.0000"
+
+
+# --- classes --------------------------------------------------------------------------------
+
+
+def test_class_that_is_nowhere_is_said(numbers):
+    for row in numbers["models"]:
+        row["iou"]["border"] = row["iou_drop"]["border"] = None
+    said = sentences.sentences(numbers)
+    assert any("counts for nothing in the mean: border." in text for text in said)
+    assert not any("IoU lost" in text for text in said)
+
+
+def test_of_many_classes_that_lost_the_worst_are_named(numbers):
+    for row in numbers["models"]:
+        row["iou"] = {f"c{k}": 0.5 for k in range(150)}
+        row["iou_drop"] = {f"c{k}": 0.001 * k for k in range(150)}
+    said = sentences.about_classes(numbers["models"])
+    assert len(said) == 6 and said[0].startswith("Look out, IoU lost on the class c149: original")
+    assert said[-1] == "And on 124 more classes: see the report."
