@@ -215,15 +215,19 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
 
 
 def finish(
-    stage: Stage, model: keras.Model, history: list[dict[str, Any]], metrics: dict[str, Any]
+    stage: Stage,
+    model: keras.Model,
+    history: list[dict[str, Any]],
+    metrics: dict[str, Any],
 ) -> None:
     """Puts the model in place, then what belongs to it, and only then forgets the fine-tuning."""
     with stage.new_artifact("pruned", metrics) as path:
         keras_models.save_model(model, path)
     write_csv(stage.models_dir / "pruned_training.csv", history)
     fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
-    title = f"fine-tuning with {fewer:.0%} fewer channels and {share:.0%} zeros"
-    curves = charts.curves(history, title, load_classes(stage.models_dir))
+    what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
+    title = "fine-tuning with " + (" and ".join(what) or "nothing taken out")
+    curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
     charts.save(curves, stage.models_dir / "pruned_training.png")
     fitting.forget(stage, "pruned")
     channels.plan_path(stage.models_dir).unlink(missing_ok=True)

@@ -1,12 +1,15 @@
 """The page stands alone, names every model, hides no flaw, and takes no name for markup."""
 
 import base64
+import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 from conftest import HISTORY
 
+import data_preparation
 import quantization
 from pipeline import gallery, report
 from pipeline.artifacts import MODELS
@@ -146,6 +149,12 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
     assert command.startswith(f"python quantization.py --models-dir {tmp_path} ")
     assert "--qat" in command and "--sensitivity" not in command and "None" not in command
     assert vars(quantization.parse(command.split()[2:])) == settings
+    own = ["--data", "my photos", "--names", "road,car", "--image-size", "480x352"]
+    own += ["--label-mapping", "255:1,7:ignore", "--models-dir", str(tmp_path)]
+    settings = vars(data_preparation.parse(own))
+    recorded = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
+    command = report.stage_command(tmp_path, "dataset", json.loads(json.dumps(recorded)))
+    assert vars(data_preparation.parse(shlex.split(command)[2:])) == settings
 
 
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
