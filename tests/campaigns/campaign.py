@@ -366,7 +366,7 @@ def small_models(folder: Path) -> None:
     def write() -> None:
         from pipeline.conversion import convert
 
-        model = toy.network(toy.SIZE, 3, 8)
+        model = toy.network((toy.SIZE, toy.SIZE), 3, 8)
         keras_models.save_model(model, folder / "small.h5")
         calibration = np.random.default_rng(0).random((2, toy.SIZE, toy.SIZE, 3), np.float32)
         (folder / "small.tflite").write_bytes(convert(model, "int8", calibration))
