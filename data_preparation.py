@@ -12,7 +12,7 @@ Reads   --data, which is one of
         tfds:NAME           any set of TensorFlow Datasets with photographs and masks
 Writes  models/dataset/     images and masks as uint8 arrays that later stages memory-map, and
                             dataset.json, which says what they are
-        dataset.jpg         a few photos, their masks and overlays
+        dataset.jpg         a few photos, their masks and overlays (of the pets: beside this script)
 
     python data_preparation.py
     python data_preparation.py --data synthetic         (about 15 s)
@@ -217,8 +217,9 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
         (folder / LEFT_OUT).unlink(missing_ok=True)
 
     # Show what it looks like.
-    real_run = models_dir.resolve() == artifacts.MODELS_DIR
-    picture = (artifacts.ROOT if real_run else models_dir) / "dataset.jpg"
+    # The one beside the scripts is of the pets.
+    pets = arguments.data == sources.PETS[0] and models_dir.resolve() == artifacts.MODELS_DIR
+    picture = (artifacts.ROOT if pets else models_dir) / "dataset.jpg"
     images, masks = map(np.stack, zip(*shown))
     title = f"{source.title}, {width} x {height} pixels"
     charts.save(pictures.examples(images, masks, title, meaning.classes), picture)

@@ -223,12 +223,14 @@ def finish(
 ) -> None:
     """Puts the model and what belongs to it in place, and only then forgets the fine-tuning."""
     fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
-    title = f"fine-tuning with {fewer:.0%} fewer channels and {share:.0%} zeros"
+    what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
+    title = "fine-tuning with " + (" and ".join(what) or "nothing taken out")
+    curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
     beside = ("pruned_training.csv", "pruned_training.png", "pruned_channels.csv")
     with stage.new_artifact("pruned", metrics, beside[: 3 if kept else 2]) as (path, *others):
         keras_models.save_model(model, path)
         write_csv(others[0], history)
-        charts.save(charts.curves(history, title, load_classes(stage.models_dir)), others[1])
+        charts.save(curves, others[1])
         if kept:
             write_csv(others[2], kept)
     fitting.forget(stage, "pruned")

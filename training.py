@@ -40,6 +40,7 @@ EPOCHS = 40
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 WARM_UP_STEPS = 200
+FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
 ENLARGEMENT = 1.25  # of the image's side inside the compact network
 
@@ -134,6 +135,11 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
             arguments.learning_rate,
             WARM_UP_STEPS,
             encoder_share=ENCODER_SHARE if encoder == "imagenet" else 1.0,
+        )
+    if steps < FEW_STEPS:
+        console.say(
+            f"note: {steps} steps in all, {steps // epochs} an epoch, are few; with so few images "
+            "take more --epochs or a smaller --batch-size"
         )
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(

@@ -146,7 +146,7 @@ def planned_channels(
     groups: list[ChannelGroup],
     share: float,
     batch_size: int,
-    loss: Loss,
+    loss: Loss = segmentation_loss,
 ) -> list[np.ndarray]:
     """The channels to keep, chosen on training images; the model is masked on the way.
 

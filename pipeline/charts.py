@@ -36,10 +36,13 @@ def line_colour(colour: tuple[int, int, int]) -> str:
     return "#" + "".join(f"{round(scale * part):02x}" for part in colour)
 
 
-def curves(history: list[dict[str, float | None]], title: str, classes: Classes) -> Any:
+def curves(
+    history: list[dict[str, float | None]], title: str, classes: Classes, kept: int | None = None
+) -> Any:
     """Loss and validation IoU per class against the epoch, from the rows that `fit` returns.
 
-    An IoU that is None leaves a gap.
+    An IoU that is None leaves a gap. The dot is on the epoch `kept`, counted from 1, or on
+    the best one.
     """
     figure = matplotlib_figure.Figure((9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -53,7 +56,7 @@ def curves(history: list[dict[str, float | None]], title: str, classes: Classes)
         right.plot(epochs, values, color=colour, label=label, linewidth=1.5 if few else 0.6)
     means = [row["mean_iou"] for row in history]
     right.plot(epochs, means, color="black", label="mean IoU", linewidth=2)
-    best = max(history, key=lambda row: row["mean_iou"])
+    best = history[kept - 1] if kept else max(history, key=lambda row: row["mean_iou"])
     place = best["epoch"], best["mean_iou"]
     right.plot(*place, "o", color="black")
     white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}

@@ -42,7 +42,7 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
         stale=[row for row in evaluation["models"] if row.get("stale")],
         sentences=sentences(evaluation),
         charts=number_charts(evaluation, of),
-        curves=training_curves(models_dir, evaluation["dataset"], of),
+        curves=training_curves(models_dir, evaluation, of),
         photos=photos,
         facts=facts(evaluation, models_dir),
         sources=sources(evaluation, models_dir),
@@ -148,21 +148,23 @@ def sparsity_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]
     return [drawn(bars(labels, zeros, "zeros, %", "{:.1f}"), caption)]
 
 
-def training_curves(models_dir: Path, data: dict[str, Any], of: str) -> list[dict[str, str]]:
+def training_curves(models_dir: Path, evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
     """Training and pruning, epoch by epoch, from the tables that those stages left."""
+    data, stages = evaluation["dataset"], evaluation.get("stages", {})
     classes = make_classes(data["class_names"], data["class_colours"])
     charts = []
     for name, what in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
         path = models_dir / f"{name}_training.csv"
         if not path.exists() or not belongs(path, read_record(models_dir, name)):
             continue  # of another training than the model
+        kept = stages.get(name, {}).get("metrics", {}).get("best_epoch")
         with path.open(newline="") as file:
             history = [
                 {key: float(value) if value else None for key, value in row.items()}
                 for row in csv.DictReader(file)
             ]
         caption = f"{what}{of}: loss on the training split, IoU on the validation split, by epoch."
-        charts.append(drawn(curves(history, what, classes), caption, what))
+        charts.append(drawn(curves(history, what, classes, kept), caption, what))
     return charts
 
 
@@ -172,11 +174,20 @@ def training_curves(models_dir: Path, data: dict[str, Any], of: str) -> list[dic
 def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
     """The command that repeats a stage with the settings its record holds."""
     flags = [
-        f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
         for key, value in settings.items()
         if value is not None and value is not False
     ]
     return " ".join([command(name, models_dir), *flags])
+
+
+def typed(value: Any) -> str:
+    """A setting as it is typed: 480x352, a,b,c or 255:1,0:0 for what is kept as a list or table."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{what}" for key, what in value.items())
+    if isinstance(value, list):
+        return ("x" if all(isinstance(each, int) for each in value) else ",").join(map(str, value))
+    return str(value)
 
 
 def parts(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,9 +28,13 @@ def refuse(faults: list[Fault], number: int, skip_bad: float) -> None:
     if len(faults) <= skip_bad * number:
         return
     first = min(faults, key=lambda fault: FAULTS.index(fault.kind))
-    same = sum(fault.kind == first.kind for fault in faults)
+    kinds = Counter(fault.kind for fault in faults)
+    same = kinds.pop(first.kind)
     more = f" ({same} such)" if same > 1 else ""
-    others = f"; {len(faults) - same} others have other faults" if len(faults) > same else ""
+    others = "".join(
+        f"; and {kind} ({count}): {next(fault.text for fault in faults if fault.kind == kind)}"
+        for kind, count in kinds.items()
+    )
     share = math.ceil(100 * len(faults) / max(1, number)) / 100
     without = f"; to go on without: --skip-bad {share:g}" if share < 1 else ""
     raise UserError(f"{first.text}{more}{others}{without}")

@@ -9,6 +9,7 @@ from pipeline.variants import quantised
 SAME = 0.02  # a ratio of times so close to 1 is no difference
 CLASS_COLLAPSE = 0.02  # a class that loses more IoU than this is called out
 SHOWN_CLASSES = 5  # of those that something is said of, and as many in the README's table
+HARDLY = 0.2  # IoU of a class that was not learned
 BEARABLE_DROP = 0.01  # of mean IoU, for the model that is recommended
 
 Row = dict[str, Any]  # a model of evaluation.json
@@ -136,6 +137,12 @@ def about_classes(rows: list[Row]) -> list[str]:
         said.append(
             f"Neither in the test split nor predicted, so that it counts for nothing in the mean: "
             f"{some(absent)}."
+        )
+    weak = [name for name, value in iou.items() if value is not None and value < HARDLY]
+    if weak:
+        said.append(
+            f"Look out, the original hardly learned {some([f'{n} ({iou[n]:.2f})' for n in weak])}: "
+            "train for more --epochs, or with --class-weights balanced."
         )
     lost = {name: {row["name"]: row["iou_drop"][name] or 0 for row in rows} for name in iou}
     bad = [name for name in iou if max(lost[name].values()) > CLASS_COLLAPSE]

@@ -6,10 +6,9 @@ import gzip
 from pathlib import Path
 
 import flatbuffers
+import h5py
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-
-from pipeline.keras_models import open_model
 
 
 class SharingBuilder(flatbuffers.Builder):
@@ -74,12 +73,24 @@ def tflite_weights(path: Path) -> list[np.ndarray]:
     return weights
 
 
+def keras_weights(path: Path) -> list[np.ndarray]:
+    """The weights in an .h5 file, read without the model around them, which takes a second."""
+    weights = []
+    with h5py.File(path) as file:
+
+        def collect(_: str, item: h5py.Dataset | h5py.Group) -> None:
+            if isinstance(item, h5py.Dataset):
+                weights.append(item[()])
+
+        file["model_weights"].visititems(collect)
+    return weights
+
+
 def weight_counts(path: Path) -> tuple[int, int]:
     """Parameters and non-zero parameters of a model file: every weight and bias that it stores.
 
     A Keras file also stores the moving averages of batch normalisation, which conversion folds
     into the weights; a .tflite file stores shapes and such as int32 vectors, which do not count.
     """
-    keras_file = path.suffix == ".h5"
-    arrays = open_model(path).get_weights() if keras_file else tflite_weights(path)
+    arrays = keras_weights(path) if path.suffix == ".h5" else tflite_weights(path)
     return sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)

@@ -207,7 +207,7 @@ def test_seldom_looked_at_many_are_counted(tmp_path):
     damaged_mask_of = tmp_path / "set/masks/p01.png"
     damaged_mask_of.write_bytes(b"")
     expected = (
-        r"p03\.png has no image.* \(3 such\); 1 others have other faults; .*--skip-bad 0\.34$"
+        r"p03\.png has no image.* \(3 such\); and unreadable \(1\): .*p01\.png .*--skip-bad 0\.34$"
     )
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", tmp_path / "set")

@@ -37,6 +37,8 @@ def test_curves_mark_the_best_epoch():
     figure = charts.curves(HISTORY, "Training of a network", make_classes(CLASSES))
     assert "0.6000" in words(figure) and "Training of a network" in words(figure)
     assert {"mean IoU", *CLASSES} <= set(words(figure))
+    kept = charts.curves(HISTORY, "Pruning", make_classes(CLASSES), 3)
+    assert "0.5000" in words(kept) and "0.6000" not in words(kept), "the epoch that was kept"
     loss, iou = figure.axes
     assert loss.lines[0].get_xydata().tolist() == [[1, 1], [2, 1 / 2], [3, 1 / 3]]
     assert [list(line.get_xydata()[0]) for line in iou.lines if len(line.get_xydata()) == 1] == [

@@ -76,7 +76,9 @@ def test_imitation_is_as_noisy_as_the_int8_file(finished_run, imitate, plainly_r
 def test_other_networks_are_imitated_too(imitate, plainly_rounded, network, settings, least, most):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
-    model = with_statistics(network((SIZE, SIZE), len(CLASSES), *settings), images / np.float32(255))
+    model = with_statistics(
+        network((SIZE, SIZE), len(CLASSES), *settings), images / np.float32(255)
+    )
     content = plainly_rounded(model, calibration=images / np.float32(255))
     student = imitate(model, content)
     assert least < noise_ratio(model, student, content, images) < most

@@ -1,12 +1,15 @@
 """The page stands alone, names every model, hides no flaw, and takes no name for markup."""
 
 import base64
+import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 from conftest import HISTORY
 
+import data_preparation
 import quantization
 from pipeline import gallery, report
 from pipeline.artifacts import MODELS, artifact_path, record_path, sha256, write_json
@@ -23,6 +26,16 @@ def trained(models_dir, name, table=HISTORY):
     record = {key: {} for key in ("inputs", "settings", "code", "versions")}
     record |= {"sha256": "", "beside": {path.name: sha256(path)}}
     write_json(record_path(models_dir, name), record)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Charts are not drawn, for tests that are about something else: each takes half a second."""
+
+    def drawn(figure, caption, name=""):
+        return {"picture": "data:,", "caption": caption, "name": name}
+
+    monkeypatch.setattr(report, "drawn", drawn)
 
 
 def outside_addresses(text):
@@ -47,7 +60,7 @@ def test_report_stands_alone_and_names_every_model(numbers, tmp_path):
     assert "Synthetic data" in report.page(numbers, tmp_path)
 
 
-def test_no_name_is_taken_for_markup(numbers, tmp_path):
+def test_no_name_is_taken_for_markup(numbers, tmp_path, undrawn):
     evil = '"><script>alert(1)</script>&'
     for row in numbers["models"]:
         row |= {"name": f"{row['name']}{evil}", "stale": evil}
@@ -70,7 +83,7 @@ def test_no_name_is_taken_for_markup(numbers, tmp_path):
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;") > 20
 
 
-def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path):
+def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path, undrawn):
     cell = gallery.stacked([np.zeros((8, 8, 3), np.uint8)], "a photo of a cat", "0.512")
     photos = {
         "what": "test photo",
@@ -94,7 +107,7 @@ def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path):
     [((0.7, 0.7, 0.7), False), ((0.7, 0.7001), False), ((0.7, 0.5, 0.9), True), ((), False)],
     ids=["equal", "rounded", "different", "none"],
 )
-def test_chart_of_sparsity_only_where_layers_differ(numbers, tmp_path, shares, drawn):
+def test_chart_of_sparsity_only_where_layers_differ(numbers, tmp_path, undrawn, shares, drawn):
     layers = {f"layer{k}": {"weights": 512, "sparsity": share} for k, share in enumerate(shares)}
     numbers["stages"]["pruned"]["metrics"] = {"layers": layers} if layers else {}
     page = report.page(numbers, tmp_path)
@@ -114,7 +127,7 @@ def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
     assert "Peak memory" not in page and ">unknown<" in page
 
 
-def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path):
+def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path, undrawn):
     assert "<h2>Training</h2>" not in report.page(numbers, tmp_path)
     trained(tmp_path, "pruned")
     page = report.page(numbers, tmp_path)
@@ -146,9 +159,15 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
     assert command.startswith(f"python quantization.py --models-dir {tmp_path} ")
     assert "--qat" in command and "--sensitivity" not in command and "None" not in command
     assert vars(quantization.parse(command.split()[2:])) == settings
+    own = ["--data", "my photos", "--names", "road,car", "--image-size", "480x352"]
+    own += ["--label-mapping", "255:1,7:ignore", "--models-dir", str(tmp_path)]
+    settings = vars(data_preparation.parse(own))
+    recorded = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
+    command = report.stage_command(tmp_path, "dataset", json.loads(json.dumps(recorded)))
+    assert vars(data_preparation.parse(shlex.split(command)[2:])) == settings
 
 
-def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path):
+def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     page = report.page(numbers, tmp_path)
     assert "To ship: " in page and "Look out, IoU lost on the class border: " in page
     assert "ab" * 32 in page and "mean IoU 0.2000" in page

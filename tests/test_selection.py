@@ -79,9 +79,10 @@ def test_faults_are_told_by_kind_and_only_above_the_share():
     with pytest.raises(UserError) as caught:
         refuse(faults, 100, 0.03)
     assert str(caught.value) == (
-        "p; do; 3 others have other faults; to go on without: --skip-bad 0.04"
+        "p; do; and image and mask of different shape (2): s; and unreadable (1): u; "
+        "to go on without: --skip-bad 0.04"
     )
-    with pytest.raises(UserError, match=r"^p; do; 3 others have other faults$"):
+    with pytest.raises(UserError, match=r"^p; do; and image.* \(2\): s; and unreadable \(1\): u$"):
         refuse(faults, 4, 0.5)
     refuse([], 100, 0)
 

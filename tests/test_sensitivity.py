@@ -58,7 +58,8 @@ def ready(fragile, calibration):
 
 @pytest.fixture(scope="module")
 def rows(fragile, ready):
-    return sensitivity.scan_operators(*ready, load_split(fragile[0], "validation"))
+    split = tuple(part[:] for part in load_split(fragile[0], "validation"))
+    return sensitivity.scan_operators(*ready, split)
 
 
 def test_scan_measures_signal_to_noise_and_the_loss_of_each_operator(fragile, ready, rows):
@@ -107,7 +108,7 @@ def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
     models_dir, model = fragile
 
     def with_own_masks(models_dir, split):
-        images, masks = load_split(models_dir, split)
+        images, masks = (part[:] for part in load_split(models_dir, split))
         if split == "validation":
             masks = model(images.astype(np.float32) / 255).numpy().argmax(-1).astype(np.uint8)
         return images, masks

@@ -102,6 +102,15 @@ def test_class_that_is_nowhere_is_said(numbers):
     assert not any("IoU lost" in text for text in said)
 
 
+def test_class_that_was_not_learned_is_said_whatever_was_lost(numbers):
+    """A first model that finds no cars is not to be shipped without a word."""
+    for row in numbers["models"]:
+        row["iou"]["border"], row["iou_drop"]["border"] = 0.07, 0.0
+    said = sentences.about_classes(numbers["models"])
+    (text,) = (text for text in said if "hardly learned border (0.07)" in text)
+    assert "--epochs" in text and "--class-weights balanced" in text
+
+
 def test_of_many_classes_that_lost_the_worst_are_named(numbers):
     for row in numbers["models"]:
         row["iou"] = {f"c{k}": 0.5 for k in range(150)}

@@ -10,9 +10,19 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TRAINING
+from conftest import (
+    OWN_TRAINING,
+    ROOT,
+    TRAINING,
+    copy_code,
+    edit,
+    make_data_set,
+    run_script,
+    start_script,
+)
 from PIL import Image
 
+import data_preparation
 from pipeline import artifacts, fingerprints, packages, stages
 from pipeline.console import UserError
 
@@ -22,13 +32,7 @@ RECORD = "original_model.h5.json"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A copy of the code that may be edited, and a finished training beside it."""
-    folder = tmp_path_factory.mktemp("project")
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    shutil.copytree(
-        ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return folder
+    return copy_code(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
@@ -58,12 +62,6 @@ def run(project, finished_run, tmp_path):
     for path, content in kept.items():
         if path.read_bytes() != content:
             path.write_bytes(content)
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def asked(run, project):
@@ -136,7 +134,7 @@ def test_setting_is_named(run, project):
 
 
 def test_input_is_named(run, project):
-    run("data_preparation.py", "--dataset", "synthetic", "--image-size", "32", "--seed", "8")
+    make_data_set(run.models_dir, seed=8)
     assert asked(run, project) == "training.py: runs, because dataset changed\n"
 
 
@@ -184,18 +182,16 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["none", "time", "added", "gone", "redrawn", "mask"])
-def test_folder_counts_by_its_content(run, project, photos, change):
-    flags = (
-        "--dataset",
-        "folder",
-        "--data-dir",
-        photos.folder,
-        "--image-size",
-        "32",
-        "--if-needed",
-    )
-    assert "wrote" in run("data_preparation.py", *flags)
-    first = artifacts.read_record(run.models_dir, "dataset")["splits"]["train"]["examples"]
+def test_folder_counts_by_its_content(tmp_path, photos, capsys, change):
+    where = ["--models-dir", str(tmp_path / "models"), "--data-dir", str(photos.folder)]
+
+    def prepare():
+        flags = ["--dataset", "folder", "--image-size", "32", "--if-needed"]
+        data_preparation.main([*where, *flags])
+        return capsys.readouterr().out
+
+    assert "wrote" in prepare()
+    first = artifacts.read_record(tmp_path / "models", "dataset")["splits"]["train"]["examples"]
     if change == "time":
         for path in photos.folder.rglob("*.png"):
             path.touch()
@@ -204,61 +200,82 @@ def test_folder_counts_by_its_content(run, project, photos, change):
             photos(f"p{number}", number)
     elif change == "gone":
         photos("p99", 99)
-        run("data_preparation.py", *flags)
+        prepare()
         (photos.folder / "images" / "p99.png").unlink()
     elif change == "redrawn":
         photos("p3", 33)
     elif change == "mask":
         mask = photos.folder / "masks" / "p4.png"
         Image.fromarray(np.full((40, 40), 2, np.uint8)).save(mask)
-    said = run("data_preparation.py", *flags)
+    said = prepare()
     if change in ("none", "time"):
         assert said == "data_preparation.py: up to date, nothing to do\n"
     else:
         assert f"runs, because content of {photos.folder} changed" in said
     if change == "added":
-        about = artifacts.read_record(run.models_dir, "dataset")
+        about = artifacts.read_record(tmp_path / "models", "dataset")
         assert about["splits"]["train"]["examples"] > first
 
 
 # --- an edit between a kill and --resume ----------------------------------------------------
 
 
-@pytest.fixture
-def stopped(run):
-    """A training that was killed after its first epoch."""
-    (run.models_dir / "original_model.h5").unlink()
-    process = run.start("training.py", *TRAINING)
-    state = run.models_dir / ".original_training_state.npz"
+@pytest.fixture(scope="module")
+def stopped_project(own_project, tmp_path_factory):
+    """A copy of that project whose training was killed after its first epoch."""
+    project = shutil.copytree(own_project, tmp_path_factory.mktemp("stopped") / "project")
+    models_dir = project / "models"
+    (models_dir / "original_model.h5").unlink()
+    state = models_dir / ".original_training_state.npz"
+    process = start_script(project / "training.py", "--models-dir", models_dir, *OWN_TRAINING)
     deadline = time.time() + 200
     while not state.exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert state.exists()
-    return run
+    return project
 
 
-def test_resume_goes_on_under_the_same_code(stopped, project, finished_run):
-    edit(project / "pipeline" / "losses.py", "a scalar.", "one number.")
-    said = stopped("training.py", *TRAINING, "--resume")
-    assert "going on after epoch" in said
-    same = [artifacts.sha256(d / "original_model.h5") for d in (stopped.models_dir, finished_run)]
+@pytest.fixture
+def stopped(stopped_project, tmp_path):
+    return shutil.copytree(stopped_project, tmp_path / "project")
+
+
+def resuming(project, *arguments):
+    """The script, and what follows it, that goes on with the training of a project."""
+    where = (project / "training.py", "--models-dir", project / "models")
+    return (*where, *OWN_TRAINING, "--resume", *arguments)
+
+
+def test_resume_goes_on_under_the_same_code(stopped, own_project):
+    edit(stopped / "pipeline" / "losses.py", "a scalar.", "one number.")
+    said = run_script(*resuming(stopped)).stdout
+    assert "going on after epoch 1\n" in said
+    same = [artifacts.sha256(d / "models" / "original_model.h5") for d in (stopped, own_project)]
     assert same[0] == same[1]
 
 
-def test_resume_after_an_edit_begins_anew_and_says_why(stopped, project):
-    edit(project / "pipeline" / "losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 0.0")
-    said = stopped("training.py", *TRAINING, "--resume")
-    assert "another one (pipeline/losses.py was edited); beginning anew" in said
-    assert "epoch   1/3" in said
+def test_resume_after_an_edit_begins_anew_and_says_why(stopped):
+    losses = stopped / "pipeline" / "losses.py"
+    edit(losses, "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 0.0")
+    process, said = start_script(*resuming(stopped)), []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("epoch "):
+            break
+    process.kill()
+    process.communicate()
+    assert "another one (pipeline/losses.py was edited); beginning anew" in "".join(said)
+    assert said[-1].startswith("epoch   1/2")
 
 
-def test_resume_after_an_edit_that_is_accepted_goes_on_and_records_it(stopped, project):
-    edit(project / "pipeline" / "losses.py", "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 2 / 2")
-    said = stopped("training.py", *TRAINING, "--resume", "--accept-edits")
-    assert "going on after epoch" in said
-    record = artifacts.read_record(stopped.models_dir, "original")
+def test_resume_after_an_edit_that_is_accepted_goes_on_and_records_it(stopped):
+    losses = stopped / "pipeline" / "losses.py"
+    edit(losses, "JACCARD_WEIGHT = 1.0", "JACCARD_WEIGHT = 2 / 2")
+    said = run_script(*resuming(stopped, "--accept-edits")).stdout
+    assert "going on after epoch 1\n" in said
+    record = artifacts.read_record(stopped / "models", "original")
     assert record["accepted"] == ["pipeline/losses.py was edited"]
 
 
