@@ -50,7 +50,6 @@ from pipeline.artifacts import (
     ARTIFACTS,
     MODELS,
     artifact_path,
-    atomic,
     command,
     read_record,
     sha256,
@@ -110,7 +109,7 @@ def write_baselines(stage: Stage) -> None:
             names = load_classes(stage.models_dir).names
             content = sign(convert(load_model(stage.models_dir, variant.source), name), names)
             part = stage.part(variant.source)
-            with part.new_artifact(name, {"bytes": len(content)}) as path:
+            with part.new_artifact(name, {"bytes": len(content)}) as (path,):
                 path.write_bytes(content)
 
 
@@ -142,8 +141,8 @@ def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]
     return found
 
 
-def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
-    """Measures everything; the content of evaluation.json."""
+def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures everything; the content of evaluation.json, and pixels per image by model."""
     models_dir = stage.models_dir
     images, masks = load_split(models_dir, "test")
     names = load_classes(models_dir).names
@@ -172,8 +171,6 @@ def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
         rows.append(row | {"stale": stale_reason(models_dir, name)})
         console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {stage.seconds():.0f} s so far")
     refuse_changes(models_dir, digests)
-    with atomic(models_dir / gallery.COUNTS_FILE) as temporary:
-        np.savez_compressed(temporary, **counts)
 
     constant, least = metrics.constant_baseline(counts["original"][:, 1].sum(axis=0))
     data, records = read_record(models_dir, "dataset"), {}
@@ -183,7 +180,7 @@ def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
         records[name] = {key: record[key] for key in kept}
     about = ("source", "synthetic", "image_size", "fingerprint", "class_names")
     test = data["splits"]["test"]
-    return {
+    evaluation = {
         "dataset": {key: data[key] for key in about}
         | {"split": "test", **test, "class_colours": data["class_colours"]}
         | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
@@ -199,6 +196,7 @@ def evaluate(stage: Stage, seed: int) -> dict[str, Any]:
         "seed": seed,
         "models": rows,
     }
+    return evaluation, counts
 
 
 def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
@@ -229,7 +227,7 @@ def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> No
         return
     console.say(f"drawing {ARTIFACTS['report'][0]}, because {reasons[0].text}")
     grid = gallery.photo_grid(arguments.models_dir, evaluation)
-    with page.new_artifact("report", {}) as path:
+    with page.new_artifact("report", {}) as (path,):
         path.write_text(report.page(evaluation, arguments.models_dir, grid), encoding="utf-8")
 
 
@@ -256,10 +254,12 @@ def main(argv: list[str] | None = None) -> int:
         evaluation = json.loads(path.read_text())
     else:
         with stage.alone():
-            evaluation = evaluate(stage, arguments.seed)
-            write_csv(models_dir / "evaluation.csv", tables.flat_rows(evaluation))
-            with stage.new_artifact("evaluation", {}) as temporary:
-                temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
+            evaluation, counts = evaluate(stage, arguments.seed)
+            beside = ("evaluation.csv", gallery.COUNTS_FILE)
+            with stage.new_artifact("evaluation", {}, beside) as (numbers, table, arrays):
+                numbers.write_text(json.dumps(evaluation, indent=1) + "\n")
+                write_csv(table, tables.flat_rows(evaluation))
+                np.savez_compressed(arrays, **counts)
     draw_report(arguments, evaluation)
 
     console.say("\n" + tables.terminal_table(evaluation))

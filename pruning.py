@@ -92,8 +92,8 @@ def write_sensitivity(stage: Stage) -> None:
 
 def cut_channels(
     stage: Stage, model: keras.Model, loss: Loss
-) -> tuple[keras.Model, dict[str, Any]]:
-    """The model without its least important channels, and what the record says of it."""
+) -> tuple[keras.Model, dict[str, Any], list[dict[str, Any]]]:
+    """The model without its least important channels, what the record says of it, and a table."""
     groups, share = channel_groups(model), stage.arguments.channels
     tried, masked = (keras_models.load_model(stage.models_dir, "original") for _ in range(2))
     batch_size = stage.arguments.batch_size
@@ -104,7 +104,6 @@ def cut_channels(
     difference = channels.check_smaller(small, masked, images[:8])
 
     rows = channels.channel_rows(groups, kept)
-    write_csv(stage.models_dir / "pruned_channels.csv", rows)
     for row in rows:
         name = textwrap.shorten(row["made by"], 60, placeholder=" ...")
         console.say(f"{name:62}{row['kept']:5} of {row['channels']}")
@@ -113,7 +112,8 @@ def cut_channels(
         f"{removed:.1%} of channels removed: {model.count_params():,} -> "
         f"{small.count_params():,} parameters"
     )
-    return small, {"channels_removed": round(removed, 4), "differs_from_masked": difference}
+    about = {"channels_removed": round(removed, 4), "differs_from_masked": difference}
+    return small, about, rows
 
 
 def choose_zeros(model: keras.Model, sparsity: float) -> dict[str, float]:
@@ -152,14 +152,14 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     # What goes: first whole channels, then zeros in what is left.
     keras.utils.set_random_seed(arguments.seed)
     teacher = keras_models.load_model(models_dir, "original")
-    network, metrics = keras_models.load_model(models_dir, "original"), {}
+    network, metrics, kept = keras_models.load_model(models_dir, "original"), {}, []
 
     # The loss that the original was trained by, and its own predictions.
     weights = read_record(models_dir, "original")["metrics"].get("class_weights")
     truth_loss = make_loss(load_classes(models_dir), weights)
     sparsity = choose_zeros(network, arguments.sparsity)
     if arguments.channels:
-        network, metrics = cut_channels(stage, network, truth_loss)
+        network, metrics, kept = cut_channels(stage, network, truth_loss)
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * fitting.steps_per_epoch(images, batch_size)
@@ -211,7 +211,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         "validation_mean_iou": best["mean_iou"],
         "class_weights": weights,
     }
-    finish(stage, pruned, history, metrics)
+    finish(stage, pruned, history, metrics, kept)
 
 
 def finish(
@@ -219,16 +219,20 @@ def finish(
     model: keras.Model,
     history: list[dict[str, Any]],
     metrics: dict[str, Any],
+    kept: list[dict[str, Any]],
 ) -> None:
-    """Puts the model in place, then what belongs to it, and only then forgets the fine-tuning."""
-    with stage.new_artifact("pruned", metrics) as path:
-        keras_models.save_model(model, path)
-    write_csv(stage.models_dir / "pruned_training.csv", history)
+    """Puts the model and what belongs to it in place, and only then forgets the fine-tuning."""
     fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
     what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
     title = "fine-tuning with " + (" and ".join(what) or "nothing taken out")
     curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
-    charts.save(curves, stage.models_dir / "pruned_training.png")
+    beside = ("pruned_training.csv", "pruned_training.png", "pruned_channels.csv")
+    with stage.new_artifact("pruned", metrics, beside[: 3 if kept else 2]) as (path, *others):
+        keras_models.save_model(model, path)
+        write_csv(others[0], history)
+        charts.save(curves, others[1])
+        if kept:
+            write_csv(others[2], kept)
     fitting.forget(stage, "pruned")
     channels.plan_path(stage.models_dir).unlink(missing_ok=True)
     console.say(
@@ -248,7 +252,9 @@ def main(argv: list[str] | None = None) -> None:
     stage.require("dataset", "original")
     if arguments.sensitivity:
         write_sensitivity(stage)
-    elif not stage.nothing_to_do("pruned"):
+    elif stage.nothing_to_do("pruned"):
+        fitting.forget(stage, "pruned", ours_only=True)
+    else:
         with stage.alone():
             prune(stage, arguments)
 

@@ -156,7 +156,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             about["int8_layers"] = [operator.layer for operator in recipes.worth_it(content)]
         metrics = {"bytes": len(content), **about}
 
-        with stage.new_artifact(variant, metrics) as path:
+        with stage.new_artifact(variant, metrics) as (path,):
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
             metrics["agreement"] = check(path, variant, images, wanted, mixed)

@@ -179,7 +179,7 @@ def finish(
     history: list[dict[str, Any]],
     class_weights: list[float] | None,
 ) -> None:
-    """Puts the model in place, then what belongs to it, and only then forgets the training."""
+    """Puts the model and what belongs to it in place, and only then forgets the training."""
     best = history[fitting.best_epoch(history)]
     metrics = {
         "parameters": model.count_params(),
@@ -188,13 +188,13 @@ def finish(
         "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
-    with stage.new_artifact("original", metrics) as path:
-        keras_models.save_model(model, path)
-    write_csv(stage.models_dir / "original_training.csv", history)
     source = read_record(stage.models_dir, "dataset")["source"]
     title = f"{model.name} on {source}"
-    curves = charts.curves(history, title, load_classes(stage.models_dir))
-    charts.save(curves, stage.models_dir / "original_training.png")
+    beside = ("original_training.csv", "original_training.png")
+    with stage.new_artifact("original", metrics, beside) as (path, table, picture):
+        keras_models.save_model(model, path)
+        write_csv(table, history)
+        charts.save(charts.curves(history, title, load_classes(stage.models_dir)), picture)
     fitting.forget(stage, "original")
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
@@ -207,7 +207,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     stage = Stage(__file__, arguments)
     stage.require("dataset")
-    if not stage.nothing_to_do("original"):
+    if stage.nothing_to_do("original"):
+        fitting.forget(stage, "original", ours_only=True)
+    else:
         with stage.alone():
             train(stage, arguments)
 

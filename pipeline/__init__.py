@@ -66,8 +66,25 @@ in this list (tests/test_package.py checks both).
 """
 
 import os
+import sys
+from typing import Any
 
-# The one thing that happens at import. TensorFlow reads these once, when it is loaded, and
+INTERRUPTED = "interrupted; every file is the old one or the new one"
+
+
+def _report(kind: type, error: BaseException, trace: Any) -> None:
+    """What is said of Ctrl-C while a script imports its modules: one line, see console.py."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"{os.path.basename(sys.argv[0])}: {INTERRUPTED}", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+# Two things happen at import.
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _report
+# TensorFlow reads these once, when it is loaded, and
 # TFMOT works with Keras 2 only; level 3 hides C++ lines that look like faults and are none
 # ("failed call to cuInit" on a machine without a GPU). Python exceptions still come through.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")

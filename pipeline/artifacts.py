@@ -62,10 +62,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        writer = leftover.name.split(".")[-2]
-        if writer.isdigit() and not is_running(int(writer)):  # it was killed while it wrote
-            leftover.unlink(missing_ok=True)
+    sweep(path.parent, path.stem)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -73,6 +70,14 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, stem: str = "*") -> None:
+    """Removes temporary files (of this stem) of processes that were killed while they wrote."""
+    for leftover in folder.glob(f".{stem}.*.*"):
+        writer = leftover.name.split(".")[-2]
+        if writer.isdigit() and not is_running(int(writer)):
+            leftover.unlink(missing_ok=True)
 
 
 def is_running(process: int) -> bool:
@@ -168,6 +173,13 @@ def is_recorded(path: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return digest == sha256(path)
+
+
+def belongs(path: Path, record: dict[str, Any]) -> bool:
+    """Whether a file that lies beside an artifact is the one that was written with it."""
+    beside = record.get("beside")
+    known = beside.get(path.name) if isinstance(beside, dict) else None
+    return path.exists() and known in (None, sha256(path))
 
 
 def stale_reason(models_dir: Path, name: str) -> str | None:

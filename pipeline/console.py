@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+import pipeline
 
 
 class UserError(Exception):
@@ -43,12 +46,13 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         code, fault = 2, f"{error.filename or 'a file'}: {error.strerror}"
     except KeyboardInterrupt:
-        code, fault = 130, "interrupted; every file is the old one or the new one"
+        code, fault = 130, pipeline.INTERRUPTED
     except Terminated:
         code, fault = 143, "terminated; every file is the old one or the new one"
     if fault:
+        line = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], fault)  # of a name
         with contextlib.suppress(OSError):
-            print(f"{script}: {fault}", file=sys.stderr, flush=True)
+            print(f"{script}: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -22,7 +22,7 @@ from pipeline.metrics import mean_iou
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
 from pipeline.processes import is_first_worker, tensorflow_threads
-from pipeline.stages import Stage
+from pipeline.stages import Stage, differences
 
 LINE = 100  # columns of the line that is printed after each epoch
 
@@ -240,6 +240,18 @@ def epoch_line(row: dict[str, float | None], classes: Classes, epochs: int, minu
     return head + ", ".join(shown) + tail
 
 
-def forget(stage: Stage, name: str) -> None:
-    """Removes the state of a training whose model and record are in place."""
-    state_path(stage.models_dir, name).unlink(missing_ok=True)
+def forget(stage: Stage, name: str, ours_only: bool = False) -> None:
+    """Removes the state of a training whose model and record are in place.
+
+    With `ours_only` only if it is of this very run, which was killed right before it forgot.
+    """
+    path = state_path(stage.models_dir, name)
+    if ours_only and path.exists():
+        try:
+            with np.load(path) as file:
+                identity = json.loads(str(file["about"]))["identity"]
+        except DAMAGED:
+            return
+        if differences(identity, stage.identity()):
+            return
+    path.unlink(missing_ok=True)

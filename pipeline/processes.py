@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import sweep
 from pipeline.console import UserError
 
 START = "spawn"  # how processes of their own begin: afresh, because TensorFlow survives no fork
@@ -94,6 +95,8 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
         lock.write(f"{script} (process {os.getpid()})")
         lock.flush()
         try:
+            for folder in (models_dir, models_dir / "dataset"):
+                sweep(folder)
             yield
         finally:
             path.unlink(missing_ok=True)

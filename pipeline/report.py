@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ARTIFACTS, command
+from pipeline.artifacts import ARTIFACTS, belongs, command, read_record
 from pipeline.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
 from pipeline.classes import make_classes
 from pipeline.gallery import data_uri
@@ -155,9 +155,9 @@ def training_curves(models_dir: Path, evaluation: dict[str, Any], of: str) -> li
     charts = []
     for name, what in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
         path = models_dir / f"{name}_training.csv"
+        if not path.exists() or not belongs(path, read_record(models_dir, name)):
+            continue  # of another training than the model
         kept = stages.get(name, {}).get("metrics", {}).get("best_epoch")
-        if not path.exists():
-            continue
         with path.open(newline="") as file:
             history = [
                 {key: float(value) if value else None for key, value in row.items()}

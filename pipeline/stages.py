@@ -19,6 +19,7 @@ from pipeline import fingerprints, processes
 from pipeline.artifacts import (
     artifact_path,
     atomic,
+    belongs,
     read_record,
     record_path,
     sha256,
@@ -133,8 +134,10 @@ class Stage:
                 return [Reason("missing", str(error).split(";")[0])]
             if found := differences(record, self.identity()):
                 return found
-            if stale:
-                return [Reason("changed", f"{path.name} was changed after it was made")]
+            beside = [self.models_dir / other for other in dictionary(record.get("beside"))]
+            changed = [path] * bool(stale) + [each for each in beside if not belongs(each, record)]
+            if changed:
+                return [Reason("changed", f"{changed[0].name} was changed after it was made")]
         return []
 
     def nothing_to_do(self, *names: str) -> bool:
@@ -157,6 +160,9 @@ class Stage:
             say(f"{self.script.name}: runs, because {reasons[0].text}{more}")
             return False
         say(f"{self.script.name}: up to date, nothing to do")
+        if any(self.models_dir.glob(".*")):  # of a run that was killed right before its end
+            with contextlib.suppress(UserError), self.alone():
+                pass
         return True
 
     def accept(self, names: tuple[str, ...]) -> None:
@@ -204,13 +210,22 @@ class Stage:
         return about | self.identity() | accepted | machine | cost
 
     @contextlib.contextmanager
-    def new_artifact(self, name: str, metrics: dict[str, Any]) -> Iterator[Path]:
-        """Yields a temporary path to write an artifact to; puts it and its record in place.
+    def new_artifact(
+        self, name: str, metrics: dict[str, Any], beside: tuple[str, ...] = ()
+    ) -> Iterator[list[Path]]:
+        """Yields temporary paths to write to, of an artifact and of what belongs to it.
 
-        The artifact goes first: a kill between the two leaves a record whose hash does not
-        match, which `stale_reason` reports, never a wrong file that looks right.
+        All are written before one is put in place, and the record, which holds their hashes, goes
+        last: a kill in between leaves hashes that do not match, which `stale_reason` and `reasons`
+        report, never a wrong file that looks right.
+
+        Args:
+            beside: names of files in the models folder.
         """
-        with atomic(artifact_path(self.models_dir, name)) as temporary:
+        with contextlib.ExitStack() as stack:
+            paths = [artifact_path(self.models_dir, name), *map(self.models_dir.joinpath, beside)]
+            temporary = [stack.enter_context(atomic(path)) for path in paths]
             yield temporary
-            record = self.record(sha256(temporary), metrics)
+            digest, *others = map(sha256, temporary)
+            record = self.record(digest, metrics) | {"beside": dict(zip(beside, others))}
         write_json(record_path(self.models_dir, name), record)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline import artifacts, stages
+from pipeline import artifacts, processes, stages
 from pipeline.console import UserError
 
 NAMES = ("dataset", "original", "pruned")
@@ -36,7 +36,7 @@ def chain(tmp_path):
             path = artifacts.artifact_path(models_dir, name)
             artifacts.write_json(path, made.record(content, {}))
             return
-        with made.new_artifact(name, {"accuracy": 0.5}) as path:
+        with made.new_artifact(name, {"accuracy": 0.5}) as (path,):
             path.write_text(content)
 
     for name in NAMES:
@@ -78,6 +78,36 @@ def test_another_data_set_makes_the_whole_chain_stale(chain):
     for name in ("original", "pruned"):
         reason = artifacts.stale_reason(chain.models_dir, name)
         assert "was made from another dataset.json" in reason
+
+
+def test_what_lies_beside_an_artifact_was_written_with_it(chain):
+    """Else the stage runs again: curves must not be those of another training than the model's."""
+    made = chain.stage("dataset")
+    with made.new_artifact("original", {}, ("curves.csv",)) as (path, table):
+        path.write_text("weights")
+        table.write_text("curves")
+    curves = chain.models_dir / "curves.csv"
+    assert curves.read_text() == "curves" and made.reasons("original") == []
+    curves.write_text("of another training")
+    (reason,) = made.reasons("original")
+    assert (reason.kind, reason.text) == ("changed", "curves.csv was changed after it was made")
+    curves.unlink()
+    assert [reason.kind for reason in made.reasons("original")] == ["changed"]
+
+
+def test_failing_writer_leaves_the_old_artifact_and_what_lies_beside_it(chain):
+    made = chain.stage("dataset")
+    with made.new_artifact("original", {}, ("curves.csv",)) as (path, table):
+        path.write_text("weights")
+        table.write_text("curves")
+    before = {path: path.read_bytes() for path in chain.models_dir.glob("*.*")}
+    with (
+        pytest.raises(OSError, match="full"),
+        made.new_artifact("original", {}, ("curves.csv",)) as (path, table),
+    ):
+        path.write_text("other weights")
+        raise OSError("full")
+    assert {path: path.read_bytes() for path in chain.models_dir.glob("*.*")} == before
 
 
 def test_artifact_edited_after_it_was_made_is_stale(chain):
@@ -149,7 +179,7 @@ def test_failing_stage_leaves_the_old_artifact_and_its_record(chain):
     before = (chain.models_dir / "original_model.h5.json").read_text()
     with (
         pytest.raises(ZeroDivisionError),
-        chain.stage("dataset").new_artifact("original", {}) as path,
+        chain.stage("dataset").new_artifact("original", {}) as (path,),
     ):
         path.write_text("half")
         1 / 0  # noqa: B018
@@ -176,6 +206,21 @@ with atomic(pathlib.Path(sys.argv[1])) as temporary:
     with artifacts.atomic(path) as temporary:
         temporary.write_text("new")
     assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_stage_that_begins_removes_what_killed_ones_left(tmp_path):
+    """Of any file, if its process is dead; nothing else that is hidden."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".original_training.{dead.pid}.csv", f"dataset/.train_images.{dead.pid}.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half of the n")
+    kept = (".original_training_state.npz", f".model.{os.getppid()}.h5", ".my.notes.txt")
+    for name in kept:
+        (tmp_path / name).write_text("")
+    with processes.alone(tmp_path, "training.py"):
+        left = {path.name for path in tmp_path.rglob(".*")}
+    assert left == {*kept, ".lock"}
 
 
 def test_temporary_file_of_a_living_writer_is_left_alone(tmp_path):

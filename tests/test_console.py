@@ -69,6 +69,25 @@ run(main)
     assert done.stderr.strip().count("\n") == 0 and "interrupted" in done.stderr
 
 
+def test_interrupt_while_modules_are_imported_is_one_line(tmp_path):
+    """Before `run` is reached: a module that takes its time stands in for the slow ones."""
+    (tmp_path / "h5py.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = run_program(f"import sys; sys.path[:0] = {path.split(os.pathsep)}; import evaluation")
+    assert done.returncode == 130
+    assert done.stderr.count("\n") == 1 and "interrupted; every file is" in done.stderr
+
+
+def test_name_with_a_line_break_stays_in_one_line():
+    program = """
+from pipeline.console import UserError, run
+def main():
+    raise UserError("a\\nb is missing")
+run(main)
+"""
+    assert run_program(program).stderr == "-c: a\\nb is missing\n"
+
+
 def test_silence_ends_and_lets_exceptions_through(capfd):
     with pytest.raises(ValueError, match="loud"), silenced():
         os.write(2, b"chatter")

@@ -247,6 +247,20 @@ def test_state_stays_until_it_is_forgotten(stage, state_file, capsys):
     fitting.forget(stage, "tiny")  # and a second time is no fault
 
 
+def test_state_that_outlived_its_run_goes_and_another_ones_stays(make_stage):
+    """A kill right before the state was forgotten; or an unfinished run of other settings."""
+    stage = make_stage("--epochs", "3")
+    saved_state(stage, *tiny())
+    path = fitting.state_path(stage.models_dir, "tiny")
+    fitting.forget(make_stage("--epochs", "4"), "tiny", ours_only=True)
+    assert path.exists()
+    fitting.forget(stage, "tiny", ours_only=True)
+    assert not path.exists()
+    path.write_bytes(b"damaged")
+    fitting.forget(stage, "tiny", ours_only=True)
+    assert path.exists()
+
+
 def test_state_of_a_run_that_is_not_resumed_is_replaced(stage, state_file):
     fit(stage, *tiny(), 2)
     assert len(fit(stage, *tiny(), 1)) == 1

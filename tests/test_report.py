@@ -12,10 +12,20 @@ from conftest import HISTORY
 import data_preparation
 import quantization
 from pipeline import gallery, report
-from pipeline.artifacts import MODELS
+from pipeline.artifacts import MODELS, artifact_path, record_path, sha256, write_json
 from pipeline.stages import NO_SETTINGS
 
 SPARSITY = "Sparsity of each pruned layer"
+
+
+def trained(models_dir, name, table=HISTORY):
+    """A model's record and the table of its training beside it."""
+    path = models_dir / f"{name}_training.csv"
+    path.write_text(table)
+    artifact_path(models_dir, name).write_text("")
+    record = {key: {} for key in ("inputs", "settings", "code", "versions")}
+    record |= {"sha256": "", "beside": {path.name: sha256(path)}}
+    write_json(record_path(models_dir, name), record)
 
 
 @pytest.fixture
@@ -35,7 +45,7 @@ def outside_addresses(text):
 
 
 def test_report_stands_alone_and_names_every_model(numbers, tmp_path):
-    (tmp_path / "original_training.csv").write_text(HISTORY)
+    trained(tmp_path, "original")
     numbers["models"][4]["stale"] = "made from another <file>"
     page = report.page(numbers, tmp_path)
     assert "{{" not in page and "{%" not in page
@@ -119,14 +129,14 @@ def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
 
 def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path, undrawn):
     assert "<h2>Training</h2>" not in report.page(numbers, tmp_path)
-    (tmp_path / "pruned_training.csv").write_text(HISTORY)
+    trained(tmp_path, "pruned")
     page = report.page(numbers, tmp_path)
     assert "<h2>Training</h2>" in page
     assert 'aria-label="Pruning and fine-tuning"' in page and 'aria-label="Training"' not in page
 
 
 def test_same_numbers_same_page(numbers, tmp_path):
-    (tmp_path / "original_training.csv").write_text(HISTORY)
+    trained(tmp_path, "original")
     assert report.page(numbers, tmp_path) == report.page(numbers, tmp_path)
 
 
@@ -162,3 +172,15 @@ def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_pa
     assert "To ship: " in page and "Look out, IoU lost on the class border: " in page
     assert "ab" * 32 in page and "mean IoU 0.2000" in page
     assert "This evaluation: python evaluation.py" in page and "numpy 2." in page
+
+
+def test_curves_of_another_training_than_the_models_are_left_out(numbers, tmp_path):
+    """A run that was stopped in between leaves such a table."""
+    trained(tmp_path, "original")
+    trained(tmp_path, "pruned")
+    page = report.page(numbers, tmp_path)
+    assert 'aria-label="Pruning and fine-tuning"' in page and 'aria-label="Training"' in page
+    with (tmp_path / "original_training.csv").open("a") as file:
+        file.write("3,nonsense\n")
+    page = report.page(numbers, tmp_path)
+    assert 'aria-label="Pruning and fine-tuning"' in page and 'aria-label="Training"' not in page

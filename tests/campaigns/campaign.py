@@ -230,7 +230,7 @@ READERS = {  # which stages read a file of a finished run, by the beginning of i
     "float16": ("evaluation", "quantization"),
     "evaluation": ("evaluation",),
     "report": ("evaluation",),
-    "confusion": ("evaluation",),
+    "counts": ("evaluation",),
 }
 CHANNELS = ("--channels", 0.3)
 
@@ -311,7 +311,7 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
     def look(path: Path) -> str:
         """How a user of --model would fare: "refused", "opened", or the fault."""
         try:
-            _, scores = photos.open_scorer(path)
+            *_, scores = photos.open_scorer(path)
             scores(picture)
         except console.UserError as error:
             return "refused in one line" if "\n" not in str(error) else "many lines"
@@ -351,7 +351,7 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
                 )
                 if fault:
                     shutil.copy(path, campaign.folder / f"kept_{tally.tried}{suffix}")
-                tally.add(f"{suffix} {tally.tried}", fault or end, fault, said=end)
+                tally.add(f"{suffix} {tally.tried}", "a fault" if fault else end, fault, said=end)
             left -= len(ends)
             tally.seconds += done.seconds
         yield tally
@@ -366,7 +366,7 @@ def small_models(folder: Path) -> None:
     def write() -> None:
         from pipeline.conversion import convert
 
-        model = toy.network(toy.SIZE, 3, 8)
+        model = toy.network((toy.SIZE, toy.SIZE), 3, 8)
         keras_models.save_model(model, folder / "small.h5")
         calibration = np.random.default_rng(0).random((2, toy.SIZE, toy.SIZE, 3), np.float32)
         (folder / "small.tflite").write_bytes(convert(model, "int8", calibration))
@@ -412,7 +412,7 @@ def hostile(campaign: Campaign) -> Tally:
         mark.unlink(missing_ok=True)
 
         def use(path: Path = path) -> None:
-            _, scores = photos.open_scorer(path)
+            *_, scores = photos.open_scorer(path)
             scores(np.zeros((toy.SIZE, toy.SIZE, 3), np.uint8))
 
         done = run("evaluation", before=functools.partial(wrapped, use))
