@@ -20,7 +20,14 @@ sys.path.insert(0, str(ROOT))
 
 import data_preparation  # noqa: E402 (the package comes first: it sets what TensorFlow reads)
 from pipeline import synthetic, timing  # noqa: E402
-from pipeline.artifacts import ARTIFACTS, MODELS  # noqa: E402
+from pipeline.artifacts import (  # noqa: E402
+    ARTIFACTS,
+    MODELS,
+    artifact_path,
+    record_path,
+    sha256,
+    write_json,
+)
 from pipeline.packages import keras, layers  # noqa: E402
 
 CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animals
@@ -46,6 +53,16 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def trained(models_dir, name, table=HISTORY):
+    """A model's record and the table of its training beside it."""
+    path = models_dir / f"{name}_training.csv"
+    path.write_text(table)
+    artifact_path(models_dir, name).write_text("")
+    record = {key: {} for key in ("inputs", "settings", "code", "versions")}
+    record |= {"sha256": "", "beside": {path.name: sha256(path)}}
+    write_json(record_path(models_dir, name), record)
 
 
 def start_script(script: str | Path, *arguments: object, **environment: str) -> subprocess.Popen:

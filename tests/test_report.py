@@ -7,25 +7,15 @@ import shlex
 
 import numpy as np
 import pytest
-from conftest import HISTORY
+from conftest import trained
 
 import data_preparation
 import quantization
 from pipeline import gallery, report
-from pipeline.artifacts import MODELS, artifact_path, record_path, sha256, write_json
+from pipeline.artifacts import MODELS
 from pipeline.stages import NO_SETTINGS
 
 SPARSITY = "Sparsity of each pruned layer"
-
-
-def trained(models_dir, name, table=HISTORY):
-    """A model's record and the table of its training beside it."""
-    path = models_dir / f"{name}_training.csv"
-    path.write_text(table)
-    artifact_path(models_dir, name).write_text("")
-    record = {key: {} for key in ("inputs", "settings", "code", "versions")}
-    record |= {"sha256": "", "beside": {path.name: sha256(path)}}
-    write_json(record_path(models_dir, name), record)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import HISTORY
+from conftest import trained
 
 from pipeline import gallery, report
 from pipeline.artifacts import MODELS, MODELS_DIR
@@ -81,7 +81,7 @@ def look(page, folder, widths=(375, 1280)):
 def page(numbers, tmp_path):
     """A report with every part, and with names and photos as wide as they come."""
     for name in ("original", "pruned"):
-        (tmp_path / f"{name}_training.csv").write_text(HISTORY)
+        trained(tmp_path, name)
     stale = "models/int8_quantized_model.tflite was made from another pruned_model.h5"
     numbers["models"][5]["stale"] = stale
     layers = {f"block{k}_project": {"weights": 512, "sparsity": k / 30} for k in range(30)}
