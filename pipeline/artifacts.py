@@ -175,6 +175,12 @@ def is_recorded(path: Path) -> bool:
     return digest == sha256(path)
 
 
+def refuse_changed(path: Path) -> None:
+    """Raises UserError if a file has a record beside it and is not what that says."""
+    if path.exists() and path.with_name(f"{path.name}.json").exists() and not is_recorded(path):
+        raise UserError(f"{path} was changed after it was made; {remedy(path)}")
+
+
 def belongs(path: Path, record: dict[str, Any]) -> bool:
     """Whether a file that lies beside an artifact is the one that was written with it."""
     beside = record.get("beside")
