@@ -138,7 +138,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     if steps < FEW_STEPS:
         console.say(
-            f"note: {steps} steps in all, {steps // epochs} an epoch, are few; with so few images "
+            f"note: {steps} steps in all, {steps // epochs} an epoch, are few; "
             "take more --epochs or a smaller --batch-size"
         )
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")

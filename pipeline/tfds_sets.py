@@ -108,7 +108,9 @@ def find_keys(
     channel; the photograph is the only picture that is left.
     """
     kinds = tfds.features
-    pictures = {key: one for key, one in features.items() if isinstance(one, kinds.Image)}
+    # Sorted, because the record of a set does not keep the order.
+    pictures = {key: features[key] for key in sorted(features)}
+    pictures = {key: one for key, one in pictures.items() if isinstance(one, kinds.Image)}
     for key, flag in ((image_key, "--image-key"), (mask_key, "--mask-key")):
         if key and key not in pictures:
             raise UserError(

@@ -104,9 +104,9 @@ def test_pages_that_were_read_are_given_back(sharded, monkeypatch):
     monkeypatch.setattr(dataset, "RESIDENT_BYTES", 0)
     images = load_split(sharded[0], "train")[0]
     np.testing.assert_array_equal(images[:], sharded[1])
-    mapped = re.findall(
-        r"train_images.*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text(), re.S
-    )
+    ours = re.escape(str(sharded[0])) + "/dataset/train_images"
+    maps = Path("/proc/self/smaps").read_text()
+    mapped = re.findall(ours + r"\S+\n.*?Rss: +(\d+) kB", maps, re.DOTALL)
     assert mapped and not any(map(int, mapped))
 
 

@@ -79,7 +79,7 @@ def test_what_prints_draws_or_keeps_books_is_in_no_stage(script):
 
 def test_report_counts_its_template_and_what_draws_it():
     drawn = files_of("pipeline/report.py")
-    assert {"pipeline/report.html", "pipeline/charts.py", "pipeline/tables.py"} <= drawn
+    assert {"pipeline/report.html", "pipeline/charts.py", "pipeline/sentences.py"} <= drawn
     assert "pipeline/console.py" not in drawn
 
 

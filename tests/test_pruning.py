@@ -136,7 +136,7 @@ def test_network_with_fewer_channels_goes_through_the_later_stages(without_chann
 def chosen_at_once(monkeypatch):
     """The choice of channels is tried out in `without_channels`: it takes seconds."""
 
-    def choose(model, groups, share, batches):
+    def choose(model, groups, share, batches, loss):
         return [np.arange(8, group.channels) for group in groups]
 
     monkeypatch.setattr(channels, "choose_channels", choose)

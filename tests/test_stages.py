@@ -89,7 +89,7 @@ def test_nothing_changed(run, project):
         ("pipeline/networks.py", "(144, 96, 72)", "(\n    144,\n    96,\n    72,\n)"),
         ("pipeline/console.py", "leave=False", "leave=True"),
         ("pipeline/charts.py", "training loss", "loss"),
-        ("pipeline/report.py", "Pet segmentation", "Pets"),
+        ("pipeline/report.py", "Segmentation: size", "Size"),
         ("pipeline/synthetic.py", "BORDER_WIDTH = 0.035", "BORDER_WIDTH = 0.04"),
         ("pipeline/variants.py", "VARIANTS = {", 'VARIANTS = {\n    "x": Variant("x.tflite"),'),
     ],
@@ -201,7 +201,8 @@ def test_folder_counts_by_its_content(tmp_path, photos, capsys, change):
     elif change == "gone":
         photos("p99", 99)
         prepare()
-        (photos.folder / "images" / "p99.png").unlink()
+        for kind in ("images", "masks"):
+            (photos.folder / kind / "p99.png").unlink()
     elif change == "redrawn":
         photos("p3", 33)
     elif change == "mask":
