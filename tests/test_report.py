@@ -12,7 +12,7 @@ from conftest import HISTORY
 import data_preparation
 import quantization
 from pipeline import gallery, report
-from pipeline.artifacts import MODELS, artifact_path, record_path, sha256, write_json
+from pipeline.artifacts import MODELS, artifact_path, record_path, sha256, write_record
 from pipeline.stages import NO_SETTINGS
 
 SPARSITY = "Sparsity of each pruned layer"
@@ -25,7 +25,7 @@ def trained(models_dir, name, table=HISTORY):
     artifact_path(models_dir, name).write_text("")
     record = {key: {} for key in ("inputs", "settings", "code", "versions")}
     record |= {"sha256": "", "beside": {path.name: sha256(path)}}
-    write_json(record_path(models_dir, name), record)
+    write_record(record_path(models_dir, name), record)
 
 
 @pytest.fixture
