@@ -261,7 +261,14 @@ def main(argv: list[str] | None = None) -> None:
         listing = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
         contents = sources.content_of(source.folder, source.files(), listing)
         stage.inputs[f"content of {arguments.data}"] = contents
-    if not stage.nothing_to_do("dataset"):
+    if stage.nothing_to_do("dataset"):
+        folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
+        files = artifacts.read_record(arguments.models_dir, "dataset")["files"]
+        if left := dataset.others(folder, files):  # by a run that was killed right before its end
+            with contextlib.suppress(console.UserError, OSError), stage.alone():
+                for path in left:
+                    path.unlink(missing_ok=True)
+    else:
         with stage.alone():
             prepare(stage, arguments, source or open_data(arguments))
 

@@ -146,6 +146,18 @@ def record_path(models_dir: Path, name: str) -> Path:
     return path if name == "dataset" else path.with_name(path.name + ".json")
 
 
+def seal(record: dict[str, Any]) -> str:
+    """SHA-256 of all that a record says: a damaged one must not pass for a good one."""
+    plain = json.loads(json.dumps(record))  # as it will be read: lists for tuples
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record and its seal, atomically."""
+    record = {key: value for key, value in record.items() if key != "seal"}
+    write_json(path, record | {"seal": seal(record)})
+
+
 def read_record(models_dir: Path, name: str) -> dict[str, Any]:
     """The record of an artifact.
 
@@ -158,10 +170,11 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
             raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
     try:
         content = json.loads(record.read_text())
-        if all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
+        whole = content.pop("seal", None) in (None, seal(content))  # older ones have none
+        if whole and all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
             return content
-        fault = "of another version of this pipeline"
-    except (ValueError, AttributeError):
+        fault = "of another version of this pipeline" if whole else "damaged, or edited by hand"
+    except (ValueError, TypeError, AttributeError, RecursionError):
         fault = "damaged"
     raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
 
@@ -170,9 +183,15 @@ def is_recorded(path: Path) -> bool:
     """Whether a file is the one that the record beside it is of."""
     try:
         digest = json.loads(path.with_name(path.name + ".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return digest == sha256(path)
+
+
+def refuse_changed(path: Path) -> None:
+    """Raises UserError if a file has a record beside it and is not what that says."""
+    if path.exists() and path.with_name(f"{path.name}.json").exists() and not is_recorded(path):
+        raise UserError(f"{path} was changed after it was made; {remedy(path)}")
 
 
 def belongs(path: Path, record: dict[str, Any]) -> bool:

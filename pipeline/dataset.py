@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import artifact_path, atomic, command, read_record, sha256, write_json
+from pipeline.artifacts import artifact_path, atomic, command, read_record, sha256, write_record
 from pipeline.classes import IGNORED, Classes
 from pipeline.console import UserError
 
@@ -191,11 +191,15 @@ class DataSetWriter:
             "class_colours": self.classes.colours,
             "ignored": self.classes.ignored,
         }
-        write_json(self.folder / "dataset.json", {**about, **classes, "files": self.files})
-        kept = {name for files in self.files.values() for name, _ in files}
-        for path in self.folder.glob("*.npy"):
-            if path.name not in kept:
-                path.unlink()
+        write_record(self.folder / "dataset.json", {**about, **classes, "files": self.files})
+        for path in others(self.folder, self.files):
+            path.unlink()
+
+
+def others(folder: Path, files: dict[str, Any]) -> list[Path]:
+    """Arrays of other data sets than the one that has these files."""
+    kept = {name for parts in files.values() for name, _ in parts}
+    return [path for path in folder.glob("*.npy") if path.name not in kept]
 
 
 def cut_validation(number: int, share: float, seed: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import command
+from pipeline.artifacts import command, refuse_changed
 from pipeline.console import UserError
 from pipeline.litert import open_interpreter, operators
 
@@ -74,6 +74,7 @@ def estimate(path: Path) -> list[Row]:
     vela = find_vela()
     if path.suffix != ".tflite":
         raise UserError(not_int8(path))
+    refuse_changed(path)
     if open_interpreter(path).get_input_details()[0]["dtype"] not in (np.int8, np.uint8):
         raise UserError(not_int8(path))
     kinds = {operator.tensor: operator.kind for operator in operators(path.read_bytes())}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.artifacts import DAMAGED, atomic, read_record
+from pipeline.artifacts import DAMAGED, atomic, read_record, refuse_changed
 from pipeline.classes import Classes, make_classes
 from pipeline.console import UserError, say
 from pipeline.contract import read
@@ -37,6 +37,7 @@ def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
     Raises:
         UserError: the file is missing, or no segmentation model of ours.
     """
+    refuse_changed(path)
     shapes, scores = (keras_scorer if path.suffix == ".h5" else tflite_scorer)(path)
     image, result = (tuple(map(int, shape)) for shape in shapes)
     if len(image) != 3 or image[2] != 3 or result[:2] != image[:2] or len(result) != 3:

@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from pipeline.artifacts import artifact_path, command
+from pipeline.artifacts import artifact_path, command, refuse_changed
 from pipeline.console import UserError
 from pipeline.litert import open_interpreter
 from pipeline.tflite_files import SharingBuilder
@@ -150,6 +150,7 @@ def profile(models_dir: Path, seed: int) -> str:
 
 def profile_lines(path: Path, seed: int) -> list[str]:
     """The profile of one file as a table."""
+    refuse_changed(path)
     whole = median_milliseconds(open_interpreter(path))
     operators, (inside, parts) = time_operators(path, seed), delegated_operators(path)
     total = sum(milliseconds for *_, milliseconds in operators)

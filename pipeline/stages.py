@@ -24,7 +24,7 @@ from pipeline.artifacts import (
     record_path,
     sha256,
     stale_reason,
-    write_json,
+    write_record,
 )
 from pipeline.console import UserError, say
 
@@ -181,7 +181,7 @@ class Stage:
                 say(f"{self.script.name}: accepted as changing nothing: {reason.text}")
             record |= {"code": self.code, "versions": self.versions}
             record["accepted"] = record.get("accepted", []) + texts
-            write_json(record_path(self.models_dir, name), record)
+            write_record(record_path(self.models_dir, name), record)
 
     def may_resume(self, then: dict[str, Any]) -> bool:
         """Whether a stopped run of this identity may go on as this one; says why not.
@@ -228,4 +228,4 @@ class Stage:
             yield temporary
             digest, *others = map(sha256, temporary)
             record = self.record(digest, metrics) | {"beside": dict(zip(beside, others))}
-        write_json(record_path(self.models_dir, name), record)
+        write_record(record_path(self.models_dir, name), record)

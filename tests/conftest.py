@@ -26,7 +26,7 @@ from pipeline.artifacts import (  # noqa: E402
     artifact_path,
     record_path,
     sha256,
-    write_json,
+    write_record,
 )
 from pipeline.packages import keras, layers  # noqa: E402
 
@@ -62,7 +62,7 @@ def trained(models_dir, name, table=HISTORY):
     artifact_path(models_dir, name).write_text("")
     record = {key: {} for key in ("inputs", "settings", "code", "versions")}
     record |= {"sha256": "", "beside": {path.name: sha256(path)}}
-    write_json(record_path(models_dir, name), record)
+    write_record(record_path(models_dir, name), record)
 
 
 def start_script(script: str | Path, *arguments: object, **environment: str) -> subprocess.Popen:

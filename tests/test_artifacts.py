@@ -34,7 +34,7 @@ def chain(tmp_path):
         made = stage(*NAMES[: NAMES.index(name)], **settings)
         if name == "dataset":
             path = artifacts.artifact_path(models_dir, name)
-            artifacts.write_json(path, made.record(content, {}))
+            artifacts.write_record(path, made.record(content, {}))
             return
         with made.new_artifact(name, {"accuracy": 0.5}) as (path,):
             path.write_text(content)
@@ -151,6 +151,25 @@ def test_record_that_is_none_of_ours_is_reported_with_the_command(chain, content
         artifacts.read_record(chain.models_dir, "original")
 
 
+@pytest.mark.parametrize("place", range(0, 100, 7))
+def test_record_with_one_bit_turned_over_is_not_believed(chain, place):
+    """Wherever it is: a digit of a setting looks as good as any other."""
+    record = chain.models_dir / "original_model.h5.json"
+    content = bytearray(record.read_bytes())
+    content[len(content) * place // 100] ^= 1
+    record.write_bytes(content)
+    with pytest.raises(UserError, match=r"is (damaged|of another version).* make it anew with"):
+        artifacts.read_record(chain.models_dir, "original")
+
+
+def test_record_without_a_seal_is_an_older_one(chain):
+    record = chain.models_dir / "original_model.h5.json"
+    content = json.loads(record.read_text())
+    assert content.pop("seal")
+    artifacts.write_json(record, content)
+    assert artifacts.read_record(chain.models_dir, "original") == content
+
+
 # --- atomic files -------------------------------------------------------------------------
 
 
@@ -242,7 +261,7 @@ def test_kill_between_artifact_and_record_is_found(chain, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(stages, "write_json", killed)
+        patch.setattr(stages, "write_record", killed)
         chain.make("original", "second original")
     reason = artifacts.stale_reason(chain.models_dir, "original")
     assert "was changed after it was made" in reason

@@ -45,7 +45,7 @@ def save_two(file, array):
         killed()
     save(file, array)
 if {moment!r} == "before dataset.json":
-    dataset.write_json = killed
+    dataset.write_record = killed
 else:
     numpy.save = save_two
 synthetic.COUNTS = {COUNTS}

@@ -17,7 +17,7 @@ from pipeline.artifacts import (
     record_path,
     sha256,
     stale_reason,
-    write_json,
+    write_record,
 )
 from pipeline.console import UserError
 from pipeline.dataset import load_split
@@ -78,7 +78,7 @@ def test_latency_of_a_busy_machine_passes_no_gate(evaluated_copy, unmeasured, ca
         row["latency_ms"]["busy"] = "turns differ by 80%" if row["name"] == "int8" else None
     path.write_text(json.dumps(found))
     record = json.loads(record_path(evaluated_copy, "evaluation").read_text())
-    write_json(record_path(evaluated_copy, "evaluation"), record | {"sha256": sha256(path)})
+    write_record(record_path(evaluated_copy, "evaluation"), record | {"sha256": sha256(path)})
     assert ask(evaluated_copy, "--max-latency-ms", "100000") == 2
     said = capsys.readouterr().out
     assert "FAILED: int8 cannot be held to --max-latency-ms: turns differ by 80%" in said
@@ -246,13 +246,13 @@ def test_what_decides_the_numbers_is_measured_anew(evaluated_copy, unmeasured, c
         flags, reason = ["--seed", "8"], "--seed is 8, was 7"
     elif change == "model":
         path = record_path(evaluated_copy, "int8")
-        write_json(path, json.loads(path.read_text()) | {"sha256": "0" * 64})
+        write_record(path, json.loads(path.read_text()) | {"sha256": "0" * 64})
     else:
         path, reason = record_path(evaluated_copy, "evaluation"), "pipeline/metrics.py was edited"
         record = json.loads(path.read_text())
         assert "pipeline/metrics.py" in record["code"]
         record["code"]["pipeline/metrics.py"] = "0" * 16
-        write_json(path, record)
+        write_record(path, record)
     with pytest.raises(AssertionError, match="measured again"):
         ask(evaluated_copy, *flags)
     assert f"evaluation.py: runs, because {reason}" in capsys.readouterr().out

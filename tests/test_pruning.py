@@ -13,7 +13,7 @@ from PIL import Image
 import pruning
 import quantization
 from pipeline import channels, zeros
-from pipeline.artifacts import artifact_path, read_record, record_path, sha256, write_json
+from pipeline.artifacts import artifact_path, read_record, record_path, sha256, write_record
 from pipeline.console import UserError
 from pipeline.dataset import load_split
 from pipeline.keras_models import is_convolution, load_model, save_model, validation_iou
@@ -194,7 +194,7 @@ def narrow_run(run_copy, monkeypatch):
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="narrow")
     record, path = read_record(run_copy, "original"), artifact_path(run_copy, "original")
     save_model(model, path)
-    write_json(record_path(run_copy, "original"), record | {"sha256": sha256(path)})
+    write_record(record_path(run_copy, "original"), record | {"sha256": sha256(path)})
     monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
     return run_copy

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("benchmarks", "campaigns"))]
 README = ROOT / "README.md"
 TABLE = re.compile(
     r"(<!-- table of (docs/\S+\.json|what was aimed at) -->\n)(?:.*?\n)??(<!-- end of table -->)",
@@ -113,14 +113,17 @@ def table_of_aims() -> str:
 
 
 def table(record: dict) -> str:
-    """The table of a record of evaluation.py, or of a benchmark that compares files or runtimes."""
+    """The table of a record of evaluation.py, of a benchmark, or of a campaign of faults."""
     import against_other_runtimes
+    import campaign
     import compare_files
 
     from pipeline.tables import readme_table
 
     if "models" in record:
         return readme_table(record).strip()
+    if "campaign" in record:
+        return campaign.markdown(record)
     return (compare_files if "files" in record else against_other_runtimes).markdown(record)
 
 
@@ -155,6 +158,7 @@ def test_recorded_runs_are_real_and_whole(page):
         assert not evaluation["dataset"]["synthetic"]
         assert [row["name"] for row in evaluation["models"]][:2] == ["original", "pruned"]
         assert not any(row["stale"] for row in evaluation["models"])
+        assert not any(row["latency_ms"].get("busy") for row in evaluation["models"])
 
 
 def test_empty_table_is_filled_and_what_follows_it_stays():

@@ -11,7 +11,7 @@ from sklearn.metrics import jaccard_score
 
 import quantization
 from pipeline import conversion, file_checks, sensitivity
-from pipeline.artifacts import artifact_path, read_record, record_path, sha256, write_json
+from pipeline.artifacts import artifact_path, read_record, record_path, sha256, write_record
 from pipeline.console import UserError
 from pipeline.conversion import calibration_sample, convert
 from pipeline.dataset import load_split
@@ -41,7 +41,7 @@ def fragile(finished_run, tmp_path_factory):
     reader.set_weights([kernel])
     path = artifact_path(models_dir, "pruned")
     save_model(model, path)
-    write_json(record_path(models_dir, "pruned"), record | {"sha256": sha256(path)})
+    write_record(record_path(models_dir, "pruned"), record | {"sha256": sha256(path)})
     return models_dir, model
 
 

@@ -141,7 +141,7 @@ def test_input_is_named(run, project):
 def test_package_version_is_named(run, project):
     record = json.loads((run.models_dir / RECORD).read_text())
     now, record["versions"]["numpy"] = record["versions"]["numpy"], "1.0"
-    artifacts.write_json(run.models_dir / RECORD, record)
+    artifacts.write_record(run.models_dir / RECORD, record)
     assert asked(run, project) == f"training.py: runs, because numpy is {now}, was 1.0\n"
 
 

@@ -168,8 +168,6 @@ def stops(campaign: Campaign, what: str, number: int, signals: dict[int, int]) -
             faults.append("silent" if sent != signal.SIGKILL else "crash")
         if sent != signal.SIGKILL and done.code == -sent:
             faults.append("silent")  # it ended without our line
-        if sent != signal.SIGKILL and [name for name in hidden(models_dir) if "state" not in name]:
-            faults.append("left")
         whole = campaign.check_whole(script, models_dir)
         faults += ["lost"] * bool(whole)
         again_faults, again = campaign.check_rerun(script, models_dir)

@@ -295,7 +295,7 @@ def facts(script: str, models_dir: Path) -> dict[str, Any]:
         "quantization": ["dynamic", "int8", "float16"],
     }
     if script == "data_preparation":
-        return {"arrays": sorted(digests(models_dir / "dataset", "*.npy").items())}
+        return {"arrays": sorted(digests(models_dir / "dataset", "*.npy").items())}  # no others
     if script == "evaluation":
         rows = json.loads((models_dir / "evaluation.json").read_text())["models"]
         kept = ("name", "bytes", "mean_iou", "mean_iou_interval", "nonzero_share", "stale")
