@@ -222,6 +222,8 @@ def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> No
     """Writes report.html, unless it shows these numbers, drawn by this code, already."""
     page = Stage(report.__file__, arguments, without=tuple(vars(arguments)))
     page.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
+    if named := read_record(arguments.models_dir, "dataset").get("listing"):
+        page.inputs["the list of pictures"] = named[1]
     reasons = page.reasons("report")
     if not reasons:
         return

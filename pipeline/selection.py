@@ -106,8 +106,8 @@ def decoded(
     size: tuple[int, int],
     fit: str,
     faults: list[Fault],
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The examples that `cut` chose: split, image and mask, as `examples.decode` makes them.
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """The examples that `cut` chose: split, file, image and mask, as `examples.decode` makes them.
 
     One whose photograph turns out to be unreadable is added to `faults`.
     """
@@ -123,8 +123,8 @@ def decoded(
         used = codes[codes != LEFT_OUT]
         wanted = itertools.compress(read(), (codes != LEFT_OUT).tolist())
         with progress(f"reading {split}", len(used), "images") as bar:
-            for code, (_, found) in zip(used, in_threads(work, wanted, bar)):
+            for code, (example, found) in zip(used, in_threads(work, wanted, bar)):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
-                    yield SPLITS[code], *found
+                    yield SPLITS[code], example.file, *found

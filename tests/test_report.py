@@ -65,7 +65,7 @@ def test_no_name_is_taken_for_markup(numbers, tmp_path, undrawn):
         "number": 1,
         "colours": [(evil, (1, 2, 3))],
         "head": [evil, evil],
-        "rows": [{"rank": evil, "number": evil, "cells": [cell]}],
+        "rows": [{"rank": evil, "called": evil, "cells": [cell]}],
     }
     page = report.page(numbers, tmp_path, photos)
     assert "<script" not in page
@@ -80,11 +80,11 @@ def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path, undrawn
         "number": 6,
         "colours": [("pet", (1, 2, 3))],
         "head": ["test photo", "as it is, truth"],
-        "rows": [{"rank": "worst 1", "number": 17, "cells": [cell]}],
+        "rows": [{"rank": "worst 1", "called": "images/p1.jpg", "cells": [cell]}],
     }
     page = report.page(numbers, tmp_path, photos)
     assert "Worst and other test photos" in page and 'alt="a photo of a cat"' in page
-    assert "worst 1<br>number 17" in page and ">0.512<" in page
+    assert "worst 1<br>images/p1.jpg" in page and ">0.512<" in page
     assert "background:rgb(1, 2, 3)" in page
     assert "Worst and other" not in report.page(numbers, tmp_path)
 
