@@ -65,13 +65,10 @@ def read_coco(path: Path) -> Collection:
         raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, what no object covers)")
     index = {k: classes.index(names[k]) for k in used}
     folders = {split: folder_of(files[split], content) for split, content in contents.items()}
-    splits = {
-        split: Split(
-            len(content["images"]),
-            functools.partial(read, content, folders[split], index, path.parent),
-        )
-        for split, content in contents.items()
-    }
+    splits = {}
+    for split, content in contents.items():
+        reading = functools.partial(read, content, folders[split], index, path.parent)
+        splits[split] = Split(len(content["images"]), reading)
 
     def listed() -> list[str]:
         pictures = [

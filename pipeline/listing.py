@@ -25,7 +25,10 @@ class ListWriter:
 
     def __init__(self) -> None:
         text = {"encoding": "utf-8", "errors": "replace", "newline": ""}  # names may be any bytes
-        self.parts = {split: tempfile.TemporaryFile("w+", **text) for split in SPLITS}
+        self.parts = {
+            split: tempfile.TemporaryFile("w+", **text)  # noqa: SIM115 (gone with the writer)
+            for split in SPLITS
+        }
         self.number = dict.fromkeys(SPLITS, 0)
         self.named = False
 
