@@ -234,6 +234,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
         shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
         of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
         console.say(f"{split:10} {facts['examples']:5} examples   {of}")
+    if note := selection.luck(splits):
+        console.say(note)
     if listed:
         console.say(
             f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
