@@ -159,6 +159,7 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
 
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     page = report.page(numbers, tmp_path)
+    assert "+ is lost, - is gained." in page.split("What they say")[0], "the caption of the table"
     assert "To ship: " in page and "Look out, IoU lost on the class border: " in page
     assert "ab" * 32 in page and "mean IoU 0.2000" in page
     assert "This evaluation: python evaluation.py" in page and "numpy 2." in page
