@@ -84,7 +84,7 @@ def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path, undrawn
     }
     page = report.page(numbers, tmp_path, photos)
     assert "Worst and other test photos" in page and 'alt="a photo of a cat"' in page
-    assert "worst 1<br>images/p1.jpg" in page and ">0.512<" in page
+    assert 'worst 1<br><span class="file">images/<wbr>p1.jpg</span>' in page and ">0.512<" in page
     assert "background:rgb(1, 2, 3)" in page
     assert "Worst and other" not in report.page(numbers, tmp_path)
 
