@@ -11,7 +11,8 @@ Reads   --data, which is one of
         data.yaml           of an Ultralytics data set for semantic segmentation
         tfds:NAME           any set of TensorFlow Datasets with photographs and masks
 Writes  models/dataset/     images and masks as uint8 arrays that later stages memory-map, and
-                            dataset.json, which says what they are
+                            dataset.json, which says what they are; examples-*.csv, which says
+                            which picture is in which split, in the order of the arrays
         dataset.jpg         a few photos, their masks and overlays (of the pets: beside this script)
 
     python data_preparation.py
@@ -46,6 +47,7 @@ from pipeline import (
     examples,
     flags,
     labels,
+    listing,
     photographs,
     pictures,
     selection,
@@ -190,10 +192,12 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     folder = artifacts.artifact_path(models_dir, "dataset").parent
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     with new_arrays(folder):
-        writer = dataset.DataSetWriter(folder, meaning.classes)
+        writer, names = dataset.DataSetWriter(folder, meaning.classes), listing.ListWriter()
         size, fit = (height, width), arguments.fit
-        for split, image, mask in selection.decoded(source, chosen, meaning, size, fit, faults):
+        found = selection.decoded(source, chosen, meaning, size, fit, faults)
+        for split, name, image, mask in found:
             writer.add(split, image, mask)
+            names.add(split, name)
             if split == "train" and len(shown) < SHOWN:
                 shown.append((image, mask))
         selection.refuse(faults, number, source.skip_bad)
@@ -205,6 +209,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
             "fit": arguments.fit,
             "splits": splits,
             "fingerprint": fingerprint,
+            "listing": names.write(folder),
             **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),
         }
         listed = [fault.text for fault in faults]
@@ -213,6 +218,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
             with artifacts.atomic(folder / LEFT_OUT) as temporary:
                 temporary.write_text("\n".join(listed) + "\n", encoding="utf-8", errors="replace")
         writer.finish(about)
+    for path in listing.lists(folder, but=about["listing"]):
+        path.unlink()
     if not listed:
         (folder / LEFT_OUT).unlink(missing_ok=True)
 
@@ -227,22 +234,26 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
         shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
         of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
         console.say(f"{split:10} {facts['examples']:5} examples   {of}")
+    if note := selection.luck(splits):
+        console.say(note)
     if listed:
         console.say(
             f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
             f"files passed over; {folder / LEFT_OUT} names them"
         )
+    if about["listing"]:
+        console.say(f"which picture is in which split: {folder / about['listing'][0]}")
     console.say(f"wrote {folder} and {picture} in {stage.seconds()} s")
 
 
 @contextlib.contextmanager
 def new_arrays(folder: Path) -> Iterator[None]:
-    """Takes the arrays that are written inside away again if the data set is not finished."""
-    before = set(folder.glob("*.npy"))
+    """Takes what is written inside away again if the data set is not finished."""
+    before = {*folder.glob("*.npy"), *listing.lists(folder)}
     try:
         yield
     except BaseException:
-        for path in set(folder.glob("*.npy")) - before:
+        for path in {*folder.glob("*.npy"), *listing.lists(folder)} - before:
             path.unlink(missing_ok=True)
         raise
 
@@ -263,8 +274,10 @@ def main(argv: list[str] | None = None) -> None:
         stage.inputs[f"content of {arguments.data}"] = contents
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
-        files = artifacts.read_record(arguments.models_dir, "dataset")["files"]
-        if left := dataset.others(folder, files):  # by a run that was killed right before its end
+        about = artifacts.read_record(arguments.models_dir, "dataset")
+        left = dataset.others(folder, about["files"])
+        left += listing.lists(folder, but=about.get("listing"))
+        if left:  # by a run that was killed right before its end
             with contextlib.suppress(console.UserError, OSError), stage.alone():
                 for path in left:
                     path.unlink(missing_ok=True)

@@ -135,9 +135,9 @@ def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]
     for key, threads in (("latency_ms", 1), ("latency_ms_all_threads", cores())):
         found[key] = timing.measure_latency(models_dir, MODELS, threads, image)
         seconds = stage.seconds()
-        console.say(f"latency measured on {threads} thread(s), {seconds:.0f} s so far")
+        console.say(f"latency measured on {threads} thread(s), {seconds:.0f} s since the start")
     found["memory_bytes"] = timing.measure_memory(models_dir, MODELS, image)
-    console.say(f"memory measured, {stage.seconds():.0f} s so far")
+    console.say(f"memory measured, {stage.seconds():.0f} s since the start")
     return found
 
 
@@ -169,7 +169,8 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         row |= {key: values[name] for key, values in machine.items()}
         row |= accuracy.fields(counts[name], counts["original"], names, seed)
         rows.append(row | {"stale": stale_reason(models_dir, name)})
-        console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {stage.seconds():.0f} s so far")
+        seconds = stage.seconds()
+        console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {seconds:.0f} s since the start")
     refuse_changes(models_dir, digests)
 
     constant, least = metrics.constant_baseline(counts["original"][:, 1].sum(axis=0))
@@ -222,6 +223,8 @@ def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> No
     """Writes report.html, unless it shows these numbers, drawn by this code, already."""
     page = Stage(report.__file__, arguments, without=tuple(vars(arguments)))
     page.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
+    if named := read_record(arguments.models_dir, "dataset").get("listing"):
+        page.inputs["the list of pictures"] = named[1]
     reasons = page.reasons("report")
     if not reasons:
         return
@@ -263,7 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     draw_report(arguments, evaluation)
 
     console.say("\n" + tables.terminal_table(evaluation))
-    console.say(f"\n{path} and report.html beside it have it all; {stage.seconds():.0f} s")
+    seconds = stage.seconds()
+    console.say(f"\n{path} and report.html beside it have it all; {seconds:.0f} s since the start")
     broken, unknown = limits.judge(arguments, evaluation)
     for line in broken + unknown:
         console.say(f"FAILED: {line}")

@@ -164,7 +164,8 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
                 metrics["zeros"] = check_zeros(content, model)
         console.say(
             f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
-            f"{metrics['agreement']:.2%} of pixels as before"
+            f"{metrics['agreement']:.2%} of validation pixels get the class that the "
+            f"{'fine-tuned' if source is not model else 'pruned'} model gives them"
         )
     forget(stage, "qat")
     console.say(f"done in {stage.seconds()} s")

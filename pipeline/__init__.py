@@ -14,6 +14,7 @@ in this list (tests/test_package.py checks both).
     stages         what a stage was asked, whether it must run again and why, its artifacts
     classes        what the values of a mask mean: names, colours, pixels of no class
     dataset        the prepared data set: shards written once, memory-mapped after
+    listing        which picture each prepared example was
     masks          what the pixels of a mask file say: numbers, palettes, colours
     labels         which class each value in masks is, as source and user say
     examples       one picture and its mask, decoded and fitted; what a source of many is

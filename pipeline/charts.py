@@ -5,6 +5,7 @@ Each function returns a matplotlib figure; `save` writes one.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from pipeline.packages import matplotlib_figure
 ORANGE, BLUE, GREY = "#f28e2b", "#3a4862", "#b9bec7"
 MOST_LINES = 12  # of classes in one chart; more are drawn in grey, without a name
 LIGHTEST = 0.7  # brightness of a line on white, 0..1
+WIDE_RANGE = 5  # how many times the least cost the greatest may be on an even scale
 SHOWN_OPERATORS = 30  # the worst ones, in the chart of int8
+
+Point = tuple[float, float]
 
 
 def save(figure: Any, path: Path) -> None:
@@ -108,9 +112,9 @@ def int8_sensitivity(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def pareto_front(points: list[Point]) -> list[Point]:
     """Those (cost, gain) than which none is at once no dearer and better, by rising cost."""
-    front: list[tuple[float, float]] = []
+    front: list[Point] = []
     for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or gain > front[-1][1]:
             front.append((cost, gain))
@@ -118,17 +122,45 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def spread(values: list[float], gap: float) -> list[float]:
-    """Moves values within 0..1 apart until neighbours are `gap` apart; their order stays."""
+    """Moves values within 0..1 apart until neighbours are `gap` apart; their order stays.
+
+    Those that lie close are moved to both sides; a gap for which there is no room is narrowed.
+    """
     order = np.argsort(values, kind="stable")
-    places = np.clip(np.asarray(values, float)[order], 0, 1)
-    for k in range(1, len(places)):
-        places[k] = max(places[k], places[k - 1] + gap)
-    places[-1] = min(places[-1], 1)
-    for k in range(len(places) - 2, -1, -1):
-        places[k] = min(places[k], places[k + 1] - gap)
-    result = np.empty_like(places)
-    result[order] = places
+    steps = min(gap, 1 / max(1, len(values) - 1)) * np.arange(len(values))
+    level = np.clip(np.asarray(values, float)[order], 0, 1) - steps  # level: the gaps taken off
+    up, down = np.maximum.accumulate(level), np.minimum.accumulate(level[::-1])[::-1]
+    result = np.empty_like(level)
+    result[order] = np.clip((up + down) / 2, 0, 1 - steps[-1]) + steps
     return result.tolist()
+
+
+def untangled(points: list[Point], places: list[float], x: float) -> list[float]:
+    """Swaps the heights of labels until no two lines from a point to its label cross.
+
+    Two lines that cross are longer than the same two swapped (the triangle inequality), so that
+    this comes to an end.
+
+    Args:
+        points: horizontal and vertical place of each. places: heights of their labels. x: where
+            the labels stand, to the right of all points.
+    """
+    places, swapped = list(places), True
+    while swapped:
+        swapped = False
+        for one, two in itertools.combinations(range(len(points)), 2):
+            if cross(points[one], (x, places[one]), points[two], (x, places[two])):
+                places[one], places[two], swapped = places[two], places[one], True
+    return places
+
+
+def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
+    """Whether the line from a to b crosses that from c to d; to touch is not to cross."""
+
+    def side(p: Point, q: Point, r: Point) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 def trade_off(
@@ -137,6 +169,7 @@ def trade_off(
     """Cost against mean IoU with its 95 % interval, the Pareto front and a label for every point.
 
     Labels stand in a column on the right, so that they cannot overlap where models lie close.
+    Costs that differ by more than WIDE_RANGE times are drawn on a logarithmic scale.
 
     Args:
         rows: of evaluation.json. costs: one for each of them. figure: to draw into, or a new one.
@@ -150,29 +183,45 @@ def trade_off(
     intervals = np.abs(np.array([row["mean_iou_interval"] for row in rows]).T - gains)
     axis.errorbar(costs, gains, intervals, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
     colours = [ORANGE if point in front else BLUE for point in zip(costs, gains)]
-    axis.scatter(costs, gains, 36, colours, zorder=3)
-    axis.set(xlabel=label, ylabel="mean IoU", xlim=(0, 1.06 * max(costs)))
+    axis.scatter(costs, gains, 36, colours, zorder=3, clip_on=False)
+    low, high = axis.get_ylim()
+    axis.set(ylabel="mean IoU", ylim=(max(0, low), min(1, high)))  # there is no IoU beyond
+    axis.set(xlabel=label, xlim=(0, 1.06 * max(costs)))
+    if max(costs) > WIDE_RANGE * min(costs):
+        spaced = [m * 10.0**k for k in range(-3, 6) for m in (1, 2, 5)]
+        ticks = [tick for tick in spaced if min(costs) / 1.3 < tick < 1.3 * max(costs)]
+        axis.set(xlabel=f"{label}, logarithmic", xscale="log")
+        axis.set_xlim(min(costs) / 1.3, 1.3 * max(costs))
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize=8, frameon=False)
-    low, high = axis.get_ylim()
-    places = spread([(gain - low) / (high - low) for gain in gains], 0.09)
+    to_axes = axis.transData + axis.transAxes.inverted()
+    points = to_axes.transform(list(zip(costs, gains))).tolist()
+    places = [0.03 + 0.94 * place for place in spread([height for _, height in points], 0.09)]
+    places = untangled(points, places, 1.05)
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)}
     text = {"textcoords": "axes fraction", "va": "center", "fontsize": 9, "arrowprops": line}
     for row, cost, gain, place in zip(rows, costs, gains, places):
-        axis.annotate(row["name"], (cost, gain), (1.05, 0.03 + 0.94 * place), **text)
+        axis.annotate(row["name"], (cost, gain), (1.05, place), **text)
     return figure
 
 
 def bars(
-    names: list[str], groups: dict[str, tuple[str, list[float]]], label: str, form: str
+    names: list[str],
+    groups: dict[str, tuple[str, list[float]]],
+    label: str,
+    form: str,
+    most: float | None = None,
 ) -> Any:
     """Horizontal bars: a row per name, in it a bar per group, each with its value.
 
     Args:
         groups: colour and values, one for each name. form: how a value is written, "{:.3f}".
+        most: the largest value that there can be, at which the axis ends; None: the longest bar.
     """
     thick = 0.8 / len(groups)
-    longest = max(max(values) for _, values in groups.values())
+    longest = most or max(max(values) for _, values in groups.values())
     size = (5.4, 0.8 + len(names) * max(0.17, 0.21 * len(groups)))
     figure = matplotlib_figure.Figure(size, layout="constrained")
     axis = figure.subplots()
@@ -185,6 +234,9 @@ def bars(
     axis.set_yticklabels(names, fontsize=7 if len(names) > 12 else 9)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.spines[["top", "right"]].set_visible(False)
+    if most:
+        axis.set_xticks([tick for tick in axis.get_xticks() if tick <= most])
+        axis.spines["bottom"].set_bounds(0, most)
     if len(groups) > 1:
         figure.legend(loc="outside upper center", ncols=len(groups), frameon=False, fontsize=8)
     return figure

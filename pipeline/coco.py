@@ -65,12 +65,10 @@ def read_coco(path: Path) -> Collection:
         raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, what no object covers)")
     index = {k: classes.index(names[k]) for k in used}
     folders = {split: folder_of(files[split], content) for split, content in contents.items()}
-    splits = {
-        split: Split(
-            len(content["images"]), functools.partial(read, content, folders[split], index)
-        )
-        for split, content in contents.items()
-    }
+    splits = {}
+    for split, content in contents.items():
+        reading = functools.partial(read, content, folders[split], index, path.parent)
+        splits[split] = Split(len(content["images"]), reading)
 
     def listed() -> list[str]:
         pictures = [
@@ -130,11 +128,18 @@ def folder_of(path: Path, content: dict[str, Any]) -> Path:
     raise UserError(f"{path} names {first}, which is neither beside it nor in images/")
 
 
-def read(content: dict[str, Any], folder: Path, index: dict[int, int]) -> Iterator[Example]:
-    """The examples of one file; each mask is drawn when it is asked for."""
+def read(
+    content: dict[str, Any], folder: Path, index: dict[int, int], base: Path
+) -> Iterator[Example]:
+    """The examples of one file; each mask is drawn when it is asked for.
+
+    Args:
+        folder: of the pictures. base: that their names count from.
+    """
     for image in content["images"]:
         file, name = folder / image["file_name"], f"the objects of {image['file_name']}"
-        yield Example(file, functools.partial(draw, image, index, name), str(file), name)
+        mask = functools.partial(draw, image, index, name)
+        yield Example(file, mask, str(file), name, os.path.relpath(file, base))
 
 
 def draw(image: dict[str, Any], index: dict[int, int], name: str) -> bytes:

@@ -38,17 +38,19 @@ Result = TypeVar("Result")
 
 
 class Example(NamedTuple):
-    """A photograph and its mask, encoded, and what messages call them."""
+    """A photograph and its mask, encoded, what messages call them, and what its source does."""
 
     image: Source | Lazy
     mask: Source | Lazy
     image_name: str
     mask_name: str
+    file: str = ""  # of the photograph, from the source's folder; empty where it has none
 
 
-def pair(image: Path, mask: Path) -> Example:
-    """The example of two files."""
-    return Example(image, mask, str(image), str(mask))
+def pair(folder: Path, image: str, mask: str) -> Example:
+    """The example of two files in a folder."""
+    both = folder / image, folder / mask
+    return Example(*both, *map(str, both), image)
 
 
 class Fault(NamedTuple):

@@ -63,7 +63,7 @@ class Pairs:
 
     def read(self, split: str) -> Iterator[Example]:
         """The examples of a split."""
-        return (pair(self.folder / image, self.folder / mask) for image, mask in self.splits[split])
+        return (pair(self.folder, image, mask) for image, mask in self.splits[split])
 
     def files(self) -> list[str]:
         """All that decides the content, by path in the folder."""

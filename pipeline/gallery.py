@@ -15,6 +15,7 @@ from pipeline.artifacts import DAMAGED, MODELS, command
 from pipeline.classes import IGNORED
 from pipeline.console import UserError
 from pipeline.dataset import load_classes, load_split
+from pipeline.listing import names_of
 from pipeline.metrics import iou_per_class, mean_iou
 from pipeline.pictures import overlay
 
@@ -72,20 +73,22 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     classes = load_classes(models_dir)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
     predictions = {name: class_maps(models_dir, name, images) for name in MODELS}
+    names = names_of(models_dir, "test", chosen.keys())
     what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"
     rows = []
     for k, (row, rank) in enumerate(chosen.items()):
-        image, mask = images[k], masks[k]
+        image, mask, called = images[k], masks[k], names.get(row, f"number {row}")
+        shown = f"{what} {called}"
         grey = (0.45 * image.mean(axis=-1, keepdims=True)).astype(np.uint8)
         faint = np.repeat(grey, 3, axis=-1)
-        cells = [stacked([image, overlay(image, mask, classes)], f"{what} {row}, truth below")]
+        cells = [stacked([image, overlay(image, mask, classes)], f"{shown}, truth below")]
         for name, prediction in predictions.items():
             wrong = (prediction[k] != mask) & (mask != IGNORED)
             wrong = np.where(wrong[..., None], WRONG, faint)
-            text = f"{name} on {what} {row}: its prediction, below it the wrong pixels"
+            text = f"{name} on {shown}: its prediction, below it the wrong pixels"
             pictures = [overlay(image, prediction[k], classes), wrong]
             cells.append(stacked(pictures, text, f"{scores[name][row]:.3f}"))
-        rows.append({"rank": rank, "number": row, "cells": cells})
+        rows.append({"rank": rank, "number": row, "called": called, "cells": cells})
     colours = zip((*classes.names, "wrong pixel"), (*classes.colours, WRONG))
     return {
         "what": what,

@@ -13,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the limits, and which models they are for."""
     number, share = bounded(float, 0.0), bounded(float, 0.0, 1.0)
     for flag, kind, metavar, text in (
-        ("--max-drop", share, "IOU", "largest allowed drop of mean IoU"),
+        ("--max-drop", share, "IOU", "largest allowed drop of mean IoU (+: lost)"),
         (
             "--max-latency-ms",
             number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.artifacts import DAMAGED, atomic, read_record, refuse_changed
+from pipeline.artifacts import (
+    ARTIFACTS,
+    DAMAGED,
+    atomic,
+    read_record,
+    refuse_changed,
+    stale_reason,
+)
 from pipeline.classes import Classes, make_classes
 from pipeline.console import UserError, say
 from pipeline.contract import read
@@ -69,6 +77,14 @@ def tflite_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
         return interpreter.get_tensor(result["index"])[0]
 
     return (slot["shape"][1:], result["shape"][1:]), scores
+
+
+def note_stale(model: Path) -> None:
+    """Says so if a model of this pipeline was made from something else than what lies there now."""
+    names = [name for name, (file, _) in ARTIFACTS.items() if file == model.name]
+    with contextlib.suppress(UserError):  # without its record, or an input's, nobody can tell
+        if names and (reason := stale_reason(model.parent, names[0])):
+            say(f"note: {reason}")
 
 
 def classes_of(model: Path, number: int) -> tuple[Classes, str]:
@@ -147,6 +163,7 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         UserError: a photo or the model cannot be read, or a picture not be written.
     """
     size, number, scores = open_scorer(model)
+    note_stale(model)
     classes, fit = classes_of(model, number)
     scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than all others
     for path in photos:

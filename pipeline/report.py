@@ -18,7 +18,15 @@ from pipeline.classes import make_classes
 from pipeline.gallery import data_uri
 from pipeline.metrics import BOOTSTRAP_SAMPLES
 from pipeline.packages import jinja2, matplotlib
-from pipeline.sentences import activations, baseline_of, per_class, sentences, signed, speed
+from pipeline.sentences import (
+    DROP,
+    activations,
+    baseline_of,
+    lost,
+    per_class,
+    sentences,
+    speed,
+)
 from pipeline.timing import TIMED_RUNS, TURN_RUNS
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -38,6 +46,7 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
         summary=f"{len(evaluation['models'])} models on {data['examples']} test images of "
         f"{data['source']}, measured on {place['cpu']}, {place['threads']} thread.",
         numbers=numbers(evaluation),
+        drop=DROP,
         classes=classes_table(evaluation),
         stale=[row for row in evaluation["models"] if row.get("stale")],
         sentences=sentences(evaluation),
@@ -65,7 +74,7 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "against float32": speed(row, baseline, " times"),
             "mean IoU": f"{row['mean_iou']:.4f}",
             "95 % interval": f"{low:.4f}\N{EN DASH}{high:.4f}",
-            "drop": signed(row["mean_iou_drop"]),
+            "drop": lost(row["mean_iou_drop"]),
             "pixels right": f"{row['pixel_accuracy']:.3f}",
             "after another, ms": f"{latency['after_another']:.2f}",
             "first run, ms": f"{latency['first']:.2f}",
@@ -124,7 +133,8 @@ def number_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
             name: (line_colour(colour), [row["iou"][name] or 0 for row in rows])
             for name, colour in zip(data["class_names"], data["class_colours"])
         }
-        charts.append(drawn(bars(names, classes, "IoU", "{:.3f}"), f"IoU of each class{of}."))
+        figure = bars(names, classes, "IoU", "{:.3f}", most=1.0)
+        charts.append(drawn(figure, f"IoU of each class{of}."))
     if all(row.get("memory_bytes") for row in rows):
         memory = {"memory": (BLUE, [row["memory_bytes"] / 1e6 for row in rows])}
         caption = (
@@ -218,8 +228,7 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
         "convolutions and dense layers, for one image.",
         "Mean IoU: from counts over the whole split; a class that is neither in it nor predicted "
         f"counts for nothing. Interval: {BOOTSTRAP_SAMPLES} "
-        f"bootstrap samples of the images, seed {seed}; drop: mean IoU of the original less this "
-        "model's. gzip: level 9. MB: a million bytes.",
+        f"bootstrap samples of the images, seed {seed}. gzip: level 9. MB: a million bytes.",
         f"This evaluation: {command('evaluation', models_dir)} --seed {seed}",
     ]
 

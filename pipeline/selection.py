@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from pipeline.photographs import Unreadable
 TEST_SHARE = 0.2  # of a source that has no test split
 VALIDATION_SHARE = 0.1  # of what is left for training, where the source has no validation split
 FEWEST_PICTURES = 10  # in all splits together
+FEW = 10  # of a split, or of a class in it: with fewer, its mean IoU is luck
+FEW_CLASSES = 5  # of which that is said
 LEFT_OUT = 255  # in place of an index into SPLITS
 
 
@@ -99,6 +102,32 @@ def refuse_absent(
     raise UserError(f"{start}; {remedy}; to go on all the same: --skip-bad 0.01")
 
 
+def luck(splits: dict[str, dict[str, Any]]) -> str:
+    """What to say of splits, and of classes in the others, that have fewer than FEW.
+
+    Args:
+        splits: "examples" and "class_pictures" of each, as `DataSetWriter.describe` gives them.
+
+    Returns:
+        One line that names the rarest; empty if there is none.
+    """
+    said, rare = [], {}
+    for split, facts in splits.items():
+        if facts["examples"] < FEW:
+            said.append(f"{split} ({facts['examples']})")
+            continue
+        for name, number in facts["class_pictures"].items():
+            if number < FEW:
+                rare.setdefault(name, []).append((number, split))
+    rarest = sorted(rare, key=lambda name: min(rare[name]))
+    for name in rarest[:FEW_CLASSES]:
+        said.append(f"{name} (in {', '.join(f'{k} of {split}' for k, split in rare[name])})")
+    if len(rare) > FEW_CLASSES:
+        said.append(f"{len(rare) - FEW_CLASSES} more classes")
+    start = f"note: fewer than {FEW} pictures, so that IoU is luck: "
+    return start + ", ".join(said) if said else ""
+
+
 def decoded(
     collection: Collection,
     chosen: dict[str, np.ndarray],
@@ -106,8 +135,8 @@ def decoded(
     size: tuple[int, int],
     fit: str,
     faults: list[Fault],
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The examples that `cut` chose: split, image and mask, as `examples.decode` makes them.
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """The examples that `cut` chose: split, file, image and mask, as `examples.decode` makes them.
 
     One whose photograph turns out to be unreadable is added to `faults`.
     """
@@ -123,8 +152,8 @@ def decoded(
         used = codes[codes != LEFT_OUT]
         wanted = itertools.compress(read(), (codes != LEFT_OUT).tolist())
         with progress(f"reading {split}", len(used), "images") as bar:
-            for code, (_, found) in zip(used, in_threads(work, wanted, bar)):
+            for code, (example, found) in zip(used, in_threads(work, wanted, bar)):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
-                    yield SPLITS[code], *found
+                    yield SPLITS[code], example.file, *found

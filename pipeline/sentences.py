@@ -10,13 +10,17 @@ SAME = 0.02  # a ratio of times so close to 1 is no difference
 CLASS_COLLAPSE = 0.02  # a class that loses more IoU than this is called out
 SHOWN_CLASSES = 5  # of those that something is said of, and as many in the README's table
 HARDLY = 0.2  # IoU of a class that was not learned
+DROP = "drop: mean IoU of the original less this model's; + is lost, - is gained."
 BEARABLE_DROP = 0.01  # of mean IoU, for the model that is recommended
 
 Row = dict[str, Any]  # a model of evaluation.json
 
 
-def signed(value: float) -> str:
-    """A difference of mean IoU to four places, without a negative zero."""
+def lost(value: float) -> str:
+    """A drop of IoU, wherever one is shown: what was lost has a +, what was gained a -.
+
+    To four places, without a negative zero.
+    """
     return f"{round(value, 4) + 0.0:+.4f}"
 
 
@@ -65,7 +69,7 @@ def sentences(evaluation: dict[str, Any]) -> list[str]:
             said.append(
                 f"{name}: {source['bytes'] / row['bytes']:.2f} times smaller than the pruned "
                 f"float32 file, {in_words(row, source)}, "
-                f"mean IoU {signed(row['mean_iou'] - source['mean_iou'])}."
+                f"drop of mean IoU against it {lost(source['mean_iou'] - row['mean_iou'])}."
             )
     if rows.get("int8", {}).get("activation_kb"):
         said.append(about_memory(rows["int8"]))
@@ -144,10 +148,10 @@ def about_classes(rows: list[Row]) -> list[str]:
             f"Look out, the original hardly learned {some([f'{n} ({iou[n]:.2f})' for n in weak])}: "
             "train for more --epochs, or with --class-weights balanced."
         )
-    lost = {name: {row["name"]: row["iou_drop"][name] or 0 for row in rows} for name in iou}
-    bad = [name for name in iou if max(lost[name].values()) > CLASS_COLLAPSE]
-    for name in sorted(bad, key=lambda name: -max(lost[name].values()))[:SHOWN_CLASSES]:
-        worse = [f"{key} ({v:.3f})" for key, v in lost[name].items() if v > CLASS_COLLAPSE]
+    drops = {name: {row["name"]: row["iou_drop"][name] or 0 for row in rows} for name in iou}
+    bad = [name for name in iou if max(drops[name].values()) > CLASS_COLLAPSE]
+    for name in sorted(bad, key=lambda name: -max(drops[name].values()))[:SHOWN_CLASSES]:
+        worse = [f"{key} ({lost(v)})" for key, v in drops[name].items() if v > CLASS_COLLAPSE]
         said.append(f"Look out, IoU lost on the class {name}: {', '.join(worse)}.")
     if len(bad) > SHOWN_CLASSES:
         said.append(f"And on {len(bad) - SHOWN_CLASSES} more classes: see the report.")

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.sentences import (
+    DROP,
     SHOWN_CLASSES,
     Row,
     activations,
     baseline_of,
     figure,
     half_interval,
+    lost,
     per_class,
     sentences,
-    signed,
     speed,
 )
 
@@ -38,7 +39,7 @@ COLUMNS: list[tuple[str, int, Cell]] = [
     ("speed", 14, speed),
     ("mIoU", 7, lambda row, _: f"{row['mean_iou']:.4f}"),
     ("+-", 7, lambda row, _: f"{half_interval(row):.4f}"),
-    ("drop", 8, lambda row, _: signed(row["mean_iou_drop"])),
+    ("drop", 8, lambda row, _: lost(row["mean_iou_drop"])),
 ]
 
 
@@ -60,8 +61,7 @@ def terminal_table(evaluation: dict[str, Any]) -> str:
     notes = (
         "RAM: activations as TFLite Micro would lay them out. ms: one image, "
         f"{evaluation['environment']['threads']} thread, median and 90th percentile. speed: "
-        "against float32. mIoU: mean IoU. +-: 95 % interval. drop: mean IoU of the original less "
-        f"this model's.{synthetic}"
+        f"against float32. mIoU: mean IoU. +-: 95 % interval. {DROP}{synthetic}"
     )
     lines += [*textwrap.wrap(notes, WIDTH), ""]
     for sentence in sentences(evaluation):
@@ -90,7 +90,7 @@ README_COLUMNS: list[tuple[str, Cell]] = [
     ("median ms (p90), 1 thread", lambda row, _: with_p90(row)),
     ("against float32", lambda row, baseline: speed(row, baseline, " times")),
     ("mean IoU (95 % interval)", lambda row, _: with_interval(row)),
-    ("drop of mean IoU", lambda row, _: signed(row["mean_iou_drop"])),
+    ("drop of mean IoU (+: lost)", lambda row, _: lost(row["mean_iou_drop"])),
 ]
 
 

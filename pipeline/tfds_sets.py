@@ -24,6 +24,8 @@ ANSWER_SECONDS = 12  # that the server has; TFDS would try again and again for t
 # What masks are called in TFDS, where their kind does not tell them from photographs.
 MASK_KEYS = ("segmentation_mask", "segmentation_label", "annotation", "mask", "segmentation")
 
+NAME_KEYS = ("file_name", "filename", "image/filename")  # what a photograph's file is called
+
 
 def oxford_pets(data_dir: Path | None) -> Collection:
     """Oxford-IIIT Pet 4.0.0, its official splits, in the order of its files.
@@ -161,13 +163,17 @@ def read(builder: Any, split: str, keys: tuple[str, str]) -> Iterator[Example]:
         UserError: its files are damaged.
     """
     raw = {key: tfds.decode.SkipDecoding() for key in keys}
+    features = builder.info.features
+    texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
+    named = next((key for key in NAME_KEYS if key in texts), None)
     config = tfds.ReadConfig(interleave_cycle_length=1)  # shards in order, the same everywhere
     stream = builder.as_dataset(split=split, decoders=raw, read_config=config, shuffle_files=False)
     try:
         for number, example in enumerate(tfds.as_numpy(stream)):
             image, mask = (example[key] for key in keys)
             name = f"{builder.name}, {split} example {number}"
-            yield Example(image, mask, f"image of {name}", f"mask of {name}")
+            file = example[named].decode("utf-8", "replace") if named else ""
+            yield Example(image, mask, f"image of {name}", f"mask of {name}", file)
     except tf.errors.OpError as error:
         raise UserError(
             f"the {split} split in {builder.data_dir} is damaged ({type(error).__name__}), "

@@ -33,6 +33,30 @@ def test_labels_are_spread_apart_in_order():
     assert np.argsort(places, kind="stable").tolist() == [5, 0, 1, 2, 4, 3]
 
 
+def test_labels_of_close_models_move_to_both_sides():
+    assert charts.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    crowd = charts.spread([0.9] * 30, 0.1)  # more than there is room for
+    assert min(crowd) >= 0 and max(crowd) <= 1 and np.diff(crowd).min() == pytest.approx(1 / 29)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_lines_to_labels_cross(seed):
+    """Which of two lines is above, where the second begins, is above at the labels too."""
+    points = np.random.default_rng(seed).random((9, 2))
+    places = charts.spread(points[:, 1].tolist(), 0.11)
+    found = charts.untangled(points.tolist(), places, 1.05)
+    assert sorted(found) == sorted(places)
+    lines = sorted(zip(points[:, 0], points[:, 1], found))
+    for k, (x, y, place) in enumerate(lines):
+        for other_x, other_y, other in lines[k + 1 :]:
+            there = np.interp(other_x, [x, 1.05], [y, place])
+            assert (there > other_y) == (place > other)
+
+
+def test_lines_that_cross_are_swapped():
+    assert charts.untangled([(0.1, 0.9), (0.9, 0.1)], [0.0, 1.0], 1.05) == [1.0, 0.0]
+
+
 def test_curves_mark_the_best_epoch():
     figure = charts.curves(HISTORY, "Training of a network", make_classes(CLASSES))
     assert "0.6000" in words(figure) and "Training of a network" in words(figure)
@@ -73,6 +97,25 @@ def test_trade_off_joins_the_front_and_names_every_model(numbers):
     assert {"size of the file, MB", "mean IoU", *(row["name"] for row in rows)} <= set(
         words(figure)
     )
+
+
+def test_costs_that_differ_much_are_drawn_logarithmically(numbers):
+    rows = numbers["models"]
+    even, wide = (charts.trade_off(rows, [1.0, *[top] * 6], "ms").axes[0] for top in (5.0, 50.0))
+    assert (even.get_xscale(), even.get_xlabel()) == ("linear", "ms")
+    assert (wide.get_xscale(), wide.get_xlabel()) == ("log", "ms, logarithmic")
+    assert [text.get_text() for text in wide.get_xticklabels()] == ["1", "2", "5", "10", "20", "50"]
+
+
+def test_no_axis_of_iou_goes_where_there_is_none(numbers):
+    for row, value in zip(numbers["models"], (0.999, 0.001, 0.5, 1.0, 0.9, 0.9, 0.9)):
+        row |= {"mean_iou": value, "mean_iou_interval": [value, value]}
+    low, high = charts.trade_off(numbers["models"], [1.0] * 7, "cost").axes[0].get_ylim()
+    assert low == 0 and high == 1
+    for values in ([0.3, 0.2], [1.0, 0.99]):
+        axis = charts.bars(["a", "b"], {"pet": ("red", values)}, "IoU", "{:.3f}", most=1.0).axes[0]
+        assert axis.spines["bottom"].get_bounds() == (0, 1)
+        assert max(axis.get_xticks()) <= 1 < axis.get_xlim()[1], "room for the figures"
 
 
 def test_trade_off_draws_into_a_figure_of_ones_own(numbers):

@@ -128,6 +128,9 @@ def test_other_splits_lie_beside_it(tmp_path, train, validation, folder):
         "train": 5,
         "validation": 3,
     }
+    for part in found.splits.values():  # files count from the folder of the source
+        for each in part.read():
+            assert (found.folder / each.file).samefile(each.image), each.file
     for part in found.splits.values():
         assert all(example.image.exists() for example in part.read())
     assert len(found.files()) == 10 and all(

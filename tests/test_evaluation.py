@@ -198,6 +198,7 @@ def test_nothing_is_measured_or_drawn_twice(evaluated_copy, unmeasured, capsys):
     said = capsys.readouterr().out
     assert said.startswith("evaluation.py: up to date, nothing to do\n")
     assert "drawing" not in said and "mean IoU" in said  # the table is printed all the same
+    assert said.splitlines()[-1].endswith(" s since the start")
     assert {path: path.read_bytes() for path in evaluated_copy.glob("*.*")} == before
 
 
@@ -230,6 +231,18 @@ def test_edited_template_is_drawn_without_measuring(
     assert read_record(evaluated_copy, "report")["code"]["pipeline/report.html"] == "0" * 16
     ask(evaluated_copy)
     assert "drawing" not in capsys.readouterr().out
+
+
+def test_report_is_drawn_anew_when_its_photos_are_called_otherwise(
+    evaluated_copy, unmeasured, capsys, without_photos
+):
+    path = record_path(evaluated_copy, "dataset")
+    for digest, reason in (("0" * 64, "is new"), ("1" * 64, "changed")):
+        write_record(path, json.loads(path.read_text()) | {"listing": ["examples.csv", digest]})
+        assert ask(evaluated_copy) == 0
+        said = capsys.readouterr().out
+        assert f"drawing report.html, because the list of pictures {reason}" in said
+    assert ask(evaluated_copy) == 0 and "drawing" not in capsys.readouterr().out
 
 
 def test_report_changed_by_hand_is_drawn_anew(evaluated_copy, unmeasured, without_photos):

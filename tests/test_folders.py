@@ -36,7 +36,7 @@ def test_flat_folder_is_all_training_at_first(tmp_path, images, masks):
     assert not found.faults and not found.passed_over and len(found.files()) == 24
     for image, mask, *names in found.splits["train"].read():
         assert image.stem == mask.stem and mask.parent.name == masks
-        assert names == [str(image), str(mask)]
+        assert names == [str(image), str(mask), f"{images}/{image.name}"]
 
 
 @pytest.mark.parametrize("order", ["images/train", "train/images"])

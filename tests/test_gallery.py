@@ -74,6 +74,17 @@ def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
     assert scores == sorted(scores)
 
 
+def test_photos_with_a_file_are_called_by_it_and_others_by_number(
+    evaluated_run, numbers, monkeypatch
+):
+    monkeypatch.setattr(gallery, "names_of", lambda *_: {3: "images/p3.jpg"})
+    monkeypatch.setattr(gallery, "class_maps", lambda *_: np.zeros((8, 32, 32), np.uint8))
+    rows = {row["number"]: row for row in gallery.photo_grid(evaluated_run, numbers)["rows"]}
+    assert rows[3]["called"] == "images/p3.jpg" and rows[2]["called"] == "number 2"
+    assert all("test photo images/p3.jpg" in cell["text"] for cell in rows[3]["cells"])
+    assert all("test photo number 2" in cell["text"] for cell in rows[2]["cells"])
+
+
 def test_synthetic_pictures_are_called_so(evaluated_run, numbers):
     numbers["dataset"]["synthetic"] = True
     assert gallery.photo_grid(evaluated_run, numbers)["what"] == "synthetic test picture"

@@ -1,6 +1,7 @@
 """Photos of one's own: any format, size and model, and a clear word where one cannot be read."""
 
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 import evaluation
 from pipeline import photos
-from pipeline.artifacts import artifact_path
+from pipeline.artifacts import artifact_path, record_path, write_record
 from pipeline.classes import make_classes
 from pipeline.console import UserError
 from pipeline.keras_models import save_model
@@ -145,6 +146,30 @@ def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
     assert (classes[:, : width // 2 - 4] == 1).all() and (classes[:, width // 2 + 4 :] == 0).all()
     black = (seen[-1] == 0).all(axis=(1, 2))
     assert black.sum() == (16 if fit == "pad" else 0)
+
+
+def test_stale_model_draws_and_is_said_to_be_stale(run_copy, tmp_path, capsys):
+    """As after a new pruning, while the int8 file is still of the old one."""
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded("RGB", (48, 40), "PNG"))
+
+    def notes(*flags):
+        evaluation.main(["--models-dir", str(run_copy), "--image", str(photo), *map(str, flags)])
+        said = capsys.readouterr().out.splitlines()
+        assert any(line.startswith("wrote ") for line in said)
+        return [line for line in said if line.startswith("note: ")]
+
+    assert notes() == []
+    record = record_path(run_copy, "pruned")
+    write_record(record, json.loads(record.read_text()) | {"sha256": "0" * 64})
+    (note,) = notes()
+    assert "int8_quantized_model.tflite was made from another pruned_model.h5; make it" in note
+    assert "quantization.py" in note
+    assert notes("--model", artifact_path(run_copy, "original")) == [], "which is not made of it"
+    other = shutil.copy(artifact_path(run_copy, "int8"), tmp_path / "other.tflite")
+    assert notes("--model", other) == [], "nobody knows what it was made of"
+    record.unlink()
+    assert notes() == []
 
 
 def test_model_without_its_data_set_names_classes_by_its_contract(evaluated_run, tmp_path):

@@ -1,6 +1,7 @@
 """The script: three files and their records, all checked, or the old ones stay as they were."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -68,17 +69,20 @@ def test_look_at_operators_changes_nothing(run_copy, only_int8):
         assert min(picture.size) > 300
 
 
-def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8):
+def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8, capsys):
     quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
+    said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
+    assert re.search(said, capsys.readouterr().out)
     slot = open_interpreter(artifact_path(run_copy, "int8")).get_input_details()[0]
     assert slot["dtype"] == np.int8
 
 
-def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8):
+def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)
     asked = ["--qat", "--epochs", "1", "--batch-size", "8"]
     quantization.main(["--models-dir", str(run_copy), *FEW, *asked])
+    assert "get the class that the fine-tuned model gives them" in capsys.readouterr().out
     metrics = read_record(run_copy, "int8")["metrics"]
     assert sha256(path) != before
     assert 0 <= metrics["qat_validation_mean_iou"] <= 1 and metrics["agreement"] >= 0.9

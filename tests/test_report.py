@@ -65,7 +65,7 @@ def test_no_name_is_taken_for_markup(numbers, tmp_path, undrawn):
         "number": 1,
         "colours": [(evil, (1, 2, 3))],
         "head": [evil, evil],
-        "rows": [{"rank": evil, "number": evil, "cells": [cell]}],
+        "rows": [{"rank": evil, "called": evil, "cells": [cell]}],
     }
     page = report.page(numbers, tmp_path, photos)
     assert "<script" not in page
@@ -80,11 +80,11 @@ def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path, undrawn
         "number": 6,
         "colours": [("pet", (1, 2, 3))],
         "head": ["test photo", "as it is, truth"],
-        "rows": [{"rank": "worst 1", "number": 17, "cells": [cell]}],
+        "rows": [{"rank": "worst 1", "called": "images/p1.jpg", "cells": [cell]}],
     }
     page = report.page(numbers, tmp_path, photos)
     assert "Worst and other test photos" in page and 'alt="a photo of a cat"' in page
-    assert "worst 1<br>number 17" in page and ">0.512<" in page
+    assert 'worst 1<br><span class="file">images/<wbr>p1.jpg</span>' in page and ">0.512<" in page
     assert "background:rgb(1, 2, 3)" in page
     assert "Worst and other" not in report.page(numbers, tmp_path)
 
@@ -159,6 +159,7 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
 
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     page = report.page(numbers, tmp_path)
+    assert "+ is lost, - is gained." in page.split("What they say")[0], "the caption of the table"
     assert "To ship: " in page and "Look out, IoU lost on the class border: " in page
     assert "ab" * 32 in page and "mean IoU 0.2000" in page
     assert "This evaluation: python evaluation.py" in page and "numpy 2." in page

@@ -11,7 +11,7 @@ from pipeline.audit import Findings
 from pipeline.console import UserError
 from pipeline.dataset import SPLITS
 from pipeline.examples import SIZES, UNPAIRED, UNREADABLE, Fault
-from pipeline.selection import LEFT_OUT, cut, refuse
+from pipeline.selection import FEW, LEFT_OUT, cut, luck, refuse
 
 VALUES = (0, 1)
 
@@ -147,3 +147,40 @@ def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path, monkeypa
     assert sum(found.counts.values()) == 11
     assert len(found.left_out) == 1 and "images/p03.png" in found.left_out[0]
     assert found.record["metrics"]["audit"]["left_out"][UNREADABLE] == 1
+
+
+# --- too few ------------------------------------------------------------------------------
+
+
+def facts(examples, **pictures):
+    return {"examples": examples, "class_pictures": pictures}
+
+
+def test_splits_and_classes_of_few_pictures_are_named_in_one_line():
+    splits = {
+        "train": facts(50, road=50, car=FEW, sky=4),
+        "validation": facts(FEW - 1, road=2, car=1, sky=0),
+        "test": facts(FEW, road=FEW, car=3, sky=6),
+    }
+    said = luck(splits)
+    assert "\n" not in said and said.startswith(f"note: fewer than {FEW} pictures")
+    # The rarest class first; those of a split that is itself too small go without saying.
+    assert said.endswith(": validation (9), car (in 3 of test), sky (in 4 of train, 6 of test)")
+
+
+def test_nothing_is_said_where_there_are_enough():
+    enough = facts(FEW, road=FEW, car=FEW)
+    assert luck(dict.fromkeys(SPLITS, enough)) == ""
+
+
+def test_of_many_rare_classes_the_rarest_are_named():
+    rare = {f"c{k}": k for k in range(FEW)}
+    said = luck({"train": facts(50, **rare), "test": facts(50, c0=50)})
+    assert said.endswith("c4 (in 4 of train), 5 more classes") and "c5" not in said
+
+
+def test_preparation_says_it_of_its_own_splits(tmp_path, capsys):
+    """40 pictures: 29 for training, 3 for validation, 8 for the test."""
+    prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert len(notes) == 1 and notes[0].endswith("validation (3), test (8)")

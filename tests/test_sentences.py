@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import sentences
+from pipeline import report, sentences, tables
 from pipeline.artifacts import MODELS
 
 
@@ -39,9 +39,9 @@ def test_speed_in_words(numbers):
         row_of(numbers, name)["latency_ms"]["median"] = milliseconds
     row_of(numbers, "float16")["latency_ms"]["median"] = 4.02
     said = {text.split(":")[0]: text for text in sentences.sentences(numbers)}
-    assert "file, 2.00 times faster, mean IoU" in said["int8"]
-    assert "file, 1.50 times slower, mean IoU" in said["dynamic"]
-    assert "file, as fast, mean IoU" in said["float16"]
+    assert "file, 2.00 times faster, drop of mean IoU against it +0.0000." in said["int8"]
+    assert "file, 1.50 times slower, drop of mean IoU" in said["dynamic"]
+    assert "file, as fast, drop of mean IoU" in said["float16"]
 
 
 def test_what_pruning_did(numbers):
@@ -85,10 +85,32 @@ def test_nothing_is_recommended_that_loses_much(numbers):
     assert text.startswith("None to ship: ") and "loses more than 0.01 mean IoU" in text
 
 
-def test_difference_has_a_sign_and_no_negative_zero():
-    assert sentences.signed(0.01234) == "+0.0123"
-    assert sentences.signed(-0.01236) == "-0.0124"
-    assert sentences.signed(-0.00001) == "+0.0000"
+def test_what_is_lost_has_a_plus_and_there_is_no_negative_zero():
+    assert sentences.lost(0.01234) == "+0.0123"
+    assert sentences.lost(-0.01236) == "-0.0124"
+    assert sentences.lost(-0.00001) == "+0.0000"
+
+
+def test_drop_has_one_sign_wherever_it_is_shown(numbers):
+    """int8 lost 0.03 of mean IoU and of every class, float16 gained 0.01: in all texts alike."""
+    for row in numbers["models"]:
+        drop = {"int8": 0.03, "float16": -0.01}.get(row["name"], 0.0)
+        row |= {"mean_iou": 0.76 - drop, "mean_iou_drop": drop}
+        row["iou_drop"] = dict.fromkeys(row["iou"], drop)
+    said = {text.split(":")[0]: text for text in sentences.sentences(numbers)}
+    assert said["int8"].endswith("drop of mean IoU against it +0.0300.")
+    assert said["float16"].endswith("drop of mean IoU against it -0.0100.")
+    assert said["Look out, IoU lost on the class pet"].endswith(": int8 (+0.0300).")
+    shown = [tables.terminal_table(numbers), tables.readme_table(numbers)]
+    for text in shown:
+        lines = [line.strip("| ") for line in text.splitlines()[: 2 + len(MODELS)] if line]
+        rows = {line.split()[0]: line for line in lines}
+        assert rows["int8"].endswith("+0.0300") and rows["float16"].endswith("-0.0100")
+    assert "(+: lost)" in shown[1].splitlines()[0]
+    head, rows = report.numbers(numbers).values()
+    cells = {row[0]: row[head.index("drop")] for row in rows}
+    assert (cells["int8"], cells["float16"]) == ("+0.0300", "-0.0100")
+    assert sentences.DROP in " ".join(shown[0].split())
 
 
 # --- classes --------------------------------------------------------------------------------

@@ -166,6 +166,20 @@ def test_masks_are_found_and_their_classes_named(tmp_path, key, channels, names)
     assert found.left_out == ["split extra: is none of train, validation, test, not looked at"]
 
 
+@pytest.mark.parametrize("key", ["file_name", "filename", "label", None])
+def test_photographs_are_called_as_their_set_calls_them(tmp_path, key):
+    image = tfds.features.Image
+    features = {"photo": image(shape=(None, None, 3)), "mask": image(shape=(None, None, 1))}
+    rows = [{"photo": each["photo"], "mask": each["mask"]} for each in street("mask", number=3)]
+    if key:
+        features[key] = tfds.features.Text()
+        rows = [row | {key: f"größe {k}.jpg"} for k, row in enumerate(rows)]
+    where = write_tfds(tmp_path / "tfds", features, {"train": rows})
+    found = tfds_sets.any_set("street", where, "photo", "mask").splits["train"].read()
+    named = key in ("file_name", "filename")
+    assert [each.file for each in found] == [f"größe {k}.jpg" * named for k in range(3)]
+
+
 def test_set_that_does_not_tell_its_masks_is_asked_about(tmp_path):
     picture = tfds.features.Image(shape=(None, None, 3))
     features = {"photo": picture, "depth": picture, "objects": picture}
