@@ -137,7 +137,7 @@ class Result:
             lines = self.err.strip().splitlines()
             usage = any(line.startswith("usage:") for line in lines)  # argparse's own
             if not lines:
-                return "silent"
+                return None if "FAILED: " in self.out else "silent"  # a limit that broke
             if len(lines) > 1 and not usage:
                 return "many lines"
         return None
