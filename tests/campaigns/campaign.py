@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import toy
-from figures import figures
+from figures import busy, figures
 from files import corruptions
 from foreign import flips, hostile
 from stops import kills, pairs, signals
@@ -46,7 +46,7 @@ COLUMNS = {  # of the table: what is added up in it
 KINDS: dict[str, Callable[[Campaign], Iterator[Tally]]] = {
     each.__name__: each
     for each in (
-        *(kills, signals, pairs, corruptions, flips, hostile, figures, flags, disk),
+        *(kills, signals, pairs, corruptions, flips, hostile, figures, flags, disk, busy),
         *(cases, memory),
     )
 }
@@ -58,10 +58,9 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [head, ["---", *["---:"] * (1 + len(COLUMNS)), "---"]]
     for row in record["rows"]:
         sums = [str(sum(row["faults"].get(key, 0) for key in keys)) for keys in COLUMNS.values()]
-        ends = "; ".join(
-            f"{number} {end}" if number > 1 or row["tried"] > 1 else end
-            for end, number in sorted(row["ended"].items(), key=lambda item: -item[1])
-        )
+        ended = sorted(row["ended"].items(), key=lambda item: -item[1])
+        alone = len(ended) == 1
+        ends = "; ".join(end if alone else f"{number} {end}" for end, number in ended)
         lines.append([row["what"], str(row["tried"]), *sums, ends])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
