@@ -46,7 +46,8 @@ DAMAGED = (
 )
 RECORD_KEYS = {  # what every record has
     "sha256": str,
-    **dict.fromkeys(("inputs", "settings", "code", "versions"), dict),
+    **dict.fromkeys(("inputs", "settings", "code", "versions", "metrics"), dict),
+    "wall_seconds": (int, float),
 }
 
 

@@ -6,6 +6,7 @@ layer, a custom object or a call of some other TensorFlow function could run cod
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 import warnings
@@ -39,10 +40,18 @@ PARTS = {  # of a layer
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Saves a model as .h5, the format that the layout asks for, without its optimizer."""
-    with warnings.catch_warnings():
+    """Saves a model as .h5, the format that the layout asks for, without its optimizer.
+
+    HDF5 on a full disk fails with errors of its own, or crashes; so it writes to memory.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    with warnings.catch_warnings(), h5py.File(content, "w") as file:
         warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
-        model.save(path, include_optimizer=False)
+        model.save(file, include_optimizer=False, save_format="h5")
+    path.write_bytes(content.getbuffer())
 
 
 def load_model(models_dir: Path, name: str) -> keras.Model:

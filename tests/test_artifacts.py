@@ -14,7 +14,8 @@ from pipeline import artifacts, processes, stages
 from pipeline.console import UserError
 
 NAMES = ("dataset", "original", "pruned")
-LISTS = json.dumps({"sha256": "a", "inputs": [], "settings": [], "code": [], "versions": []})
+WHOLE = {key: {} for key in artifacts.RECORD_KEYS} | {"sha256": "a", "wall_seconds": 1}
+OTHERS = [json.dumps(WHOLE | {key: 3 if key != "wall_seconds" else {}}) for key in WHOLE]
 
 
 @pytest.fixture
@@ -142,7 +143,9 @@ def test_command_is_plain_for_the_default_folder_and_quoted_for_odd_ones(tmp_pat
     assert artifacts.command("pruned", odd) == f"python pruning.py --models-dir '{odd}'"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\xff\xfe", '{"sha256": "a"}', LISTS])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '"text"', "\xff\xfe", '{"sha256": "a"}', *OTHERS]
+)
 def test_record_that_is_none_of_ours_is_reported_with_the_command(chain, content):
     record = chain.models_dir / "original_model.h5.json"
     record.write_bytes(content.encode("latin-1"))

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -37,6 +35,7 @@ from pipeline import (  # noqa: E402
     artifacts,
     charts,
     console,
+    fitting,
     networks,
     pictures,
     processes,
@@ -106,6 +105,11 @@ def measured(function: Callable[..., Any], models_dir: Path, names: Any, *_: Any
     return {name: row | {"spread": 0.0, "others": 0.0, "busy": None} for name in names}
 
 
+def measure_for_real() -> None:
+    """Undoes `measured`, in a child that is to start processes as the script does."""
+    timing.in_own_process, processes.START = processes.in_own_process, "spawn"
+
+
 # --- one stage in a child -------------------------------------------------------------------
 
 
@@ -133,7 +137,7 @@ class Result:
             lines = self.err.strip().splitlines()
             usage = any(line.startswith("usage:") for line in lines)  # argparse's own
             if not lines:
-                return "silent"
+                return None if "FAILED: " in self.out else "silent"  # a limit that broke
             if len(lines) > 1 and not usage:
                 return "many lines"
         return None
@@ -160,19 +164,20 @@ def run(
     return child.wait(kill, patience)
 
 
+def cpu_of(process: int) -> float:
+    """Seconds of CPU that a process has used."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Child:
     """A stage that runs."""
 
     def __init__(self, pid: int, out: Any, err: Any, events: mmap.mmap) -> None:
         self.pid, self.files, self.events = pid, (out, err), events
-
-    def cpu(self) -> float:
-        """Seconds of CPU that it has used."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def wait(self, kill: tuple[int, float] | None = None, patience: float = PATIENCE) -> Result:
         """Waits until it ends, and ends it if it does not."""
@@ -181,7 +186,7 @@ class Child:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 break
-            if kill and self.cpu() >= kill[1]:
+            if kill and cpu_of(self.pid) >= kill[1]:
                 os.kill(self.pid, kill[0])
                 kill = None
             if time.monotonic() > ends:
@@ -281,6 +286,23 @@ def finished(models_dir: Path) -> Path:
     return models_dir
 
 
+def stopped(script: str, models_dir: Path, target: Path, *more: Any) -> Path:
+    """A copy of a run in which a stage was killed after its first epoch."""
+    run(*ask(script, copy_of(models_dir, target), *more), before=stop_after_an_epoch)
+    return target
+
+
+def stop_after_an_epoch() -> None:
+    """Kills the process right after its first state was saved."""
+    save = fitting.TrainingState.save
+
+    def save_and_die(self: Any, *arguments: Any) -> None:
+        save(self, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    fitting.TrainingState.save = save_and_die
+
+
 def copy_of(models_dir: Path, target: Path) -> Path:
     """A fresh copy of a run."""
     shutil.rmtree(target, ignore_errors=True)
@@ -313,59 +335,3 @@ def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
 def hidden(models_dir: Path) -> list[str]:
     """Temporary files, locks and states that lie in a folder."""
     return sorted(path.name for path in models_dir.rglob(".*"))
-
-
-# --- damages --------------------------------------------------------------------------------
-
-
-def cut(content: bytes, random: np.random.Generator) -> bytes:
-    """The beginning of a file."""
-    return content[: int(random.integers(len(content)))] if content else b""
-
-
-def flipped(content: bytes, random: np.random.Generator, bits: int = 1) -> bytes:
-    """A file with bits turned over."""
-    changed = bytearray(content)
-    for _ in range(bits):
-        changed[int(random.integers(len(changed)))] ^= 1 << int(random.integers(8))
-    return bytes(changed)
-
-
-def garbage(content: bytes, random: np.random.Generator) -> bytes:
-    """Noise in the length of a file."""
-    return random.bytes(len(content))
-
-
-def hole(content: bytes, random: np.random.Generator) -> bytes:
-    """A file with a page of zeros in it, as a power cut leaves it."""
-    start = int(random.integers(max(1, len(content))))
-    return content[:start] + bytes(min(4096, len(content) - start)) + content[start + 4096 :]
-
-
-def other_json(content: bytes, random: np.random.Generator) -> bytes:
-    """JSON in which one value is of another kind; other files are cut."""
-    try:
-        tree = json.loads(content)
-        places = [(tree, key) for key in tree]
-        while places:
-            holder, key = places[int(random.integers(len(places)))]
-            if isinstance(holder[key], dict) and holder[key] and random.random() < 0.6:
-                places = [(holder[key], each) for each in holder[key]]
-                continue
-            values = [None, [], {}, -1, 1e308, "x", [[]], True, "\0", {"a": None}]
-            holder[key] = values[int(random.integers(len(values)))]
-            break
-        return json.dumps(tree).encode()
-    except (ValueError, TypeError, UnicodeDecodeError):
-        return cut(content, random)
-
-
-DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
-    "cut short": cut,
-    "empty": lambda content, random: b"",
-    "one bit": flipped,
-    "noise": garbage,
-    "a hole": hole,
-    "another kind of value": other_json,
-    "nested too deep": lambda content, random: b"[" * 100_000,
-}
