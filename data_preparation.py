@@ -269,8 +269,8 @@ def main(argv: list[str] | None = None) -> None:
     source = None
     if sources.on_disk(arguments.data):
         source = open_data(arguments)
-        listing = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
-        contents = sources.content_of(source.folder, source.files(), listing)
+        states = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
+        contents = sources.content_of(source.folder, source.files(), states)
         stage.inputs[f"content of {arguments.data}"] = contents
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent

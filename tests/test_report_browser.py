@@ -93,7 +93,9 @@ def page(numbers, tmp_path):
         "number": 6,
         "colours": [("pet", (242, 142, 43)), ("wrong pixel", (230, 0, 126))],
         "head": ["synthetic test picture", "as it is, truth", *MODELS],
-        "rows": [{"rank": "better than 40%", "number": 3668, "cells": cells}],
+        "rows": [
+            {"rank": "better than 40%", "called": f"images/{'a_name_' * 9}.png", "cells": cells}
+        ],
     }
     return report.page(numbers, tmp_path, photos)
 
