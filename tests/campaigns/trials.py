@@ -100,7 +100,7 @@ class Campaign:
             faults.append("lost")
         elif facts(script, models_dir) != self.undisturbed(script)[0]:
             faults.append("wrong")
-        elif state and "going on after epoch" not in again.out:
+        elif state and not any(said in again.out for said in ("going on after", "up to date")):
             faults.append("lost")  # epochs that were finished
         if left := hidden(models_dir):
             faults.append("left")
