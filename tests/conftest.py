@@ -62,8 +62,8 @@ def trained(models_dir, name, table=HISTORY):
     path = models_dir / f"{name}_training.csv"
     path.write_text(table)
     artifact_path(models_dir, name).write_text("")
-    record = {key: {} for key in ("inputs", "settings", "code", "versions")}
-    record |= {"sha256": "", "beside": {path.name: sha256(path)}}
+    record = {key: {} for key in ("inputs", "settings", "code", "versions", "metrics")}
+    record |= {"sha256": "", "wall_seconds": 1, "beside": {path.name: sha256(path)}}
     write_record(record_path(models_dir, name), record)
 
 
