@@ -198,7 +198,7 @@ def is_recorded(path: Path) -> bool:
 
 def refuse_changed(path: Path) -> None:
     """Raises UserError if a file has a record beside it and is not what that says."""
-    if path.exists() and path.with_name(f"{path.name}.json").exists() and not is_recorded(path):
+    if path.is_file() and path.with_name(f"{path.name}.json").exists() and not is_recorded(path):
         raise UserError(f"{path} was changed after it was made; {remedy(path)}")
 
 

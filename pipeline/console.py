@@ -25,7 +25,7 @@ class Terminated(BaseException):
     """SIGTERM arrived: raised where the program is, so that it leaves no temporary file."""
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 STOPPED = {
     KeyboardInterrupt: (130, pipeline.INTERRUPTED),
     Terminated: (143, "terminated; every file is the old one or the new one"),
@@ -42,6 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
     signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = insist
     try:
         code, fault = outcome(main)
         let_end()
@@ -78,6 +79,24 @@ def let_end() -> None:
 def terminate(*_: Any) -> None:
     """What SIGTERM does while a script runs."""
     raise Terminated
+
+
+def insist(lost: Any) -> None:
+    """Lets Ctrl-C and SIGTERM come again a moment later, where Python cannot let them through.
+
+    What is raised in `__del__` or in the callback of a weak reference goes no further
+    (sys.unraisablehook); such run at any moment.
+    """
+    kind = lost.exc_type
+    if kind not in STOPPED:
+        sys.__unraisablehook__(lost)
+        return
+
+    def again(*_: Any) -> None:
+        raise kind
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def say(text: str) -> None:

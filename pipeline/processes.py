@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.artifacts import sweep
 from pipeline.console import UserError
@@ -74,23 +74,7 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
         yield
         return
     path = models_dir / ".lock"
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a+")
-    except OSError as error:
-        raise UserError(f"{models_dir} cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed the file since it was opened here.
-            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                raise BlockingIOError
-        except OSError:
-            lock.seek(0)
-            raise UserError(
-                f"{lock.read().strip() or 'another stage'} works in {models_dir}; wait until it "
-                "ends, or name another folder: --models-dir DIR"
-            ) from None
+    with taken(path) as lock:
         lock.truncate(0)
         lock.write(f"{script} (process {os.getpid()})")
         lock.flush()
@@ -100,6 +84,30 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def taken(path: Path) -> TextIO:
+    """The file of a lock, made and held; raises as `alone`."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a+")
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be written ({error.strerror})") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            with lock:
+                lock.seek(0)
+                holder = lock.read().strip() or "another stage"
+            raise UserError(
+                f"{holder} works in {path.parent}; wait until it ends, or name another folder: "
+                "--models-dir DIR"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # whoever held it removed the file after it was opened here
 
 
 # --- a process of its own -------------------------------------------------------------------

@@ -62,6 +62,25 @@ run(lambda: 1)
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_an_object_is_taken_away_is_not_lost(number, code):
+    """Python prints what is raised there, and goes on."""
+    program = f"""
+import os, time
+from pipeline.console import run
+class Fading:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})
+def main():
+    Fading()
+    time.sleep(60)
+run(main)
+"""
+    done = run_program(program)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1 and "every file is the old one" in done.stderr
+
+
 def test_fault_of_our_own_is_not_hidden():
     done = run_program("from pipeline.console import run\nrun(lambda: 1 / 0)")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

@@ -202,6 +202,8 @@ def test_what_cannot_be_read_is_said(finished_run, tmp_path):
         broken.write_bytes(b"no model")
         with pytest.raises(UserError, match="cannot be read"):
             evaluation.main(["--image", str(good), "--model", str(broken)])
+    with pytest.raises(UserError):
+        evaluation.main(["--image", str(good), "--model", ""])
     with pytest.raises(UserError, match=r"python quantization\.py"):
         evaluation.main(["--models-dir", str(tmp_path), "--image", str(good)])
     assert not list(tmp_path.glob("*overlay*"))

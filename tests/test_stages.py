@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from conftest import (
 from PIL import Image
 
 import data_preparation
-from pipeline import artifacts, fingerprints, packages, stages
+from pipeline import artifacts, fingerprints, packages, processes, stages
 from pipeline.console import UserError
 
 RECORD = "original_model.h5.json"
@@ -383,6 +384,22 @@ def test_lock_of_a_killed_process_does_not_block(holder, tmp_path):
     assert (tmp_path / ".lock").exists()
     with a_stage(tmp_path).alone():
         pass
+
+
+def test_lock_that_its_holder_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    """Between the opening of the file and the lock the other stage ended."""
+    plain, seen = processes.fcntl.flock, []
+
+    def flock(lock, how):
+        if not seen:
+            (tmp_path / ".lock").unlink()
+        seen.append(lock)
+        plain(lock, how)
+
+    monkeypatch.setattr(processes.fcntl, "flock", flock)
+    with processes.alone(tmp_path, "training.py"):
+        assert (tmp_path / ".lock").read_text() == f"training.py (process {os.getpid()})"
+    assert len(seen) == 2
 
 
 def test_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):

@@ -87,7 +87,8 @@ def pairs(campaign: Campaign) -> Iterator[Tally]:
         campaign.undisturbed(first)
         child = toy.start(*ask(first, models_dir, "--seed", 8))
         deadline = time.monotonic() + 60
-        while not (models_dir / ".lock").exists() and time.monotonic() < deadline:
+        lock = models_dir / ".lock"
+        while not (lock.exists() and lock.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.002)
         os.kill(child.pid, signal.SIGSTOP)  # in the middle of its work
         late = run(*ask(second, models_dir, "--seed", 8))
