@@ -25,6 +25,13 @@ class Terminated(BaseException):
     """SIGTERM arrived: raised where the program is, so that it leaves no temporary file."""
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPED = {
+    KeyboardInterrupt: (130, pipeline.INTERRUPTED),
+    Terminated: (143, "terminated; every file is the old one or the new one"),
+}
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a script's `main` and exits with its code.
 
@@ -36,24 +43,36 @@ def run(main: Callable[[], int | None]) -> None:
         stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
     signal.signal(signal.SIGTERM, terminate)
     try:
-        code, fault = main(), None
-    except UserError as error:
-        code, fault = 2, str(error)
-    except MemoryError:
-        code, fault = 2, "memory ran out; close other programs, or take a smaller --batch-size"
-    except OSError as error:
-        if not error.strerror:  # none of the system's own: a fault of ours
-            raise
-        code, fault = 2, f"{error.filename or 'a file'}: {error.strerror}"
-    except KeyboardInterrupt:
-        code, fault = 130, pipeline.INTERRUPTED
-    except Terminated:
-        code, fault = 143, "terminated; every file is the old one or the new one"
+        code, fault = outcome(main)
+        let_end()
+    except (KeyboardInterrupt, Terminated) as error:
+        let_end()
+        code, fault = STOPPED[type(error)]
     if fault:
         line = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], fault)  # of a name
         with contextlib.suppress(OSError):
             print(f"{script}: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def outcome(main: Callable[[], int | None]) -> tuple[int | None, str | None]:
+    """The exit code of a script's `main`, and what is said of a fault that the user can mend."""
+    try:
+        return main(), None
+    except UserError as error:
+        return 2, str(error)
+    except MemoryError:
+        return 2, "memory ran out; close other programs, or take a smaller --batch-size"
+    except OSError as error:
+        if not error.strerror:  # none of the system's own: a fault of ours
+            raise
+        return 2, f"{error.filename or 'a file'}: {error.strerror}"
+
+
+def let_end() -> None:
+    """Lets no signal spoil the end of a script whose work is done."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def terminate(*_: Any) -> None:

@@ -254,4 +254,5 @@ def forget(stage: Stage, name: str, ours_only: bool = False) -> None:
             return
         if differences(identity, stage.identity()):
             return
-    path.unlink(missing_ok=True)
+    if path.exists():  # on a read-only disk even what is not there cannot be removed
+        path.unlink()

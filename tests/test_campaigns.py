@@ -18,8 +18,8 @@ import campaign  # noqa: E402
 import toy  # noqa: E402
 import trials  # noqa: E402
 
-LONG = {"busy", "cases"}  # the one is in test_timing.py, of the other each has a test of its own
-KINDS = [kind for kind in campaign.KINDS if kind not in LONG]
+TESTED = {"busy", "figures", "cases"}  # each of their trials is a test elsewhere
+KINDS = [kind for kind in campaign.KINDS if kind not in TESTED]
 
 
 @pytest.fixture(scope="module")

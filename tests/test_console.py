@@ -46,6 +46,22 @@ run(main)
     assert says in done.stderr and len(done.stderr.strip().splitlines()) == bool(says)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_after_the_work_is_done_says_nothing_of_it(number):
+    """Between the end of main and that of the process."""
+    program = f"""
+import os, sys
+from pipeline.console import run
+def end(code):
+    os.kill(os.getpid(), {int(number)})
+    raise SystemExit(code)
+sys.exit = end
+run(lambda: 1)
+"""
+    done = run_program(program)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_fault_of_our_own_is_not_hidden():
     done = run_program("from pipeline.console import run\nrun(lambda: 1 / 0)")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

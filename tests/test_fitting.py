@@ -1,5 +1,8 @@
 """The training loop: it learns, keeps the best epoch, and goes on only from what is its own."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import blobs
@@ -230,7 +233,7 @@ def test_state_of_another_network_is_not_assigned(stage, capsys, more):
     assert all((now == 0).all() for now in model.get_weights())
 
 
-def test_state_stays_until_it_is_forgotten(stage, state_file, capsys):
+def test_state_stays_until_it_is_forgotten(stage, state_file, capsys, monkeypatch):
     """A kill between the last epoch and the finished model costs no training."""
     model, optimizer = tiny()
     history = fit(stage, model, optimizer, 2)
@@ -244,6 +247,8 @@ def test_state_stays_until_it_is_forgotten(stage, state_file, capsys):
     assert state_file.exists()
     fitting.forget(stage, "tiny")
     assert not state_file.exists()
+    unlink = errno.EROFS, "Read-only file system"  # said of what is not there, too
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(*unlink)))
     fitting.forget(stage, "tiny")  # and a second time is no fault
 
 

@@ -97,7 +97,7 @@ def disk(campaign: Campaign) -> Iterator[Tally]:
     private = ctypes.CDLL(None).unshare(UNSHARED) == 0
     if private:
         subprocess.run(["mount", "--make-rprivate", "/"], check=False, capture_output=True)
-    yield full(campaign, place, private, "full disk, five stages", list(STAGES), 30, 600)
+    yield full(campaign, place, private, "full disk, five stages", list(STAGES), 30, 160)
     saving = "disk full from the moment that a model is saved"
     yield full(campaign, place, private, saving, ["training", "pruning"], 8, 90, saving=True)
     yield not_writable(campaign, place, private)

@@ -23,7 +23,6 @@ class Tally:
     def __init__(self, what: str) -> None:
         self.what, self.tried = what, 0
         self.ends: Counter[str] = Counter()
-        self.found: list[str] = []
 
     def add(self, about: str, end: str, *faults: str | None, said: str = "") -> None:
         """One try: how it ended, and which faults of NEVER were seen in it."""
@@ -32,7 +31,6 @@ class Tally:
         for fault in filter(None, faults):
             assert fault in NEVER, fault
             self.ends[fault] += 1
-            self.found.append(f"{fault}: {about}: {said.strip()[-600:]}")
             print(f"  {fault}: {about}: {said.strip()[-2000:]}", flush=True)
 
     def row(self) -> dict[str, Any]:
@@ -100,7 +98,7 @@ class Campaign:
             faults.append("lost")
         elif facts(script, models_dir) != self.undisturbed(script)[0]:
             faults.append("wrong")
-        elif state and "going on after epoch" not in again.out:
+        elif state and not any(said in again.out for said in ("going on after", "up to date")):
             faults.append("lost")  # epochs that were finished
         if left := hidden(models_dir):
             faults.append("left")
