@@ -60,6 +60,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The name keeps the suffix, because Keras picks the format by it. A rename within a folder is
     atomic (POSIX `rename`), so that a killed run leaves the old file or the new one.
+
+    Raises:
+        UserError: a library could not write; NumPy and Pillow do not say what the system said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -69,6 +72,10 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # before the name: after a power cut, too, old or new
         os.replace(temporary, path)
+    except OSError as error:
+        if error.strerror:
+            raise
+        raise UserError(f"{path} cannot be written ({error}); is the disk full?") from None
     finally:
         temporary.unlink(missing_ok=True)
 

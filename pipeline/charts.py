@@ -5,6 +5,7 @@ Each function returns a matplotlib figure; `save` writes one.
 
 from __future__ import annotations
 
+import io
 import itertools
 import warnings
 from pathlib import Path
@@ -26,10 +27,16 @@ Point = tuple[float, float]
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure in the format of the path's suffix, atomically."""
-    with atomic(path) as temporary, warnings.catch_warnings():
+    """Writes a figure in the format of the path's suffix, atomically.
+
+    Drawn into memory: on a full disk Pillow leaves half a JPEG and does not say so.
+    """
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a name with letters that the font does not have
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(picture, dpi=110, format=path.suffix[1:])
+    with atomic(path) as temporary:
+        temporary.write_bytes(picture.getbuffer())
 
 
 def line_colour(colour: tuple[int, int, int]) -> str:

@@ -3,7 +3,9 @@
 import fcntl
 import io
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -448,3 +450,14 @@ def numbers() -> dict:
         "seed": 7,
         "models": rows,
     }
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process may be longer than a block."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, kept[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    signal.signal(signal.SIGXFSZ, ignored)

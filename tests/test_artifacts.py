@@ -1,14 +1,17 @@
 """Files that are whole, old or new; records; what is stale, and the command that mends it."""
 
 import argparse
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from pipeline import artifacts, processes, stages
 from pipeline.console import UserError
@@ -107,7 +110,7 @@ def test_failing_writer_leaves_the_old_artifact_and_what_lies_beside_it(chain):
         made.new_artifact("original", {}, ("curves.csv",)) as (path, table),
     ):
         path.write_text("other weights")
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, "full")
     assert {path: path.read_bytes() for path in chain.models_dir.glob("*.*")} == before
 
 
@@ -184,6 +187,26 @@ def test_atomic_replaces_the_file_and_keeps_its_suffix(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["model.h5"]
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("array.npy", lambda path: np.save(path, NOISE)),
+        ("state.npz", lambda path: np.savez(path, noise=NOISE)),
+        ("picture.png", lambda path: Image.fromarray(NOISE).save(path)),
+        ("table.csv", lambda path: path.write_bytes(NOISE.tobytes())),
+    ],
+)
+def test_disk_that_fills_is_a_fault_with_a_name_whoever_writes(full_disk, tmp_path, name, write):
+    """Some libraries raise an OSError that does not say what the system said."""
+    with pytest.raises((OSError, UserError)) as caught, artifacts.atomic(tmp_path / name) as path:
+        write(path)
+    assert getattr(caught.value, "strerror", None) or f"{name} cannot be" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import CLASSES
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline import charts
@@ -18,6 +19,15 @@ def words(figure):
     """What is written in a figure: names, numbers, titles."""
     figure.draw_without_rendering()  # names along an axis are made then
     return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".svg"])
+def test_picture_that_the_disk_does_not_hold_is_said_and_not_cut(full_disk, tmp_path, suffix):
+    figure = Figure()
+    figure.subplots().plot(range(9))
+    with pytest.raises(OSError):
+        charts.save(figure, tmp_path / f"chart{suffix}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_pareto_front():
