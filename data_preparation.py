@@ -218,8 +218,6 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
             with artifacts.atomic(folder / LEFT_OUT) as temporary:
                 temporary.write_text("\n".join(listed) + "\n", encoding="utf-8", errors="replace")
         writer.finish(about)
-    for path in listing.lists(folder, but=about["listing"]):
-        path.unlink()
     if not listed:
         (folder / LEFT_OUT).unlink(missing_ok=True)
 
@@ -249,11 +247,11 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
 @contextlib.contextmanager
 def new_arrays(folder: Path) -> Iterator[None]:
     """Takes what is written inside away again if the data set is not finished."""
-    before = {*folder.glob("*.npy"), *listing.lists(folder)}
+    before = dataset.leftovers(folder, {})
     try:
         yield
     except BaseException:
-        for path in {*folder.glob("*.npy"), *listing.lists(folder)} - before:
+        for path in set(dataset.leftovers(folder, {})).difference(before):
             path.unlink(missing_ok=True)
         raise
 
@@ -275,9 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
         about = artifacts.read_record(arguments.models_dir, "dataset")
-        left = dataset.others(folder, about["files"])
-        left += listing.lists(folder, but=about.get("listing"))
-        if left:  # by a run that was killed right before its end
+        if left := dataset.leftovers(folder, about):  # by a run that was killed before its end
             with contextlib.suppress(console.UserError, OSError), stage.alone():
                 for path in left:
                     path.unlink(missing_ok=True)

@@ -191,15 +191,18 @@ class DataSetWriter:
             "class_colours": self.classes.colours,
             "ignored": self.classes.ignored,
         }
-        write_record(self.folder / "dataset.json", {**about, **classes, "files": self.files})
-        for path in others(self.folder, self.files):
+        record = {**about, **classes, "files": self.files}
+        write_record(self.folder / "dataset.json", record)
+        for path in leftovers(self.folder, record):
             path.unlink()
 
 
-def others(folder: Path, files: dict[str, Any]) -> list[Path]:
-    """Arrays of other data sets than the one that has these files."""
-    kept = {name for parts in files.values() for name, _ in parts}
-    return [path for path in folder.glob("*.npy") if path.name not in kept]
+def leftovers(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """Arrays and lists of pictures that are not of the data set that has this record; {}: all."""
+    kept = {name for parts in record.get("files", {}).values() for name, _ in parts}
+    kept |= set((record.get("listing") or [])[:1])  # the list's name, and its SHA-256
+    every = (*folder.glob("*.npy"), *folder.glob("examples-*.csv"))
+    return [path for path in every if path.name not in kept]
 
 
 def cut_validation(number: int, share: float, seed: int) -> np.ndarray:

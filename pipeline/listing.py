@@ -60,11 +60,6 @@ class ListWriter:
         return [path.name, digest.hexdigest()]
 
 
-def lists(folder: Path, but: list[str] | None = None) -> list[Path]:
-    """All lists in the folder of a data set, without the one that `ListWriter.write` gave."""
-    return [path for path in folder.glob("examples-*.csv") if not but or path.name != but[0]]
-
-
 def names_of(models_dir: Path, split: str, numbers: Collection[int]) -> dict[int, str]:
     """What the pictures of some examples are called, by their number in a split.
 
