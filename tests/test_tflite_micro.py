@@ -89,8 +89,8 @@ def residual(size):
     [
         (compact, (64, 1.5), "int8"),
         (compact, (64,), "float32"),
-        (networks.classic_unet, (32, 3), "int8"),
-        (networks.classic_unet, (32, 3), "float32"),
+        (networks.classic_unet, ((32, 32), 3), "int8"),
+        (networks.classic_unet, ((32, 32), 3), "float32"),
         (residual, (64,), "int8"),
         (residual, (64,), "float32"),
     ],
