@@ -25,7 +25,7 @@ class Terminated(BaseException):
     """SIGTERM arrived: raised where the program is, so that it leaves no temporary file."""
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+STOPPING = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 STOPPED = {
     KeyboardInterrupt: (130, pipeline.INTERRUPTED),
     Terminated: (143, "terminated; every file is the old one or the new one"),
@@ -41,15 +41,22 @@ def run(main: Callable[[], int | None]) -> None:
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
-    signal.signal(signal.SIGTERM, terminate)
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # Ctrl-C is, behind `nohup ... &`
+            signal.signal(number, stop)
     sys.unraisablehook = insist
     try:
         code, fault = outcome(main)
         let_end()
-    except (KeyboardInterrupt, Terminated) as error:
+    except BaseException as error:
         let_end()
-        code, fault = STOPPED[type(error)]
+        _Asked.kind = type(error) if type(error) in STOPPED else _Asked.kind
+        if not _Asked.kind:
+            raise
+        code, fault = STOPPED[_Asked.kind]
     if fault:
+        # C++ that calls Python makes faults of its own of what is raised there.
+        code, fault = STOPPED.get(_Asked.kind, (code, fault))
         line = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], fault)  # of a name
         with contextlib.suppress(OSError):
             print(f"{script}: {line}", file=sys.stderr, flush=True)
@@ -72,13 +79,20 @@ def outcome(main: Callable[[], int | None]) -> tuple[int | None, str | None]:
 
 def let_end() -> None:
     """Lets no signal spoil the end of a script whose work is done."""
-    for number in STOPPING:
+    for number in (*STOPPING, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def terminate(*_: Any) -> None:
-    """What SIGTERM does while a script runs."""
-    raise Terminated
+class _Asked:
+    """Which signal asked this process to stop, if one did."""
+
+    kind: type[BaseException] | None = None
+
+
+def stop(number: int, _: Any) -> None:
+    """What Ctrl-C and SIGTERM do while a script runs."""
+    _Asked.kind = STOPPING[signal.Signals(number)]
+    raise _Asked.kind
 
 
 def insist(lost: Any) -> None:

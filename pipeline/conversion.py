@@ -5,6 +5,7 @@ All of them take the same picture: real values 0..1, RGB, (1, height, width, 3).
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,8 @@ def convert(
         converter.inference_output_type = tf.dtypes.as_dtype(int8_output)
     with silenced():
         content = converter.convert()
+    del converter
+    gc.collect()  # TensorFlow's graphs hold themselves: each would stay for many conversions more
     if chosen.weights == "int8" and not chosen.calibrated:
         content = quantise_dynamic(content, worth_it(content))
     return compacted(content)

@@ -72,6 +72,8 @@ def open_model(path: Path) -> keras.Model:
             config = json.loads(file.attrs["model_config"])
         if fault := foreign_part(config):
             raise ValueError(f"it names {fault}, which is no plain layer")
+        if fault := unconnected_layer(config):
+            raise ValueError(f"its layer {fault} waits for one that never comes")
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # h5py and Keras raise whatever a damaged file leads them into
         reason = textwrap.shorten(str(error) or type(error).__name__, 120)
@@ -104,6 +106,44 @@ def foreign_part(config: Any, layer: bool = True) -> str | None:
             return f"{part}.{name}"
     inner = ((each, key == "layers" or (key == "config" and layer)) for key, each in config.items())
     return next(filter(None, (foreign_part(each, is_layer) for each, is_layer in inner)), None)
+
+
+def unconnected_layer(config: Any) -> str | None:
+    """A layer that can never get its inputs, for which Keras would wait for ever; None if all can.
+
+    Args:
+        config: JSON of the file, or of a model within a model.
+    """
+    parts = config["config"].get("layers", [])
+    for part in parts:
+        if fault := unconnected_layer(part):
+            return fault
+    calls = {
+        part["config"]["name"]: [list(sources(call)) for call in part.get("inbound_nodes", [])]
+        for part in parts
+    }
+    made = {name: int(not waiting) for name, waiting in calls.items()}  # calls that could be made
+    ready = list(calls)
+    while ready:
+        ready = [
+            name
+            for name, waiting in calls.items()
+            if made[name] < len(waiting)
+            and all(number < made.get(source, 0) for source, number in waiting[made[name]])
+        ]
+        for name in ready:
+            made[name] += 1
+    return next((name for name, waiting in calls.items() if made[name] < len(waiting)), None)
+
+
+def sources(call: Any) -> Iterator[tuple[str, int]]:
+    """The layers, and which call of each, whose outputs go into a call of a layer."""
+    inner = call.values() if isinstance(call, dict) else call if isinstance(call, list) else ()
+    match call:
+        case [str(name), int(number), int(), *_] if name != "_CONSTANT_VALUE":
+            yield name, number
+    for each in inner:
+        yield from sources(each)
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Iterator[np.ndarray]:

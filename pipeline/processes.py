@@ -75,12 +75,14 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
         return
     path = models_dir / ".lock"
     with taken(path) as lock:
-        lock.truncate(0)
-        lock.write(f"{script} (process {os.getpid()})")
-        lock.flush()
         try:
             for folder in (models_dir, models_dir / "dataset"):
-                sweep(folder)
+                sweep(folder)  # first: it makes room on a full disk
+            try:
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), f"{script} (process {os.getpid()})".encode())
+            except OSError as error:
+                raise UserError(f"{models_dir} cannot be written ({error.strerror})") from None
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -81,6 +81,23 @@ run(main)
     assert len(done.stderr.splitlines()) == 1 and "every file is the old one" in done.stderr
 
 
+@pytest.mark.parametrize("fault", ["RuntimeError('C++')", "UserError('the file is damaged')"])
+def test_signal_that_a_library_makes_another_fault_of_is_told_as_what_it_was(fault):
+    program = f"""
+import os
+from pipeline.console import UserError, run
+def main():
+    try:
+        os.kill(os.getpid(), {int(signal.SIGTERM)})
+    except BaseException:
+        raise {fault}
+run(main)
+"""
+    done = run_program(program)
+    assert done.returncode == 143
+    assert len(done.stderr.splitlines()) == 1 and "terminated" in done.stderr
+
+
 def test_fault_of_our_own_is_not_hidden():
     done = run_program("from pipeline.console import run\nrun(lambda: 1 / 0)")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

@@ -1,6 +1,7 @@
 """Models come back from .h5 files as they were, and nothing else comes out of such a file."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -93,6 +94,24 @@ def test_call_of_another_tensorflow_function_is_refused(tmp_path):
 def test_object_that_is_no_plain_layer_is_found(config):
     model = {"class_name": "Functional", "config": {"layers": [config]}}
     assert keras_models.foreign_part(model)
+
+
+@pytest.mark.parametrize("kind", ["another call", "itself", "each other", "nobody"])
+def test_layers_that_wait_for_ever_are_refused(saved, tmp_path, kind):
+    """Keras would put layers together in rounds until all are, and never end."""
+    path = tmp_path / "waits.h5"
+    shutil.copy(saved[1], path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        first, second = config["config"]["layers"][1:3]
+        source = first["inbound_nodes"][0][0]
+        if kind == "another call":
+            source[1] = 4
+        else:
+            names = {"itself": first, "each other": second, "nobody": {"name": "nobody"}}
+            source[0] = names[kind]["name"]
+        file.attrs["model_config"] = json.dumps(config)
+    assert first["name"] in refused(path)
 
 
 def test_own_models_hold_nothing_foreign(saved):

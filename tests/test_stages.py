@@ -1,6 +1,7 @@
 """When a stage runs again, and why: every reason, and the flag that says an edit did not matter."""
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -400,6 +401,19 @@ def test_lock_that_its_holder_removed_meanwhile_is_made_anew(tmp_path, monkeypat
     with processes.alone(tmp_path, "training.py"):
         assert (tmp_path / ".lock").read_text() == f"training.py (process {os.getpid()})"
     assert len(seen) == 2
+
+
+def test_full_disk_is_said_before_the_work_and_leaves_no_lock(tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(processes.os, "write", write)
+    with (
+        pytest.raises(UserError, match=rf"{tmp_path} cannot be written \(No space left"),
+        processes.alone(tmp_path, "training.py"),
+    ):
+        pytest.fail("worked")
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):

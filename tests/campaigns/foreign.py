@@ -59,12 +59,13 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
                 place.write_text(json.dumps(ends))
                 raise SystemExit(0)
 
-            run("evaluation", before=look_at_all)
+            done = run("evaluation", before=look_at_all)
             ends = json.loads(place.read_text())
+            if done.hung:
+                ends[-1] = ends[-1].replace("crash", "hang")
             for path, end in zip(paths, ends):
-                fault = next(
-                    (word for word in ("traceback", "crash") if end.startswith(word)), None
-                )
+                word = end.split()[0]
+                fault = word if word in ("traceback", "crash", "hang") else None
                 if fault:
                     shutil.copy(path, campaign.folder / f"kept_{tally.tried}{suffix}")
                 tally.add(f"{suffix} {tally.tried}", "a fault" if fault else end, fault, said=end)
