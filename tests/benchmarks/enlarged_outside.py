@@ -1,13 +1,15 @@
 """What it costs to enlarge the image before the network instead of inside it.
 
     python tests/benchmarks/enlarged_outside.py
-    python tests/benchmarks/enlarged_outside.py --models-dir models/demo
+    python tests/benchmarks/enlarged_outside.py --model pruned --write DIR
+    python evaluation.py --npu --model DIR/not.tflite
 
 Converts the default's trained network without its two resizings to int8: a file for pictures of
 the inner size (160 pixels for 128), on which an NPU leaves no operator to the CPU. Both files then
 see the same validation images, the second through Pillow's resizing of the picture and of its
 logits. Prints mean IoU and, in one interleaved run on one thread, times of the files alone and
-with the resizing around them.
+with the resizing around them. --write leaves both files, and one of the same weights that does not
+enlarge (not.tflite, untrained for that size: for what an NPU would take).
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--models-dir", type=Path, default=ROOT / "models")
     parser.add_argument("--model", choices=("original", "pruned"), default="original")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="where files for --npu are left")
     arguments = parser.parse_args()
     model = load_model(arguments.models_dir, arguments.model)
     images, masks = load_split(arguments.models_dir, "validation")
@@ -65,8 +68,15 @@ def main() -> None:
     core.set_weights(model.get_weights())
     _, sample = calibration_sample(arguments.models_dir, 200, 7)
     large = tf.image.resize(sample, inner).numpy()
-    inside, inside_out = opened(convert(model, "int8", sample))
-    outside, outside_out = opened(convert(core, "int8", large))
+    files = {"inside": convert(model, "int8", sample), "outside": convert(core, "int8", large)}
+    inside, inside_out = opened(files["inside"])
+    outside, outside_out = opened(files["outside"])
+    if arguments.write:
+        plain = networks.compact_unet((height, width), classes)
+        plain.set_weights(model.get_weights())
+        arguments.write.mkdir(parents=True, exist_ok=True)
+        for name, content in (*files.items(), ("not", convert(plain, "int8", sample))):
+            (arguments.write / f"{name}.tflite").write_bytes(content)
 
     def run_inside(image: np.ndarray) -> np.ndarray:
         set_image(inside, image)
