@@ -1,5 +1,6 @@
 """What an NPU would take: vela's words read right, faults in one line, and nothing on the CPU."""
 
+import multiprocessing.spawn
 import os
 import sys
 import tempfile
@@ -52,6 +53,7 @@ sys.exit("RuntimeError: no such thing")
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
     """Neither a vela of this machine nor its temporary folder."""
+    multiprocessing.spawn.get_executable()  # loaded by now: it keeps the Python that it finds then
     (tmp_path / "nowhere").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "python"))
