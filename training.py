@@ -6,6 +6,7 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
         models/original_training.png    the same as curves
 
     python training.py                                  (compact U-Net on an ImageNet encoder)
+    python training.py --preset small                   (faster, less accurate; or large)
     python training.py --encoder scratch                (the same network from random weights)
     python training.py --architecture classic --epochs 5    (the textbook U-Net; slow on a CPU)
     python training.py --resume                         (go on after a kill, bit for bit)
@@ -42,7 +43,6 @@ LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 WARM_UP_STEPS = 200
 FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
-ENLARGEMENT = 1.25  # of the image's side inside the compact network
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -62,11 +62,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "layers for them (default)",
     )
     parser.add_argument(
+        "--preset",
+        choices=tuple(networks.PRESETS),
+        default="default",
+        help="of the compact network: small is faster, large more accurate (default: %(default)s)",
+    )
+    parser.add_argument(
         "--enlarge",
         type=flags.bounded(float, 0.25, 4.0),
-        default=ENLARGEMENT,
         metavar="FACTOR",
-        help="of the image inside the compact one; 1: faster, less accurate (default: %(default)s)",
+        help="of the image's side inside the compact network; 1: faster, less accurate (default: "
+        f"the preset's, {networks.PRESETS['default'].enlargement})",
     )
     flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
@@ -81,7 +87,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="auto: bfloat16 on GPUs that have it, else float32 (default)",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.enlarge is None:
+        arguments.enlarge = networks.PRESETS[arguments.preset].enlargement
+    return arguments
 
 
 def builder(
@@ -90,7 +99,8 @@ def builder(
     """What builds the network that was asked for, for images of `size` (height, width) pixels."""
     build = networks.NETWORKS[arguments.architecture]
     if build is networks.compact_unet:
-        build = functools.partial(build, enlargement=arguments.enlarge)
+        decoder = networks.PRESETS[arguments.preset].decoder
+        build = functools.partial(build, enlargement=arguments.enlarge, decoder=decoder)
     return functools.partial(build, size, classes)
 
 

@@ -14,7 +14,7 @@ there:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.packages import keras, layers, tf
 
@@ -30,8 +30,21 @@ ENCODER_STAGES = (
     (5, 1, 6, 112, 3),
     (5, 2, 6, 192, 1),
 )
-DECODER_FILTERS = (144, 96, 72)  # at 1/16, 1/8 and 1/4 of the side, where the logits are computed
-DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each of these scales
+DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each scale of the decoder
+
+
+class Preset(NamedTuple):
+    """What makes the compact network faster or more accurate."""
+
+    enlargement: float  # of the image's side inside the network
+    decoder: tuple[int, ...]  # filters at 1/16, 1/8 and 1/4 of the side, where the logits are made
+
+
+PRESETS = {
+    "small": Preset(1.0, (96, 64, 48)),
+    "default": Preset(1.25, (144, 96, 72)),
+    "large": Preset(1.75, (144, 96, 72)),
+}
 
 
 def normalisation(name: str) -> layers.Layer:
@@ -84,7 +97,12 @@ def blocks_to_pixels(x: Any, block: int) -> Any:
     return tf.reshape(x, shape, name="pixels")
 
 
-def compact_unet(size: tuple[int, int], classes: int, enlargement: float = 1.0) -> keras.Model:
+def compact_unet(
+    size: tuple[int, int],
+    classes: int,
+    enlargement: float = 1.0,
+    decoder: tuple[int, ...] = PRESETS["default"].decoder,
+) -> keras.Model:
     """The network that this pipeline makes small: a U-Net on EfficientNet-Lite0, 1.1 M parameters.
 
     (U-Net: Ronneberger et al. 2015.) It works on the image enlarged: what it gains in accuracy
@@ -99,8 +117,8 @@ def compact_unet(size: tuple[int, int], classes: int, enlargement: float = 1.0) 
     Args:
         size: height and width of the image in pixels, multiples of 32.
         classes: how many are told apart.
-        enlargement: of both inside the network, to the nearest multiples of 32 pixels; 1 is
-            the fastest.
+        enlargement, decoder: see `Preset`; both sides of the image are enlarged, to the nearest
+            multiples of 32 pixels.
 
     Returns:
         A model from float32 images (batch, height, width, 3) in 0..1 to logits of that size.
@@ -117,7 +135,7 @@ def compact_unet(size: tuple[int, int], classes: int, enlargement: float = 1.0) 
             step = stride if repeat == 0 else 1
             x = inverted_residual(x, expansion, filters, kernel, step, f"block{number}")
             number += 1
-    for filters, skip in zip(DECODER_FILTERS, reversed(skips)):
+    for filters, skip in zip(decoder, reversed(skips)):
         name = f"up{skip.shape[1]}"
         x = normalised(x, pointwise(filters, f"{name}_deep"), f"{name}_deep", False)
         x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)

@@ -221,7 +221,7 @@ def compact_by_hand(side):
             side //= stride if repeat == 0 else 1
             total += side**2 * wide * (size**2 + filters)  # depthwise, then project
             channels = filters
-    for filters, (larger, skip) in zip(networks.DECODER_FILTERS, reversed(skips)):
+    for filters, (larger, skip) in zip(networks.PRESETS["default"].decoder, reversed(skips)):
         total += side**2 * channels * filters + larger**2 * skip * filters
         for size in networks.DECODER_KERNELS:
             total += larger**2 * filters * (size**2 + filters)

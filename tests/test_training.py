@@ -49,6 +49,27 @@ def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data
     assert not state.exists()
 
 
+def test_preset_decides_resolution_and_decoder_of_the_network():
+    """Each takes more multiply-accumulates than the one before; --enlarge alone can be changed."""
+
+    def network(*argv):
+        arguments = training.parse(list(argv))
+        return arguments.enlarge, training.builder(arguments, (64, 64), 3)()
+
+    def inner_side(model):  # as the first convolution halves it
+        return 2 * model.get_layer("stem").output_shape[1]
+
+    (_, small), (_, default), (_, large) = (
+        network("--preset", name) for name in ("small", "default", "large")
+    )
+    assert [inner_side(each) for each in (small, default, large)] == [64, 64, 128]
+    assert small.count_params() < default.count_params() == large.count_params()
+    assert network()[0] == network("--preset", "default")[0] == 1.25
+    enlarge, changed = network("--preset", "small", "--enlarge", "2")
+    assert (enlarge, inner_side(changed)) == (2, 128)
+    assert changed.count_params() == small.count_params()
+
+
 def test_data_set_smaller_than_a_batch_says_which_batch_fits(data_copy):
     flags = ["--models-dir", str(data_copy), "--encoder", "scratch", "--batch-size", "64"]
     words = "36 training images do not fill a batch; use --batch-size 36 or less"

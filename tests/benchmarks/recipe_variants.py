@@ -136,6 +136,12 @@ def setting(module: ModuleType, **values: Any) -> Callable[[], None]:
     return change
 
 
+def decoder(*filters: int) -> Callable[[], None]:
+    """Another decoder in the default preset."""
+    preset = networks.PRESETS["default"]._replace(decoder=filters)
+    return setting(networks, PRESETS={**networks.PRESETS, "default": preset})
+
+
 # EfficientNet-Lite0, nothing cut off.
 WHOLE_ENCODER = (*networks.ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))
 
@@ -153,19 +159,19 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "enlarge_1.5": ("image enlarged 1.5 times", nothing, ["--enlarge", "1.5"]),
     "before": (
         "the default before: decoder 96-64-48, image not enlarged",
-        setting(networks, DECODER_FILTERS=(96, 64, 48)),
+        decoder(96, 64, 48),
         ["--enlarge", "1"],
     ),
-    "narrow": ("decoder 96-64-48", setting(networks, DECODER_FILTERS=(96, 64, 48)), []),
-    "light": ("decoder 64-48-32", setting(networks, DECODER_FILTERS=(64, 48, 32)), []),
+    "narrow": ("decoder 96-64-48", decoder(96, 64, 48), []),
+    "light": ("decoder 64-48-32", decoder(64, 48, 32), []),
     "half": (
         "decoder 144-96-72-48: one scale more, logits 2x2 at half resolution",
-        setting(networks, DECODER_FILTERS=(144, 96, 72, 48)),
+        decoder(144, 96, 72, 48),
         [],
     ),
     "eighth": (
         "decoder 144-96: one scale less, logits 8x8 at an eighth",
-        setting(networks, DECODER_FILTERS=(144, 96)),
+        decoder(144, 96),
         [],
     ),
     "one_block": (
