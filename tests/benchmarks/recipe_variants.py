@@ -2,11 +2,14 @@
 
     python tests/benchmarks/recipe_variants.py --epochs 5              (all, one after the other)
     python tests/benchmarks/recipe_variants.py --epochs 5 half light   (these alone)
-    python tests/benchmarks/recipe_variants.py --table                 (times what was trained)
+    python tests/benchmarks/recipe_variants.py --epochs 5 --table      (times what was trained)
 
 Each variant trains as `training.py` does, with the default settings but for what it changes, and
-leaves its curve, its int8 file and row.json in models/variants/NAME/. One that was trained already
-is left alone. Never reads the test split.
+leaves its curve, its int8 file, row.json and the pixel counts of each validation picture in
+models/variants/NAME_EPOCHS_SEED/. One that was trained already is left alone, one that was killed
+goes on. The table has the difference to the default of the same epochs and seed, with the 95 %
+interval of a paired bootstrap over pictures; what two seeds differ in comes on top. Never reads
+the test split.
 """
 
 from __future__ import annotations
@@ -29,14 +32,11 @@ from compare_files import time_files
 import quantization
 import training
 from pipeline import batches, console, keras_models, losses, networks
-from pipeline.artifacts import (
-    MODELS_DIR,
-    SEED,
-    artifact_path,
-    read_record,
-    write_json,
-)
+from pipeline.accuracy import counts_per_image
+from pipeline.artifacts import MODELS_DIR, SEED, artifact_path, read_record, write_json
 from pipeline.conversion import calibration_sample, convert
+from pipeline.dataset import load_split
+from pipeline.metrics import bootstrap_mean_iou, interval
 from pipeline.packages import tf
 
 LATENCY_RUNS = 300
@@ -120,6 +120,43 @@ def lovasz() -> None:
     losses.segmentation_loss = loss  # where `make_loss` looks it up
 
 
+def soft_edges() -> None:
+    """Cross-entropy against masks blurred by 3 x 3 pixels: an edge may lie a pixel off."""
+
+    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        truth = tf.one_hot(masks, logits.shape[-1])
+        ring = tf.pad(truth, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")
+        rows = (ring[:, :-2] + 2 * ring[:, 1:-1] + ring[:, 2:]) / 4
+        soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+        entropy = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(soft, logits))
+        return entropy + losses.JACCARD_WEIGHT * soft_jaccard(truth, tf.nn.softmax(logits))
+
+    losses.segmentation_loss = loss
+
+
+def heavy_edges() -> None:
+    """Cross-entropy in which a pixel beside one of another class counts three times."""
+
+    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        classes = tf.cast(masks[..., None], tf.float32)
+        high = tf.nn.max_pool2d(classes, 3, 1, "SAME")
+        low = -tf.nn.max_pool2d(-classes, 3, 1, "SAME")
+        weight = tf.where(high[..., 0] > low[..., 0], 3.0, 1.0)
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(masks, logits)
+        entropy = tf.reduce_sum(weight * each) / tf.reduce_sum(weight)
+        truth = tf.one_hot(masks, logits.shape[-1])
+        return entropy + losses.JACCARD_WEIGHT * soft_jaccard(truth, tf.nn.softmax(logits))
+
+    losses.segmentation_loss = loss
+
+
+def soft_jaccard(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """The soft Jaccard distance of `losses.segmentation_loss`."""
+    shared = tf.reduce_sum(truth * probabilities, axis=(0, 1, 2))
+    either = tf.reduce_sum(truth + probabilities, axis=(0, 1, 2)) - shared
+    return tf.reduce_mean(1 - (shared + 1) / (either + 1))
+
+
 def nothing() -> None:
     """Leaves all as it is."""
 
@@ -189,6 +226,8 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         setting(networks, ENCODER_STAGES=WHOLE_ENCODER),
         ["--enlarge", "1.5"],
     ),
+    "small": ("the small preset", nothing, ["--preset", "small"]),
+    "large_preset": ("the large preset", nothing, ["--preset", "large"]),
     "one_rate": ("one learning rate for all", setting(training, ENCODER_SHARE=1.0), []),
     "batch_32": (
         "batch 32, peak learning rate 2e-3, one rate for all",
@@ -209,6 +248,8 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         [],
     ),
     "lovasz": ("Lovasz-softmax instead of soft Jaccard", lovasz, []),
+    "soft_edges": ("cross-entropy against blurred masks", soft_edges, []),
+    "heavy_edges": ("pixels at edges count three times in cross-entropy", heavy_edges, []),
     "cutmix": ("CutMix on half of the images", cutmix, []),
     "cutout": ("cutout on half of the images", cutout, []),
     "milder": (
@@ -220,22 +261,30 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
 }
 
 
+def folder_of(arguments: argparse.Namespace, name: str) -> Path:
+    """Where a variant's files lie."""
+    return arguments.models_dir / "variants" / f"{name}_{arguments.epochs}_{arguments.seed}"
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Trains one variant, in a process of its own: variants change modules."""
     (name,) = arguments.names
     about, change, flags = VARIANTS[name]
-    models_dir = arguments.models_dir / "variants" / name
+    models_dir = folder_of(arguments, name)
     models_dir.mkdir(parents=True, exist_ok=True)
     if not (models_dir / "dataset").exists():
         (models_dir / "dataset").symlink_to((arguments.models_dir / "dataset").resolve())
     change()
     common = {"models-dir": models_dir, "epochs": arguments.epochs, "seed": arguments.seed}
     settings = [f"--{key}={value}" for key, value in common.items()]
-    training.main([*settings, *flags])
+    training.main([*settings, *flags, "--resume"])
     metrics = read_record(models_dir, "original")["metrics"]
     model = keras_models.load_model(models_dir, "original")
     _, calibration = calibration_sample(models_dir, quantization.CALIBRATION_IMAGES, SEED)
     artifact_path(models_dir, "int8").write_bytes(convert(model, "int8", calibration))
+    images, masks = load_split(models_dir, "validation")
+    counts = counts_per_image(models_dir, "original", images, masks, model.output_shape[-1])
+    np.save(models_dir / "counts.npy", counts)
     row = {"name": name, "about": about, "epochs": arguments.epochs, "seed": arguments.seed}
     write_json(models_dir / "row.json", row | metrics)
 
@@ -243,20 +292,34 @@ def train(arguments: argparse.Namespace) -> None:
 def table(folders: list[Path]) -> None:
     """Prints a Markdown table of the trained variants; their int8 files take turns."""
     if not folders:
-        raise console.UserError("no variant has been trained yet; run this without --table")
+        raise console.UserError(
+            "no variant of these epochs and seed has been trained yet; run this without --table"
+        )
     rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
+    samples = {
+        row["name"]: bootstrap_mean_iou(np.load(folder / "counts.npy"), row["seed"])
+        for row, folder in zip(rows, folders)
+    }
+    means = {row["name"]: row["validation_mean_iou"] for row in rows}
     files = {row["name"]: artifact_path(folder, "int8") for row, folder in zip(rows, folders)}
     times = time_files(files, 1, LATENCY_RUNS)
-    console.say("| variant | what differs | epochs | parameters | int8 ms | validation mean IoU |")
-    console.say("| --- | --- | ---: | ---: | ---: | ---: |")
+    heads = ("variant", "what differs", "epochs", "seed", "parameters", "int8 ms")
+    console.say(f"| {' | '.join(heads)} | validation mean IoU | against default (95 % interval) |")
+    console.say("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
+        name, against = row["name"], ""
+        if name != "default" and "default" in samples:
+            low, high = interval(samples[name] - samples["default"])
+            against = f"{means[name] - means['default']:+.4f} ({low:+.4f} to {high:+.4f})"
         cells = [
-            row["name"],
+            name,
             row["about"],
             str(row["epochs"]),
+            str(row["seed"]),
             f"{row['parameters']:,}",
-            f"{np.median(times[row['name']][0]):.2f}",
-            f"{row['validation_mean_iou']:.4f}",
+            f"{np.median(times[name][0]):.2f}",
+            f"{means[name]:.4f}",
+            against,
         ]
         console.say(f"| {' | '.join(cells)} |")
 
@@ -278,7 +341,7 @@ def main() -> None:
     arguments.names = arguments.names or list(VARIANTS)
     if unknown := set(arguments.names) - set(VARIANTS):
         raise console.UserError(f"there is no variant {', '.join(unknown)}; choose from {names}")
-    folders = {name: arguments.models_dir / "variants" / name for name in arguments.names}
+    folders = {name: folder_of(arguments, name) for name in arguments.names}
     if arguments.one:
         train(arguments)
         return
