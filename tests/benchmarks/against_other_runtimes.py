@@ -3,6 +3,7 @@
     pip install -r tests/benchmarks/requirements.txt
     python tests/benchmarks/against_other_runtimes.py                   (models/pruned_model.h5)
     python tests/benchmarks/against_other_runtimes.py --model original --json record.json
+    python tests/benchmarks/against_other_runtimes.py --peers DIR       (of peer_networks.py)
 
 All int8 forms are made here after training, from the same calibration images; a file that
 `quantization.py --qat` wrote is not read. The others start from the float32 .tflite file: there
@@ -23,18 +24,24 @@ a pause, in which the last one's waiting threads fall asleep, and runs that do n
 int8 file takes the bytes of a photo, the others floats; the conversion is not timed. Mean IoU is
 of the validation split: evaluation.py alone reads test. Takes about 2 minutes for the compact
 network on an otherwise idle machine; for the classic one use --runs 40.
+
+With --peers the files of other networks take turns with these, with the same settings: what a user
+would pick instead. They take planar floats. They were not trained, so that they have no mean IoU.
+Ours end in logits at full size; so do they, but for YOLO in OpenVINO, whose own export ends in a
+map of classes: its time includes the argmax. Multiply-accumulates are the products in convolutions
+and dense layers; parameters, weights and biases once normalisation is folded in.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import json
 import os
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,206 +49,82 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import quantization
-from pipeline import console, flags, litert, metrics, packages, timing
-from pipeline.artifacts import MODELS_DIR, SEED, command, write_json
-from pipeline.conversion import calibration_sample, convert
-from pipeline.dataset import load_split
-from pipeline.keras_models import load_model
+import runtimes
+from runtimes import File, Network
 
-try:
-    import nncf
-    import onnxruntime
-    import openvino
-    import tf2onnx
-    from onnxruntime import quantization as onnx_quantization
-except ImportError as missing:
-    MISSING: ImportError | None = missing
-else:
-    MISSING = None
+import quantization
+from pipeline import console, flags, metrics, packages, timing
+from pipeline.artifacts import MODELS_DIR, SEED, command, sha256, write_json
+from pipeline.conversion import calibration_sample
+from pipeline.dataset import load_classes, load_split
+from pipeline.keras_models import load_model
 
 THREADS = (1, 2)
 RUNS = 200  # timed, of each network and number of threads
 TURN_RUNS = 20  # timed runs in a turn
 WARM_UP_RUNS = 5  # before those, in every turn
 PAUSE_SECONDS = 0.05
-ONNX_OPSET = 17
-OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of its time
-
-Key = tuple[str, str]  # runtime and precision
+OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of our network's
 
 
-class Network(NamedTuple):
-    """A network that is ready to run."""
-
-    give: Callable[[np.ndarray], Any]  # a uint8 image (size, size, 3)
-    invoke: Callable[[], Any]
-    logits: Callable[[], np.ndarray]  # (1, size, size, classes)
-
-
-# --- conversion -----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps what the converters print off the terminal; exceptions come through."""
-    nowhere = io.StringIO()
-    with (
-        console.silenced(),
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        yield
-
-
-def quantise_onnx(source: Path, path: Path, calibration: np.ndarray) -> None:
-    """Writes ONNX Runtime's static int8 form of an ONNX file."""
-    name = onnxruntime.InferenceSession(str(source)).get_inputs()[0].name
-
-    class Reader(onnx_quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(calibration)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.left, None)
-            return None if image is None else {name: image[None]}
-
-    prepared = path.with_suffix(".prepared.onnx")
-    onnx_quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    onnx_quantization.quantize_static(
-        str(prepared),
-        str(path),
-        Reader(),
-        quant_format=onnx_quantization.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=onnx_quantization.QuantType.QUInt8,
-        weight_type=onnx_quantization.QuantType.QInt8,
-    )
-
-
-def convert_all(model: Any, folder: Path, calibration: np.ndarray) -> dict[Key, Path]:
-    """Writes the network in every form.
-
-    Returns:
-        The file of each runtime and precision; of OpenVINO, which writes two, the .xml file.
-    """
-    names = {"LiteRT": "{}.tflite", "ONNX Runtime": "{}.onnx", "OpenVINO": "{}.xml"}
-    files = {
-        (runtime, precision): folder / name.format(precision)
-        for precision in ("float32", "int8")
-        for runtime, name in names.items()
-    }
-    for precision in ("float32", "int8"):
-        files["LiteRT", precision].write_bytes(convert(model, precision, calibration))
-    source = str(files["LiteRT", "float32"])
-    onnx = files["ONNX Runtime", "float32"]
-    with quiet():
-        tf2onnx.convert.from_tflite(source, opset=ONNX_OPSET, output_path=str(onnx))
-        quantise_onnx(onnx, files["ONNX Runtime", "int8"], calibration)
-        plain = openvino.convert_model(source)
-        openvino.save_model(plain, files["OpenVINO", "float32"], compress_to_fp16=False)
-        images = nncf.Dataset([image[None] for image in calibration])
-        small = nncf.quantize(plain, images, subset_size=len(calibration))
-        openvino.save_model(small, files["OpenVINO", "int8"], compress_to_fp16=False)
-    return files
-
-
-# --- runtimes -------------------------------------------------------------------------------
-
-
-def as_float(image: np.ndarray) -> np.ndarray:
-    """A uint8 image as a batch of one in 0..1."""
-    return image[None].astype(np.float32) / 255
-
-
-def open_litert(path: Path, threads: int) -> Network:
-    """A .tflite file."""
-    interpreter = litert.open_interpreter(path, threads)
-    output = interpreter.get_output_details()[0]["index"]
-    return Network(
-        give=lambda image: litert.set_image(interpreter, image),
-        invoke=interpreter.invoke,
-        logits=lambda: interpreter.get_tensor(output),
-    )
-
-
-def open_onnx(path: Path, threads: int) -> Network:
-    """An ONNX file in ONNX Runtime."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    source, result = session.get_inputs()[0], session.get_outputs()[0]
-    held = [
-        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(end.shape, np.float32))
-        for end in (source, result)
-    ]
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(source.name, held[0])
-    binding.bind_ortvalue_output(result.name, held[1])
-    return Network(
-        give=lambda image: held[0].update_inplace(as_float(image)),
-        invoke=lambda: session.run_with_iobinding(binding),
-        logits=lambda: held[1].numpy(),
-    )
-
-
-def open_openvino(path: Path, threads: int, floats: str | None = None) -> Network:
-    """An OpenVINO file.
+def read_peers(folder: Path, size: tuple[int, int], classes: int) -> tuple[dict, list[File]]:
+    """What peer_networks.py left in a folder.
 
     Args:
-        floats: the type that it computes in where it is not int8; None: as OpenVINO sees fit.
+        size: width and height of our pictures in pixels. classes: how many we tell apart.
+
+    Returns:
+        What it says of all its networks, and their files.
+
+    Raises:
+        UserError: the folder is not whole, or its networks are for other pictures or classes.
     """
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    settings |= {"INFERENCE_PRECISION_HINT": floats} if floats else {}
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    request = compiled.create_infer_request()
-    slot = request.get_input_tensor().data  # a view of the runtime's own memory
-    return Network(
-        give=lambda image: np.copyto(slot, as_float(image)),
-        invoke=request.infer,
-        logits=lambda: request.get_output_tensor().data,
+    make = (
+        f"python tests/benchmarks/peer_networks.py --folder {shlex.quote(str(folder))} "
+        f"--image-size {size[0]}x{size[1]} --classes {classes}"
     )
-
-
-def open_all(files: dict[Key, Path], threads: int) -> dict[Key, Network]:
-    """Every file in its runtime.
-
-    And the float32 one in bfloat16 too, if OpenVINO would do so unasked.
-    """
-    networks = {}
-    for (runtime, precision), path in files.items():
-        if runtime == "LiteRT":
-            network = open_litert(path, threads)
-        elif runtime == "ONNX Runtime":
-            network = open_onnx(path, threads)
-        else:
-            network = open_openvino(path, threads, "f32" if precision == "float32" else None)
-        networks[runtime, precision] = network
-    if openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.bf16:
-        networks["OpenVINO", "bfloat16"] = open_openvino(files["OpenVINO", "float32"], threads)
-    return networks
+    try:
+        about = json.loads((folder / "peers.json").read_text(encoding="utf-8"))
+        files = []
+        for row in about.pop("networks"):
+            for name, digest in row["files"].items():
+                if sha256(folder / name) != digest:
+                    raise ValueError(f"{name} was changed after it was made")
+            path = folder / next(iter(row["files"]))
+            known = (row["name"], row["runtime"], row["precision"], path)
+            files.append(File(*known, row["parameters"], row["multiply_accumulates"]))
+        width, height = about["image_size"]
+        number = about["classes"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise console.UserError(
+            f"{folder} is no whole folder of peer_networks.py ({error}); make it with: {make}"
+        ) from None
+    if (width, height, number) != (*size, classes):
+        raise console.UserError(
+            f"the networks in {folder} are for {width} x {height} pixels and {number} classes, the "
+            f"data set has {size[0]} x {size[1]} and {classes}; make them anew with: {make}"
+        )
+    return about, files
 
 
 # --- measurement ----------------------------------------------------------------------------
 
 
 def time_networks(
-    networks: dict[Key, Network], image: np.ndarray, runs: int
-) -> dict[Key, list[float]]:
+    networks: dict[File, Network], image: np.ndarray, runs: int
+) -> dict[File, list[float]]:
     """Milliseconds of each timed run of each network."""
-    times: dict[Key, list[float]] = {key: [] for key in networks}
+    times: dict[File, list[float]] = {file: [] for file in networks}
     for network in networks.values():
         network.give(image)
-    while len(times[OURS]) < runs:
-        for key, network in networks.items():
+    while min(map(len, times.values())) < runs:
+        for file, network in networks.items():
             time.sleep(PAUSE_SECONDS)
-            for run in range(WARM_UP_RUNS + min(TURN_RUNS, runs - len(times[key]))):
+            for run in range(WARM_UP_RUNS + min(TURN_RUNS, runs - len(times[file]))):
                 started = time.perf_counter()
                 network.invoke()
                 if run >= WARM_UP_RUNS:
-                    times[key].append(1e3 * (time.perf_counter() - started))
+                    times[file].append(1e3 * (time.perf_counter() - started))
     return times
 
 
@@ -251,66 +134,88 @@ def mean_iou(network: Network, images: np.ndarray, masks: np.ndarray) -> float:
     for image, mask in zip(images, masks):
         network.give(image)
         network.invoke()
-        logits = network.logits()[0]
+        logits = network.output()[0]
         counts += metrics.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]
     return float(metrics.mean_iou(metrics.iou_per_class(counts)))
 
 
-def stored_bytes(path: Path) -> int:
-    """Size of a model's file; OpenVINO keeps the weights in a .bin file beside the .xml file."""
-    weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)
+def measure(
+    ours: list[File], peers: list[File], images: np.ndarray, masks: np.ndarray, runs: int
+) -> list[dict[str, Any]]:
+    """A row for each network and number of threads."""
+    rows: list[dict[str, Any]] = []
+    accuracy: dict[File, float] = {}
+    (yardstick,) = (file for file in ours if (file.runtime, file.precision) == OURS)
+    for threads in THREADS:
+        networks = runtimes.open_all([*ours, *peers], threads)
+        times = time_networks(networks, images[0], runs)
+        accuracy = accuracy or {
+            file: mean_iou(network, images, masks)
+            for file, network in networks.items()
+            if file.network == yardstick.network
+        }
+        for file, values in times.items():
+            median = float(np.median(values))
+            row = {
+                "network": file.network,
+                "runtime": file.runtime,
+                "precision": file.precision,
+                "threads": threads,
+                "median_ms": median,
+                "p90_ms": float(np.percentile(values, 90)),
+                "times_our_litert_int8": median / float(np.median(times[yardstick])),
+                "bytes": runtimes.stored_bytes(file.path),
+                "parameters": file.parameters,
+                "multiply_accumulates": file.multiply_accumulates,
+                "validation_mean_iou": accuracy.get(file),
+            }
+            rows.append(row)
+    return rows
+
+
+# --- the table ------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A column of the table; a record whose rows lack the key does not have it."""
+
+    title: str
+    key: str
+    text: Callable[[Any], str]
+
+
+WORDS = (
+    Column("network", "network", str),
+    Column("runtime", "runtime", str),
+    Column("precision", "precision", str),
+)
+NUMBERS = (
+    Column("threads", "threads", str),
+    Column("median ms", "median_ms", "{:.2f}".format),
+    Column("p90 ms", "p90_ms", "{:.2f}".format),
+    Column("times LiteRT int8", "times_litert_int8", "{:.2f}".format),  # of one network alone
+    Column("times our LiteRT int8", "times_our_litert_int8", "{:.2f}".format),
+    Column("MB", "bytes", lambda number: f"{number / 1e6:.2f}"),
+    Column("M parameters", "parameters", lambda number: f"{number / 1e6:.2f}"),
+    Column("M multiply-accumulates", "multiply_accumulates", lambda each: f"{each / 1e6:.0f}"),
+    Column(
+        "validation mean IoU",
+        "validation_mean_iou",
+        lambda value: "not trained" if value is None else f"{value:.4f}",
+    ),
+)
 
 
 def markdown(record: dict[str, Any]) -> str:
     """The table of a run."""
-    lines = [
-        "| runtime | precision | threads | median ms | p90 ms | times LiteRT int8 | MB "
-        "| validation mean IoU |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    rows = record["rows"]
+    columns = [column for column in (*WORDS, *NUMBERS) if column.key in rows[0]]
+    table = [
+        [column.title for column in columns],
+        ["---" if column in WORDS else "---:" for column in columns],
+        *([column.text(row[column.key]) for column in columns] for row in rows),
     ]
-    for row in record["rows"]:
-        cells = [
-            row["runtime"],
-            row["precision"],
-            str(row["threads"]),
-            f"{row['median_ms']:.2f}",
-            f"{row['p90_ms']:.2f}",
-            f"{row['times_litert_int8']:.2f}",
-            f"{row['bytes'] / 1e6:.2f}",
-            f"{row['validation_mean_iou']:.4f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def measure(
-    files: dict[Key, Path], images: np.ndarray, masks: np.ndarray, runs: int
-) -> list[dict[str, Any]]:
-    """A row for each network and number of threads."""
-    rows: list[dict[str, Any]] = []
-    accuracy: dict[Key, float] = {}
-    for threads in THREADS:
-        networks = open_all(files, threads)
-        times = time_networks(networks, images[0], runs)
-        accuracy = accuracy or {
-            key: mean_iou(each, images, masks) for key, each in networks.items()
-        }
-        for (runtime, precision), values in times.items():
-            median, ours = float(np.median(values)), float(np.median(times[OURS]))
-            path = files[runtime, precision.replace("bfloat16", "float32")]
-            row = {
-                "runtime": runtime,
-                "precision": precision,
-                "threads": threads,
-                "median_ms": median,
-                "p90_ms": float(np.percentile(values, 90)),
-                "times_litert_int8": median / ours,
-                "bytes": stored_bytes(path),
-                "validation_mean_iou": accuracy[runtime, precision],
-            }
-            rows.append(row)
-    return rows
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
 def main() -> None:
@@ -331,33 +236,42 @@ def main() -> None:
         default=RUNS,
         help="timed, of each, per number of threads (default: %(default)s)",
     )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="DIR",
+        help="time the networks that peer_networks.py left here as well",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures here as well")
     arguments = parser.parse_args()
-    if MISSING:
+    if runtimes.MISSING:
         remedy = "pip install -r tests/benchmarks/requirements.txt"
-        raise console.UserError(f"{MISSING.name} is missing; {remedy}")
+        raise console.UserError(f"{runtimes.MISSING.name} is missing; {remedy}")
     models_dir = arguments.models_dir
     model = load_model(models_dir, arguments.model)
     images, masks = load_split(models_dir, "validation")
-    size = images.shape[1]
-    if model.input_shape[1] != size:
+    (height, width), (tall, wide) = images.shape[1:3], model.input_shape[1:3]
+    if (tall, wide) != (height, width):
         raise console.UserError(
-            f"the model takes {model.input_shape[1]} pixels, the data set has {size}; "
+            f"the model takes {wide} x {tall} pixels, the data set has {width} x {height}; "
             f"make it anew with: {command(arguments.model, models_dir)}"
         )
+    peers_about, peers = {}, []
+    if arguments.peers:
+        classes = len(load_classes(models_dir))
+        peers_about, peers = read_peers(arguments.peers, (width, height), classes)
     number = quantization.CALIBRATION_IMAGES
     _, calibration = calibration_sample(models_dir, number, arguments.seed)
 
     with tempfile.TemporaryDirectory() as folder:
-        files = convert_all(model, Path(folder), calibration)
-        rows = measure(files, images, masks, arguments.runs)
-    ours = packages.versions()
-    versions = {name: ours[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
-    others = (onnxruntime, openvino, nncf, tf2onnx)
-    versions |= {each.__name__: each.__version__.split("-")[0] for each in others}
+        ours = runtimes.convert_all(model, Path(folder), calibration)
+        rows = measure(ours, peers, images, masks, arguments.runs)
+    installed = packages.versions()
+    versions = {name: installed[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
+    versions |= runtimes.versions()
     about = {
         "model": f"{model.name}, {arguments.model}",
-        "pixels": size,
+        "image_size": [width, height],
         "cpu": timing.cpu_name(),
         "cores": os.cpu_count(),
         "threads": list(THREADS),
@@ -366,13 +280,18 @@ def main() -> None:
         "validation_images": len(images),
         "versions": versions,
     }
+    about |= {"peers": peers_about} if peers else {}
 
     console.say(
-        f"{about['model']}, {size} pixels; {about['cpu']}, {about['cores']} cores; medians of "
-        f"{arguments.runs} runs; {len(calibration)} calibration and {len(images)} validation images"
+        f"{about['model']}, {width} x {height} pixels; {about['cpu']}, {about['cores']} cores; "
+        f"medians of {arguments.runs} runs; {len(calibration)} calibration and {len(images)} "
+        "validation images"
     )
-    console.say(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
-    console.say(markdown({"rows": rows}))
+    console.say(", ".join(f"{name} {version}" for name, version in versions.items()))
+    if peers:
+        made = peers_about["versions"]
+        console.say("peers: " + ", ".join(f"{name} {version}" for name, version in made.items()))
+    console.say("\n" + markdown({"rows": rows}))
     if arguments.json:
         write_json(arguments.json, about | {"rows": rows})
 
