@@ -42,6 +42,7 @@ in this list (tests/test_package.py checks both).
     channels       structured pruning: which channels go, the network that is left
     network_checks what is said of a network before hours are spent on it
     rounding       int8 kernels that lose little
+    ranges         activation ranges for int8 that lose little
     tflite_files   .tflite files as tables: equal vectors once, weights counted
     litert         .tflite files run: interpreters, predictions, operators
     recipes        single operators in int8, dynamic range where it pays

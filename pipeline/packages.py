@@ -41,6 +41,7 @@ def _start_tensorflow() -> None:
 
 
 tf = _Later("tensorflow")
+tf_convert = _Later("tensorflow.lite.python.convert")
 keras = _Later("tf_keras")
 layers = _Later("tf_keras.layers")
 tfmot = _Later("tensorflow_model_optimization")
@@ -55,11 +56,14 @@ jinja2 = _Later("jinja2")
 coco_masks = _Later("pycocotools.mask")
 yaml = _Later("yaml")
 
-ON_TENSORFLOW = {module.__name__ for module in (tf, keras, layers, tfmot, tfds, quantizer)}
+ON_TENSORFLOW = {
+    module.__name__ for module in (tf, tf_convert, keras, layers, tfmot, tfds, quantizer)
+}
 
 # Which distribution a name comes from, of those that decide what is in an artifact.
 DISTRIBUTIONS = {
     "tf": "tensorflow",
+    "tf_convert": "tensorflow",
     "keras": "tf-keras",
     "layers": "tf-keras",
     "tfmot": "tensorflow-model-optimization",

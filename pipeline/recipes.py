@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
-from pipeline.console import progress, silenced
+from pipeline.console import silenced
 from pipeline.litert import Operator, operators
 from pipeline.packages import quantizer, quantizer_algorithms, quantizer_types
+from pipeline.ranges import Range
 
 DYNAMIC_DEPTH = 64  # products per sum of a convolution, from which dynamic range pays
+ENDS = ("min", "max")
 INT8 = {"activation_num_bits": 8, "weight_num_bits": 8}
 
 
@@ -54,7 +55,7 @@ def quantise_dynamic(content: bytes, chosen: Iterable[Operator]) -> bytes:
 
 def quantise_static(
     content: bytes,
-    ranges: dict[str, Any],
+    ranges: dict[str, Range],
     *,
     only: Operator | None = None,
     but: Sequence[Operator] = (),
@@ -68,7 +69,11 @@ def quantise_static(
     for operator in but:
         kept_float = quantizer_algorithms.AlgorithmName.NO_QUANTIZE
         job.update_quantization_recipe(**recipe_scope(operator), algorithm_key=kept_float)
-    return _file(job, ranges)
+    limits = {
+        name: {end: np.full((1, 1, 1, 1), value, np.float32) for end, value in zip(ENDS, values)}
+        for name, values in ranges.items()
+    }
+    return _file(job, limits)
 
 
 def _file(job: Any, ranges: dict[str, Any] | None = None) -> bytes:
@@ -76,30 +81,3 @@ def _file(job: Any, ranges: dict[str, Any] | None = None) -> bytes:
     quiet = {"enable_progress_bar": False, "enable_progress_report": False}
     with silenced():
         return bytes(job.quantize(*([ranges] if ranges else []), **quiet).quantized_model)
-
-
-def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Any]:
-    """Smallest and largest value of every tensor of a float32 file over images.
-
-    Image by image, because litert-quantizer keeps a moving average over images, which forgets
-    the rare extremes.
-
-    Args:
-        images: float32 (n, height, width, 3) in 0..1.
-    """
-    job = quantizer.Quantizer(bytearray(content))
-    job.add_static_config(**every_operator(), **INT8)
-    ((signature, names),) = Interpreter(model_content=content).get_signature_list().items()
-    ranges: dict[str, Any] = {}
-    with progress("calibration", len(images), "images") as bar:
-        for image in images:
-            with silenced():
-                found = job.calibrate({signature: [{names["inputs"][0]: image[None]}]})
-            for tensor, values in found.items():
-                known = ranges.setdefault(tensor, values)
-                ranges[tensor] = {
-                    "min": np.minimum(known["min"], values["min"]),
-                    "max": np.maximum(known["max"], values["max"]),
-                }
-            bar.update()
-    return ranges

@@ -9,12 +9,13 @@ from ai_edge_litert.interpreter import Interpreter
 
 from pipeline import metrics
 from pipeline.console import UserError, progress, say
-from pipeline.conversion import convert, with_extremes
+from pipeline.conversion import convert
 from pipeline.dataset import Split
 from pipeline.litert import logits_of, operators, predict_tflite, set_image
 from pipeline.packages import keras
 from pipeline.processes import cores
-from pipeline.recipes import activation_ranges, quantise_static
+from pipeline.ranges import Range, activation_ranges
+from pipeline.recipes import quantise_static
 from pipeline.rounding import round_kernels
 from pipeline.tflite_files import compacted
 from pipeline.timing import time_in_turns
@@ -47,13 +48,13 @@ def file_mean_iou(content: bytes, split: Split) -> float:
     return float(metrics.mean_iou(metrics.iou_per_class(counts)))
 
 
-def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, dict[str, Range]]:
     """The float32 file of a model whose kernels are rounded for int8, and its activation ranges."""
     content = convert(round_kernels(model, calibration), "float32")
-    return content, activation_ranges(content, with_extremes(calibration))
+    return content, activation_ranges(content, calibration)
 
 
-def scan_operators(content: bytes, ranges: dict[str, Any], split: Split) -> list[dict[str, Any]]:
+def scan_operators(content: bytes, ranges: dict[str, Range], split: Split) -> list[dict[str, Any]]:
     """What int8 costs operator by operator, each quantised alone.
 
     Returns:
@@ -84,7 +85,7 @@ def int8_within(
     max_drop: float,
     full: bytes,
     unrounded: bytes,
-    scanned: tuple[bytes, dict[str, Any], list[dict[str, Any]]],
+    scanned: tuple[bytes, dict[str, Range], list[dict[str, Any]]],
     split: Split,
 ) -> tuple[bytes, dict[str, Any]]:
     """The int8 file that loses at most `max_drop` mean IoU against the float32 file.

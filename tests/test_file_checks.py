@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import conversion, file_checks
+from pipeline import conversion, file_checks, ranges
 from pipeline.artifacts import artifact_path, read_record
 from pipeline.console import UserError
 from pipeline.conversion import calibration_sample, convert
@@ -56,7 +56,7 @@ def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
 ):
     assert file_checks.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
     monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
-    monkeypatch.setattr(conversion, "with_extremes", lambda images: 2 * images)
+    monkeypatch.setattr(ranges, "PIXELS", (0.0, 2.0))
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(pruned, "int8", validation.astype(np.float32) / 255))
     with pytest.raises(UserError, match=r"the int8 input has scale .* not that of a pixel"):

@@ -14,6 +14,7 @@ from pipeline.dataset import load_split
 from pipeline.keras_models import load_model
 from pipeline.litert import Operator, logits_of, open_interpreter, operators
 from pipeline.packages import keras, layers
+from pipeline.ranges import activation_ranges
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def float32_file(pruned):
 
 @pytest.fixture(scope="module")
 def ranges(float32_file, images):
-    return recipes.activation_ranges(float32_file, images.astype(np.float32) / 255)
+    return activation_ranges(float32_file, images.astype(np.float32) / 255)
 
 
 def in_int8(content):
@@ -77,21 +78,6 @@ def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
     assert 0 < noise < 0.01 * np.mean(exact**2)
 
 
-# --- ranges -------------------------------------------------------------------------------
-
-
-def test_ranges_are_the_extremes_over_all_images(float32_file, ranges, pruned, images):
-    """And not a moving average, which forgets the extremes."""
-    pixels = images.astype(np.float32) / 255
-    stem = keras.Model(pruned.input, pruned.get_layer("stem_relu").output)(pixels).numpy()
-    (tensor,) = (each.tensor for each in operators(float32_file) if each.layer == "stem")
-    assert ranges[tensor]["max"].item() == pytest.approx(stem.max(), rel=1e-4)
-    assert ranges[tensor]["min"].item() == pytest.approx(stem.min(), abs=1e-5)
-    (image,) = (values for name, values in ranges.items() if "image" in name)
-    found = image["min"].item(), image["max"].item()
-    assert found == pytest.approx((pixels.min(), pixels.max()))
-
-
 # --- single operators -----------------------------------------------------------------------
 
 
@@ -125,7 +111,7 @@ def test_transposed_convolutions_are_found_by_the_library_s_own_name_for_them():
     content = convert(model, "float32")
     (chosen,) = (each for each in operators(content) if each.kind == "TRANSPOSE_CONV")
     pixels = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
-    ranges = recipes.activation_ranges(content, pixels)
+    ranges = activation_ranges(content, pixels)
     found = recipes.quantise_static(content, ranges, only=chosen)
     assert in_int8(found) == ["QUANTIZE", "TRANSPOSE_CONV"]
 

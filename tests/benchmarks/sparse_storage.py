@@ -34,7 +34,6 @@ def converted(model: keras.Model, kind: str, sparse: bool, calibration: np.ndarr
     With nothing asked for but sparsity, the converter stores float32 weights.
     """
     if kind == "int8":
-        samples = conversion.with_extremes(calibration)
         model = round_kernels(model, calibration)
     converter = conversion.fixed_batch_converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if kind != "float32" else []
@@ -43,7 +42,7 @@ def converted(model: keras.Model, kind: str, sparse: bool, calibration: np.ndarr
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if kind == "int8":
-        converter.representative_dataset = lambda: ([image[None]] for image in samples)
+        converter.representative_dataset = lambda: ([image[None]] for image in calibration)
         converter.target_spec.supported_ops = conversion.operator_sets("int8")
         converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
     with console.silenced():
