@@ -84,7 +84,7 @@ def quantise_throughout(
     """A calibrated .tflite file in int8, by the ranges of `activation_ranges`.
 
     The converter's own second half, between which and the first it has no public way to set
-    ranges: it takes the extremes, for which int8 loses half as much again (docs/choices.md).
+    ranges: it takes the extremes, with which its logits are 2 to 3 dB noisier (docs/choices.md).
     """
     content = with_ranges(content, activation_ranges(content, calibration))
     with silenced():
