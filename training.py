@@ -6,7 +6,7 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
         models/original_training.png    the same as curves
 
     python training.py                                  (compact U-Net on an ImageNet encoder)
-    python training.py --preset small                   (faster, less accurate; or large)
+    python training.py --preset small                   (image not enlarged, fewer filters)
     python training.py --encoder scratch                (the same network from random weights)
     python training.py --architecture classic --epochs 5    (the textbook U-Net; slow on a CPU)
     python training.py --resume                         (go on after a kill, bit for bit)
@@ -65,7 +65,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--preset",
         choices=tuple(networks.PRESETS),
         default="default",
-        help="of the compact network: small is faster, large more accurate (default: %(default)s)",
+        help="of the compact network: small does not enlarge the image and has fewer filters, large "
+        "enlarges it more (default: %(default)s)",
     )
     parser.add_argument(
         "--enlarge",
