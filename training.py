@@ -65,8 +65,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--preset",
         choices=tuple(networks.PRESETS),
         default="default",
-        help="of the compact network: small does not enlarge the image and has fewer filters, large "
-        "enlarges it more (default: %(default)s)",
+        help="of the compact network: small does not enlarge the image and has fewer filters, "
+        "large enlarges it more (default: %(default)s)",
     )
     parser.add_argument(
         "--enlarge",
