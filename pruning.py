@@ -9,6 +9,7 @@ Writes  models/pruned_model.h5            the pruned network
     python pruning.py                                 (60 % zeros in the large kernels)
     python pruning.py --channels 0.4 --sparsity 0     (a smaller, faster network without zeros)
     python pruning.py --channels 0.4 --sparsity 0.6   (first channels, then zeros)
+    python pruning.py --sparsity 0                    (nothing: the original goes on as it is)
     python pruning.py --sensitivity                   (looks at the layers, prunes nothing)
 
 On one of two CPU cores the default took 19 minutes; validation mean IoU went from 0.7890 to
@@ -145,8 +146,25 @@ def check_achieved(per_layer: dict[str, Any], asked: dict[str, float], epochs: i
     return achieved
 
 
+def pass_on(stage: Stage) -> None:
+    """Hands the original network on as it is, where nothing is to be taken out."""
+    found = read_record(stage.models_dir, "original")["metrics"]
+    same = ("parameters", "validation_mean_iou", "class_weights")
+    metrics = {"sparsity": 0.0, "layers": {}} | {key: found.get(key) for key in same}
+    with stage.new_artifact("pruned", metrics) as (path,):
+        keras_models.save_model(keras_models.load_model(stage.models_dir, "original"), path)
+    fitting.forget(stage, "pruned")
+    console.say(
+        f"wrote {artifact_path(stage.models_dir, 'pruned')}: nothing was to be taken out, it is "
+        "the original network"
+    )
+
+
 def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     """Takes out channels and zeros, fine-tunes what is left and writes it."""
+    if not arguments.sparsity and not arguments.channels:
+        pass_on(stage)
+        return
     models_dir, epochs, batch_size = arguments.models_dir, arguments.epochs, arguments.batch_size
 
     # What goes: first whole channels, then zeros in what is left.
@@ -224,7 +242,7 @@ def finish(
     """Puts the model and what belongs to it in place, and only then forgets the fine-tuning."""
     fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
     what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
-    title = "fine-tuning with " + (" and ".join(what) or "nothing taken out")
+    title = "fine-tuning with " + " and ".join(what)
     curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
     beside = ("pruned_training.csv", "pruned_training.png", "pruned_channels.csv")
     with stage.new_artifact("pruned", metrics, beside[: 3 if kept else 2]) as (path, *others):

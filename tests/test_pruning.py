@@ -213,11 +213,16 @@ def test_network_of_small_kernels_is_refused_before_any_training(narrow_run):
         pruning.main(flags)
 
 
-def test_network_of_small_kernels_is_fine_tuned_without_zeros(narrow_run, monkeypatch):
-    monkeypatch.undo()
-    pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0", *SHORT])
+def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, capsys):
+    """Without any training, also where there would be nothing to set zeros in."""
+    pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0"])
+    assert "nothing was to be taken out, it is the original network" in capsys.readouterr().out
+    ours, theirs = (load_model(narrow_run, name).get_weights() for name in ("pruned", "original"))
+    assert all((one == other).all() for one, other in zip(ours, theirs, strict=True))
     metrics = read_record(narrow_run, "pruned")["metrics"]
+    original = read_record(narrow_run, "original")["metrics"]
     assert metrics["sparsity"] == 0 and metrics["layers"] == {}
+    assert metrics["validation_mean_iou"] == original["validation_mean_iou"]
 
 
 def test_too_few_steps_for_zeros_are_said_before_any_training(run_copy, monkeypatch):
