@@ -106,10 +106,12 @@ def about_pruning(before: Row, after: Row) -> str:
             f"{before['bytes'] / after['bytes']:.2f} times smaller, {packed} after gzip, and "
             f"{in_words(after, before)}."
         )
+    zeros = f"{1 - after['nonzero_share']:.0%}"
+    if zeros == "0%":
+        return "Nothing was pruned: no channel is gone and no weight is zero."
     return (
-        f"Pruning set {1 - after['nonzero_share']:.0%} of the weights to zero: the file is as "
-        f"large as before, {packed} after gzip. Here it runs {in_words(after, before)}: dense "
-        "kernels also multiply zeros."
+        f"Pruning set {zeros} of the weights to zero: the file is as large as before, {packed} "
+        f"after gzip. Here it runs {in_words(after, before)}: dense kernels also multiply zeros."
     )
 
 

@@ -49,6 +49,8 @@ def test_what_pruning_did(numbers):
     after |= {"bytes": before["bytes"], "gzip_bytes": before["gzip_bytes"] // 2}
     text = sentences.about_pruning(before, after)
     assert "set 60% of the weights to zero" in text and "2.00 times smaller after gzip" in text
+    whole = after | {"nonzero_share": 0.9999}
+    assert sentences.about_pruning(before, whole).startswith("Nothing was pruned: ")
     after["bytes"] = before["bytes"] // 2
     assert sentences.about_pruning(before, after).startswith("Pruning removed channels: ")
     assert "2.00 times smaller, " in sentences.about_pruning(before, after)
