@@ -58,7 +58,7 @@ from pipeline.stages import Stage
 IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
 STRIDE = 32  # of the network: sides must be multiples of it
 LARGEST = 2048  # side of an image
-SHOWN = 6  # examples in dataset.jpg
+SHOWN = 6  # training examples in dataset.jpg, far apart: neighbours may be much alike
 MOST_SHARES = 4  # classes of each split in the last lines; the table before them has all
 LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are not in the data set, and why
 
@@ -190,7 +190,6 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
 
     # Decode and resize what is left, a few at a time, each into its split.
     folder = artifacts.artifact_path(models_dir, "dataset").parent
-    shown: list[tuple[np.ndarray, np.ndarray]] = []
     with new_arrays(folder):
         writer, names = dataset.DataSetWriter(folder, meaning.classes), listing.ListWriter()
         size, fit = (height, width), arguments.fit
@@ -198,8 +197,6 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
         for split, name, image, mask in found:
             writer.add(split, image, mask)
             names.add(split, name)
-            if split == "train" and len(shown) < SHOWN:
-                shown.append((image, mask))
         selection.refuse(faults, number, source.skip_bad)
         splits, fingerprint = writer.describe()
         about = {
@@ -225,7 +222,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     # The one beside the scripts is of the pets.
     pets = arguments.data == sources.PETS[0] and models_dir.resolve() == artifacts.MODELS_DIR
     picture = (artifacts.ROOT if pets else models_dir) / "dataset.jpg"
-    images, masks = map(np.stack, zip(*shown))
+    rows = np.unique(np.linspace(0, splits["train"]["examples"] - 1, SHOWN).astype(int))
+    images, masks = (part[rows] for part in dataset.load_split(models_dir, "train"))
     title = f"{source.title}, {width} x {height} pixels"
     charts.save(pictures.examples(images, masks, title, meaning.classes), picture)
     for split, facts in splits.items():

@@ -75,6 +75,21 @@ def test_picture_beside_the_models_is_drawn(small_data):
         assert picture.width > 500 and np.asarray(picture).std() > 20
 
 
+def test_picture_shows_training_examples_from_the_first_to_the_last(data_copy, monkeypatch):
+    """And not the first few: files that follow each other are often of one scene or one kind."""
+    drawn, examples = [], data_preparation.pictures.examples
+
+    def spied(images, masks, *about):
+        drawn.extend((images, masks))
+        return examples(images, masks, *about)
+
+    monkeypatch.setattr(data_preparation.pictures, "examples", spied)
+    make_data_set(data_copy, seed=8)
+    for shown, all_of_them in zip(drawn, load_split(data_copy, "train")):
+        assert len(shown) == 6
+        assert (shown[[0, -1]] == all_of_them[[0, len(all_of_them) - 1]]).all()
+
+
 # --- the command line ---------------------------------------------------------------------
 
 

@@ -2,20 +2,24 @@
 
     python -m venv device && device/bin/pip install mediapipe tflite-micro
     DEVICE_PYTHON=device/bin/python python tests/benchmarks/device_runtimes.py
-    DEVICE_PYTHON=... python tests/benchmarks/device_runtimes.py --models-dir models/demo
+    DEVICE_PYTHON=... python tests/benchmarks/device_runtimes.py --models-dir models/demo --drawn 30
 
 For each file, on validation pictures: pixels whose class differs in MediaPipe's ImageSegmenter;
 for the int8 file also in TFLite Micro, mean IoU of both, and its activation memory beside ours.
+--drawn compares, on large drawn animals, MediaPipe's own shrinking of a picture to the model's size
+with Pillow's, by which training pictures are shrunk.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -23,15 +27,41 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import test_mediapipe  # noqa: E402
 import test_tflite_micro  # noqa: E402
 
-from pipeline import litert, memory_plan, metrics  # noqa: E402
-from pipeline.artifacts import artifact_path  # noqa: E402
+from pipeline import litert, memory_plan, metrics, synthetic  # noqa: E402
+from pipeline.artifacts import SEED, artifact_path  # noqa: E402
 from pipeline.dataset import load_classes, load_split  # noqa: E402
+from pipeline.photographs import fit_image  # noqa: E402
+
+DRAWN_SIDE = 200  # of --drawn; pictures are drawn at twice the size
 
 
 def mean_iou(masks: np.ndarray, classes: np.ndarray, number: int) -> float:
     """Mean IoU of class maps; both uint8 (pictures, height, width)."""
     counts = metrics.class_counts(masks, classes, number).sum(axis=0)
     return metrics.mean_iou(metrics.iou_per_class(counts))
+
+
+def compare_shrinking(path: Path, size: tuple[int, int], number: int) -> None:
+    """Mean IoU of MediaPipe on large drawn animals, shrunk by itself and by Pillow.
+
+    Args:
+        path: of a file that was trained on drawn animals. size: height and width that it takes.
+    """
+    large, small, masks = [], [], []
+    for animal in range(number):
+        drawing = synthetic.draw_animal((SEED, len(synthetic.COUNTS), animal), DRAWN_SIDE, 3)
+        picture, mask = (Image.open(io.BytesIO(content)) for content in drawing)
+        large.append(np.asarray(picture))
+        small.append(np.asarray(fit_image(picture, size, "stretch")))
+        masks.append(np.asarray(fit_image(mask, size, "stretch", Image.Resampling.NEAREST)))
+    shrink = [np.linspace(0, 2 * DRAWN_SIDE - 1, side).round().astype(int) for side in size]
+    by_itself = test_mediapipe.run(path, np.stack(large))[0][:, shrink[0]][:, :, shrink[1]]
+    by_pillow = test_mediapipe.run(path, np.stack(small))[0]
+    found = [mean_iou(np.stack(masks), classes, 3) for classes in (by_itself, by_pillow)]
+    print(
+        f"{path.stem}: {number} drawn pictures of {2 * DRAWN_SIDE} pixels: mean IoU {found[0]:.3f} "
+        f"shrunk by MediaPipe, {found[1]:.3f} shrunk by Pillow first"
+    )
 
 
 def main() -> None:
@@ -41,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--models-dir", type=Path, default=ROOT / "models")
     parser.add_argument("--pictures", type=int, default=50)
+    parser.add_argument("--drawn", type=int, default=0)
     arguments = parser.parse_args()
     models_dir = arguments.models_dir
     images, masks = (part[: arguments.pictures] for part in load_split(models_dir, "validation"))
@@ -53,6 +84,8 @@ def main() -> None:
             seen, _, told = test_mediapipe.run(path, images)
             turned = np.count_nonzero(seen != ours)
             print(f"{name}: MediaPipe: {turned} of {ours.size:,} pixels differ; {told['labels']}")
+            if name == "int8" and arguments.drawn:
+                compare_shrinking(path, images.shape[1:3], arguments.drawn)
             if name == "int8":
                 logits, taken = test_tflite_micro.run(path, images)
                 micro = logits.argmax(axis=-1)
