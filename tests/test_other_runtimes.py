@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 import against_other_runtimes as benchmark
+import family_picture
 import peer_networks
 import runtimes
 
@@ -142,9 +144,65 @@ def test_peers_take_turns_and_are_judged_by_time_and_size_alone(tmp_path, monkey
         *(("compact_unet", 2, 700), ("YOLO26n-sem", 2, 320)),
     ]
     assert [row["validation_mean_iou"] for row in rows] == [0.375, None, 0.375, None]
+    assert rows[0]["mean_iou_interval"] == [0.375, 0.375]  # of a single picture
+    assert "mean_iou_interval" not in rows[1]
     assert [row["parameters"] for row in rows] == [10, 30, 10, 30]
     assert rows[0]["times_our_litert_int8"] == 1
     assert benchmark.markdown({"rows": rows}).count("not trained") == 2
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders of trained networks: what the records say, and no models."""
+    settings = {"here": "default", "quick": "small", "again": "small", "strangers": "large"}
+
+    def read_record(folder, stage):
+        data = "others" if folder.name == "strangers" else "ours"
+        return {"settings": {"preset": settings[folder.name]}, "inputs": {"dataset": data}}
+
+    network = types.SimpleNamespace(name="compact_unet")
+    monkeypatch.setattr(benchmark, "read_record", read_record)
+    monkeypatch.setattr(benchmark, "load_model", lambda folder, stage: network)
+    return {name: tmp_path / name for name in settings}
+
+
+def test_networks_of_one_family_have_their_presets_names(folders):
+    family = benchmark.read_family([folders["quick"]], "pruned", folders["here"])
+    assert [name for name, _ in family] == ["compact_unet small"]
+
+
+@pytest.mark.parametrize(
+    ("members", "fault"),
+    [
+        (
+            ["quick", "again"],
+            r"one name \(compact_unet default, compact_unet small, compact_unet s",
+        ),
+        (["quick", "strangers"], r"strangers learned from other data .*make it anew with: python"),
+    ],
+)
+def test_a_family_that_cannot_be_compared_is_refused_in_one_line(folders, members, fault):
+    with pytest.raises(UserError, match=fault) as raised:
+        benchmark.read_family([folders[name] for name in members], "pruned", folders["here"])
+    assert "\n" not in str(raised.value)
+
+
+def test_picture_of_a_family_has_a_point_for_each_network_and_a_line_for_each_peer(tmp_path):
+    row = {"network": "compact_unet small", "runtime": "LiteRT", "precision": "int8"}
+    trained = {"validation_mean_iou": 0.78, "mean_iou_interval": [0.77, 0.79]}
+    rows = [
+        row | trained | {"threads": 1, "median_ms": 1.5},
+        row | trained | {"threads": 2, "median_ms": 0.8},
+        row | {"network": "compact_unet large", "threads": 1, "median_ms": 3.0} | trained,
+        row | {"network": "peer", "threads": 1, "median_ms": 2.0, "validation_mean_iou": None},
+    ]
+    figure = family_picture.draw({"rows": rows, "cpu": "any", "image_size": [128, 96]})
+    (axis,) = figure.axes
+    labels = {text.get_text() for text in axis.texts}
+    assert labels == {"small, LiteRT int8", "large, LiteRT int8", "peer, LiteRT int8 (not trained)"}
+    points = axis.collections[-1].get_offsets()
+    assert points.tolist() == [[1.5, 0.78], [3.0, 0.78]]
+    assert [2.0, 2.0] in [list(line.get_xdata()) for line in axis.lines]
 
 
 def test_table_of_a_run_with_peers():

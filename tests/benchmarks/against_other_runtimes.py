@@ -4,6 +4,7 @@
     python tests/benchmarks/against_other_runtimes.py                   (models/pruned_model.h5)
     python tests/benchmarks/against_other_runtimes.py --model original --json record.json
     python tests/benchmarks/against_other_runtimes.py --peers DIR       (of peer_networks.py)
+    python tests/benchmarks/against_other_runtimes.py --family DIR ...  (other trained networks)
 
 All int8 forms are made here after training, from the same calibration images; a file that
 `quantization.py --qat` wrote is not read. The others start from the float32 .tflite file: there
@@ -24,6 +25,9 @@ a pause, in which the last one's waiting threads fall asleep, and runs that do n
 int8 file takes the bytes of a photo, the others floats; the conversion is not timed. Mean IoU is
 of the validation split: evaluation.py alone reads test. Takes about 2 minutes for the compact
 network on an otherwise idle machine; for the classic one use --runs 40.
+
+With --family networks that were trained on the same data in other folders, as by `training.py
+--preset small --models-dir DIR`, take turns with these, in LiteRT alone.
 
 With --peers the files of other networks take turns with these, with the same settings: what a user
 would pick instead. They take planar floats. They were not trained, so that they have no mean IoU.
@@ -54,7 +58,7 @@ from runtimes import File, Network
 
 import quantization
 from pipeline import console, flags, metrics, packages, timing
-from pipeline.artifacts import MODELS_DIR, SEED, command, sha256, write_json
+from pipeline.artifacts import MODELS_DIR, SEED, command, read_record, sha256, write_json
 from pipeline.conversion import calibration_sample
 from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import load_model
@@ -64,7 +68,7 @@ RUNS = 200  # timed, of each network and number of threads
 TURN_RUNS = 20  # timed runs in a turn
 WARM_UP_RUNS = 5  # before those, in every turn
 PAUSE_SECONDS = 0.05
-OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of our network's
+OURS = ("LiteRT", "int8")  # the others' times are printed as multiples of this, of --models-dir
 
 
 def read_peers(folder: Path, size: tuple[int, int], classes: int) -> tuple[dict, list[File]]:
@@ -107,6 +111,36 @@ def read_peers(folder: Path, size: tuple[int, int], classes: int) -> tuple[dict,
     return about, files
 
 
+def read_network(models_dir: Path, stage: str) -> tuple[str, Any]:
+    """The network that `stage` left in a folder, as "compact_unet small" and as a model."""
+    model = load_model(models_dir, stage)
+    preset = read_record(models_dir, "original")["settings"].get("preset", "default")
+    return f"{model.name} {preset}" if model.name == "compact_unet" else model.name, model
+
+
+def read_family(folders: list[Path], stage: str, models_dir: Path) -> list[tuple[str, Any]]:
+    """The networks of other folders, which must have learned from the data of `models_dir`.
+
+    Raises:
+        UserError: they learned from other data, or two networks have one name.
+    """
+    data = read_record(models_dir, stage)["inputs"]["dataset"]
+    family = []
+    for folder in folders:
+        if read_record(folder, stage)["inputs"]["dataset"] != data:
+            raise console.UserError(
+                f"the network in {folder} learned from other data than that in {models_dir}; "
+                f"make it anew with: {command(stage, folder)}"
+            )
+        family.append(read_network(folder, stage))
+    names = [read_network(models_dir, stage)[0], *(name for name, _ in family)]
+    if len(set(names)) < len(names):
+        raise console.UserError(
+            f"two networks have one name ({', '.join(names)}); give --family other presets"
+        )
+    return family
+
+
 # --- measurement ----------------------------------------------------------------------------
 
 
@@ -128,31 +162,34 @@ def time_networks(
     return times
 
 
-def mean_iou(network: Network, images: np.ndarray, masks: np.ndarray) -> float:
-    """Over a split of uint8 images."""
-    counts = 0
+def judge(network: Network, images: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+    """Mean IoU over a split of uint8 images, with its 95 % interval over them."""
+    counts = []
     for image, mask in zip(images, masks):
         network.give(image)
         network.invoke()
         logits = network.output()[0]
-        counts += metrics.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]
-    return float(metrics.mean_iou(metrics.iou_per_class(counts)))
+        counts += [metrics.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]]
+    found = metrics.mean_iou(metrics.iou_per_class(np.sum(counts, axis=0)))
+    samples = metrics.bootstrap_mean_iou(np.array(counts), SEED)
+    return {"validation_mean_iou": float(found), "mean_iou_interval": metrics.interval(samples)}
 
 
 def measure(
     ours: list[File], peers: list[File], images: np.ndarray, masks: np.ndarray, runs: int
 ) -> list[dict[str, Any]]:
-    """A row for each network and number of threads."""
+    """A row for each network and number of threads; `ours` begins with that of --models-dir."""
     rows: list[dict[str, Any]] = []
-    accuracy: dict[File, float] = {}
-    (yardstick,) = (file for file in ours if (file.runtime, file.precision) == OURS)
+    accuracy: dict[File, dict[str, Any]] = {}
+    yardstick = next(file for file in ours if (file.runtime, file.precision) == OURS)
+    trained = {file.network for file in ours}
     for threads in THREADS:
         networks = runtimes.open_all([*ours, *peers], threads)
         times = time_networks(networks, images[0], runs)
         accuracy = accuracy or {
-            file: mean_iou(network, images, masks)
+            file: judge(network, images, masks)
             for file, network in networks.items()
-            if file.network == yardstick.network
+            if file.network in trained
         }
         for file, values in times.items():
             median = float(np.median(values))
@@ -167,9 +204,8 @@ def measure(
                 "bytes": runtimes.stored_bytes(file.path),
                 "parameters": file.parameters,
                 "multiply_accumulates": file.multiply_accumulates,
-                "validation_mean_iou": accuracy.get(file),
             }
-            rows.append(row)
+            rows.append(row | accuracy.get(file, {"validation_mean_iou": None}))
     return rows
 
 
@@ -242,13 +278,22 @@ def main() -> None:
         metavar="DIR",
         help="time the networks that peer_networks.py left here as well",
     )
+    parser.add_argument(
+        "--family",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="time the networks in these models folders as well; same data set",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures here as well")
     arguments = parser.parse_args()
     if runtimes.MISSING:
         remedy = "pip install -r tests/benchmarks/requirements.txt"
         raise console.UserError(f"{runtimes.MISSING.name} is missing; {remedy}")
     models_dir = arguments.models_dir
-    model = load_model(models_dir, arguments.model)
+    name, model = read_network(models_dir, arguments.model)
+    family = read_family(arguments.family, arguments.model, models_dir)
     images, masks = load_split(models_dir, "validation")
     (height, width), (tall, wide) = images.shape[1:3], model.input_shape[1:3]
     if (tall, wide) != (height, width):
@@ -264,13 +309,17 @@ def main() -> None:
     _, calibration = calibration_sample(models_dir, number, arguments.seed)
 
     with tempfile.TemporaryDirectory() as folder:
-        ours = runtimes.convert_all(model, Path(folder), calibration)
+        ours = runtimes.convert_all(model, name, Path(folder), calibration)
+        for member, network in family:
+            place = Path(folder, member)
+            place.mkdir()
+            ours += runtimes.convert_litert(network, member, place, calibration)
         rows = measure(ours, peers, images, masks, arguments.runs)
     installed = packages.versions()
     versions = {name: installed[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
     versions |= runtimes.versions()
     about = {
-        "model": f"{model.name}, {arguments.model}",
+        "model": f"{name}, {arguments.model}",
         "image_size": [width, height],
         "cpu": timing.cpu_name(),
         "cores": os.cpu_count(),

@@ -94,35 +94,40 @@ def quantise_onnx(source: Path, path: Path, calibration: np.ndarray) -> None:
     )
 
 
-def convert_all(model: Any, folder: Path, calibration: np.ndarray) -> list[File]:
+def convert_litert(model: Any, name: str, folder: Path, calibration: np.ndarray) -> list[File]:
+    """Writes a Keras model as .tflite files: float32 and int8."""
+    paths = {precision: folder / f"{precision}.tflite" for precision in ("float32", "int8")}
+    for precision, path in paths.items():
+        path.write_bytes(convert(model, precision, calibration))
+    source = paths["float32"]
+    counts = (
+        weight_counts(source)[0],
+        memory_plan.plan(source.read_bytes()).multiply_accumulates,
+    )
+    return [File(name, "LiteRT", precision, path, *counts) for precision, path in paths.items()]
+
+
+def convert_all(model: Any, name: str, folder: Path, calibration: np.ndarray) -> list[File]:
     """Writes a Keras model in every form.
 
     Parameters and multiply-accumulates of all forms are those of the float32 .tflite file, where
     normalisation is folded into the convolutions.
     """
-    names = {"LiteRT": "{}.tflite", "ONNX Runtime": "{}.onnx", "OpenVINO": "{}.xml"}
-    paths = {
-        (runtime, precision): folder / name.format(precision)
-        for precision in ("float32", "int8")
-        for runtime, name in names.items()
-    }
-    for precision in ("float32", "int8"):
-        paths["LiteRT", precision].write_bytes(convert(model, precision, calibration))
-    source = paths["LiteRT", "float32"]
-    onnx = paths["ONNX Runtime", "float32"]
+    files = convert_litert(model, name, folder, calibration)
+    source, onnx = files[0].path, folder / "float32.onnx"
     with quiet():
         tf2onnx.convert.from_tflite(str(source), opset=ONNX_OPSET, output_path=str(onnx))
-        quantise_onnx(onnx, paths["ONNX Runtime", "int8"], calibration)
+        quantise_onnx(onnx, folder / "int8.onnx", calibration)
         plain = openvino.convert_model(str(source))
-        openvino.save_model(plain, paths["OpenVINO", "float32"], compress_to_fp16=False)
+        openvino.save_model(plain, folder / "float32.xml", compress_to_fp16=False)
         images = nncf.Dataset([image[None] for image in calibration])
         small = nncf.quantize(plain, images, subset_size=len(calibration))
-        openvino.save_model(small, paths["OpenVINO", "int8"], compress_to_fp16=False)
-    counts = (
-        weight_counts(source)[0],
-        memory_plan.plan(source.read_bytes()).multiply_accumulates,
-    )
-    return [File(model.name, *form, path, *counts) for form, path in paths.items()]
+        openvino.save_model(small, folder / "int8.xml", compress_to_fp16=False)
+    for runtime, suffix in (("ONNX Runtime", ".onnx"), ("OpenVINO", ".xml")):
+        files += [
+            file._replace(runtime=runtime, path=file.path.with_suffix(suffix)) for file in files[:2]
+        ]
+    return files
 
 
 def stored_bytes(path: Path) -> int:
