@@ -2,14 +2,15 @@
 
     python tests/benchmarks/recipe_variants.py --epochs 5              (all, one after the other)
     python tests/benchmarks/recipe_variants.py --epochs 5 half light   (these alone)
+    python tests/benchmarks/recipe_variants.py --epochs 40 --preset small stronger cutmix
     python tests/benchmarks/recipe_variants.py --epochs 5 --table      (times what was trained)
 
 Each variant trains as `training.py` does, with the default settings but for what it changes, and
 leaves its curve, its int8 file, row.json and the pixel counts of each validation picture in
-models/variants/NAME_EPOCHS_SEED/. One that was trained already is left alone, one that was killed
-goes on. The table has the difference to the default of the same epochs and seed, with the 95 %
-interval of a paired bootstrap over pictures; what two seeds differ in comes on top. Never reads
-the test split.
+models/variants/PRESET_NAME_EPOCHS_SEED/ (default_NAME ... is NAME ...). One that was trained
+already is left alone, one that was killed goes on. The table has the difference to the default of
+the same preset, epochs and seed, with the 95 % interval of a paired bootstrap over pictures; what
+two seeds differ in comes on top. Never reads the test split.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from compare_files import time_files
 
 import quantization
 import training
-from pipeline import batches, console, keras_models, losses, networks
+from pipeline import batches, console, fitting, keras_models, losses, networks, optimizers
 from pipeline.accuracy import counts_per_image
 from pipeline.artifacts import MODELS_DIR, SEED, artifact_path, read_record, write_json
 from pipeline.conversion import calibration_sample, convert
@@ -150,6 +151,77 @@ def heavy_edges() -> None:
     losses.segmentation_loss = loss
 
 
+class Beside:
+    """Images and what goes with them as further channels, as `batches.epoch_batches` reads them."""
+
+    def __init__(self, images: Any, more: np.ndarray) -> None:
+        self.images, self.more = images, more
+        self.shape = (*images.shape[:3], images.shape[3] + more.shape[3])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.images[rows], self.more[rows]], axis=-1)
+
+
+def probabilities(models_dir: Path, images: Any) -> np.ndarray:
+    """What a trained network says, averaged with the mirror image: uint8 (n, height, width, 3)."""
+    model, found = keras_models.load_model(models_dir, "original"), []
+    for start in range(0, len(images), 64):
+        batch = np.asarray(images[start : start + 64], np.float32) / 255
+        both = (tf.nn.softmax(model(view, training=False)) for view in (batch, batch[:, :, ::-1]))
+        plain, mirrored = both
+        found.append(np.round(255 * (plain + mirrored[:, :, ::-1]) / 2).astype(np.uint8))
+    return np.concatenate(found)
+
+
+def self_taught(teacher: Path) -> None:
+    """Learns from masks and from what the default said of the same pictures, equally.
+
+    (Furlanello et al. 2018.) The teacher is asked once, of each picture as it is; what it said is
+    moved as the picture is.
+    """
+    load_split, augment, make_train_step = (
+        fitting.load_split,
+        batches.augment,
+        fitting.make_train_step,
+    )
+
+    def load_both(models_dir: Path, split: str) -> tuple[Any, Any]:
+        images, masks = load_split(models_dir, split)
+        if split == "train":
+            images = Beside(images, probabilities(teacher, images))
+        return images, masks
+
+    def augment_both(
+        images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        moved, truth = augment(images[..., :3], masks, draws, ignored)
+        colourless = tf.concat([draws[:, :6], tf.fill(tf.shape(draws[:, 6:]), 0.5)], 1)
+        soft, _ = augment(images[..., 3:], masks, colourless, ignored)
+        return tf.concat([moved, soft], -1), truth
+
+    class Student:
+        def __init__(self, model: Any) -> None:
+            self.model, self.trainable_variables = model, model.trainable_variables
+
+        def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+            return self.model(images[..., :3], training=training)
+
+    def make_step(model: Any, optimizer: Any, strategy: Any, loss: Callable[..., Any]) -> Any:
+        def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+            soft = images[..., 3:]
+            soft /= tf.maximum(tf.reduce_sum(soft, -1, keepdims=True), 1e-3)
+            imitation = tf.nn.softmax_cross_entropy_with_logits(soft, logits)
+            return loss(images, masks, logits) + tf.reduce_mean(imitation)
+
+        return make_train_step(Student(model), optimizer, strategy, both)
+
+    fitting.load_split, fitting.make_train_step = load_both, make_step
+    batches.augment = augment_both
+
+
 def soft_jaccard(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     """The soft Jaccard distance of `losses.segmentation_loss`."""
     shared = tf.reduce_sum(truth * probabilities, axis=(0, 1, 2))
@@ -174,9 +246,9 @@ def setting(module: ModuleType, **values: Any) -> Callable[[], None]:
 
 
 def decoder(*filters: int) -> Callable[[], None]:
-    """Another decoder in the default preset."""
-    preset = networks.PRESETS["default"]._replace(decoder=filters)
-    return setting(networks, PRESETS={**networks.PRESETS, "default": preset})
+    """Another decoder in every preset."""
+    presets = {name: each._replace(decoder=filters) for name, each in networks.PRESETS.items()}
+    return setting(networks, PRESETS=presets)
 
 
 # EfficientNet-Lite0, nothing cut off.
@@ -185,7 +257,7 @@ WHOLE_ENCODER = (*networks.ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320
 FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe that was tried
 
 # name: (what differs from the default, how, further flags of training.py)
-VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
+VARIANTS: dict[str, tuple[str, Callable[..., None], list[str]]] = {
     "default": (
         "decoder 144-96-72, a 5x5 and a 3x3 at each scale; image enlarged 1.25 times; "
         "encoder at 0.3 of the rate",
@@ -258,12 +330,25 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         [],
     ),
     "no_rotation": ("no rotation", setting(batches, ROTATION=0.0), []),
+    "stronger": (
+        "crops from 0.5 of the side, 20 degrees, colours 0.4",
+        setting(batches, SMALLEST_CROP=0.5, ROTATION=20.0, COLOUR_CHANGE=0.4),
+        [],
+    ),
+    "self_taught": (
+        "then taught by the trained default (train that first)",
+        self_taught,
+        [],
+    ),
+    "decay_0.2": ("weight decay 0.2 instead of 0.02", setting(optimizers, WEIGHT_DECAY=0.2), []),
 }
 
 
 def folder_of(arguments: argparse.Namespace, name: str) -> Path:
     """Where a variant's files lie."""
-    return arguments.models_dir / "variants" / f"{name}_{arguments.epochs}_{arguments.seed}"
+    preset = "" if arguments.preset == "default" else f"{arguments.preset}_"
+    where = f"{preset}{name}_{arguments.epochs}_{arguments.seed}"
+    return arguments.models_dir / "variants" / where
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -274,8 +359,16 @@ def train(arguments: argparse.Namespace) -> None:
     models_dir.mkdir(parents=True, exist_ok=True)
     if not (models_dir / "dataset").exists():
         (models_dir / "dataset").symlink_to((arguments.models_dir / "dataset").resolve())
-    change()
-    common = {"models-dir": models_dir, "epochs": arguments.epochs, "seed": arguments.seed}
+    if change is self_taught:
+        change(folder_of(arguments, "default"))
+    else:
+        change()
+    common = {
+        "models-dir": models_dir,
+        "preset": arguments.preset,
+        "epochs": arguments.epochs,
+        "seed": arguments.seed,
+    }
     settings = [f"--{key}={value}" for key, value in common.items()]
     training.main([*settings, *flags, "--resume"])
     metrics = read_record(models_dir, "original")["metrics"]
@@ -332,6 +425,7 @@ def main() -> None:
     names = ", ".join(VARIANTS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names} (default: all)")
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
+    parser.add_argument("--preset", choices=tuple(networks.PRESETS), default="default")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--table", action="store_true", help="print the table of what was trained")
@@ -348,7 +442,8 @@ def main() -> None:
     if arguments.table:
         table([folder for folder in folders.values() if (folder / "row.json").exists()])
         return
-    common = {key: getattr(arguments, key) for key in ("models_dir", "epochs", "seed")}
+    same = ("models_dir", "preset", "epochs", "seed")
+    common = {key: getattr(arguments, key) for key in same}
     settings = [f"--{key.replace('_', '-')}={value}" for key, value in common.items()]
     for name, folder in folders.items():
         if not (folder / "row.json").exists():
