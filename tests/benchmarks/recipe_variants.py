@@ -42,6 +42,7 @@ from pipeline.metrics import bootstrap_mean_iou, interval
 from pipeline.packages import keras, tf
 
 LATENCY_RUNS = 300
+ALONE = 0.2  # of all epochs: how long `mean_teacher` learns from masks alone
 
 
 def rectangles(images: tf.Tensor, draws: tf.Tensor, least: float, more: float) -> tf.Tensor:
@@ -223,6 +224,35 @@ def self_taught(teacher: Path) -> None:
     batches.augment = augment_both
 
 
+def mean_teacher() -> None:
+    """Learns from masks and from its own average of the epoch before, equally.
+
+    After Tarvainen and Valpola 2017; the first epochs, a share of ALONE, learn from masks alone. So
+    does one epoch after a kill.
+    """
+    fit = fitting.fit
+
+    def taught(
+        model: Any, optimizer: Any, *where: Any, loss: Callable[..., Any], **how: Any
+    ) -> Any:
+        teacher, weight = keras.models.clone_model(model), tf.Variable(0.0)
+        examples = len(load_split(where[0].models_dir, "train")[0])
+        steps = how["epochs"] * fitting.steps_per_epoch(examples, how["batch_size"])
+
+        def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+            imitation = losses.distillation_loss(teacher(images, training=False), logits)
+            return loss(images, masks, logits) + weight * imitation
+
+        def after_epoch() -> None:
+            with optimizers.averaged(model, optimizer):
+                teacher.set_weights(model.get_weights())
+            weight.assign(float(int(optimizer.iterations) >= ALONE * steps))
+
+        return fit(model, optimizer, *where, loss=both, after_epoch=after_epoch, **how)
+
+    fitting.fit = taught
+
+
 def soft_jaccard(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     """The soft Jaccard distance of `losses.segmentation_loss`."""
     shared = tf.reduce_sum(truth * probabilities, axis=(0, 1, 2))
@@ -351,6 +381,7 @@ VARIANTS: dict[str, tuple[str, Callable[..., None], list[str]]] = {
         self_taught,
         [],
     ),
+    "mean_teacher": ("taught by its own average of the epoch before", mean_teacher, []),
     "high_rate": ("rate ends at 0.3 of its peak, average over a tenth", high_rate, []),
     "decay_0.2": ("weight decay 0.2 instead of 0.02", setting(optimizers, WEIGHT_DECAY=0.2), []),
 }
