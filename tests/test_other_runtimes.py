@@ -12,8 +12,8 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 import against_other_runtimes as benchmark
-import family_picture
 import peer_networks
+import record_picture
 import runtimes
 
 from pipeline.classes import IGNORED
@@ -187,7 +187,7 @@ def test_a_family_that_cannot_be_compared_is_refused_in_one_line(folders, member
     assert "\n" not in str(raised.value)
 
 
-def test_picture_of_a_family_has_a_point_for_each_network_and_a_line_for_each_peer(tmp_path):
+def test_picture_of_a_family_has_a_point_for_each_network_and_a_line_for_each_peer():
     row = {"network": "compact_unet small", "runtime": "LiteRT", "precision": "int8"}
     trained = {"validation_mean_iou": 0.78, "mean_iou_interval": [0.77, 0.79]}
     rows = [
@@ -196,7 +196,7 @@ def test_picture_of_a_family_has_a_point_for_each_network_and_a_line_for_each_pe
         row | {"network": "compact_unet large", "threads": 1, "median_ms": 3.0} | trained,
         row | {"network": "peer", "threads": 1, "median_ms": 2.0, "validation_mean_iou": None},
     ]
-    figure = family_picture.draw({"rows": rows, "cpu": "any", "image_size": [128, 96]})
+    figure = record_picture.by_network({"rows": rows, "cpu": "any", "image_size": [128, 96]})
     (axis,) = figure.axes
     labels = {text.get_text() for text in axis.texts}
     assert labels == {"small, LiteRT int8", "large, LiteRT int8", "peer, LiteRT int8 (not trained)"}

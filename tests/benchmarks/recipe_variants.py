@@ -40,9 +40,9 @@ from pipeline.conversion import calibration_sample, convert
 from pipeline.dataset import load_split
 from pipeline.metrics import bootstrap_mean_iou, interval
 from pipeline.packages import keras, tf
+from pipeline.stages import Stage
 
 LATENCY_RUNS = 300
-ALONE = 0.2  # of all epochs: how long `mean_teacher` learns from masks alone
 
 
 def rectangles(images: tf.Tensor, draws: tf.Tensor, least: float, more: float) -> tf.Tensor:
@@ -153,104 +153,51 @@ def heavy_edges() -> None:
     losses.segmentation_loss = loss
 
 
-class Beside:
-    """Images and what goes with them as further channels, as `batches.epoch_batches` reads them."""
+def taught(by: Callable[[Any, Stage], Any], alone: float = 0.0) -> Callable[[], None]:
+    """Learns from masks and from what a teacher says of every augmented picture, equally.
 
-    def __init__(self, images: Any, more: np.ndarray) -> None:
-        self.images, self.more = images, more
-        self.shape = (*images.shape[:3], images.shape[3] + more.shape[3])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.images[rows], self.more[rows]], axis=-1)
-
-
-def probabilities(models_dir: Path, images: Any) -> np.ndarray:
-    """What a trained network says, averaged with the mirror image: uint8 (n, height, width, 3)."""
-    model, found = keras_models.load_model(models_dir, "original"), []
-    for start in range(0, len(images), 64):
-        batch = np.asarray(images[start : start + 64], np.float32) / 255
-        both = (tf.nn.softmax(model(view, training=False)) for view in (batch, batch[:, :, ::-1]))
-        plain, mirrored = both
-        found.append(np.round(255 * (plain + mirrored[:, :, ::-1]) / 2).astype(np.uint8))
-    return np.concatenate(found)
-
-
-def self_taught(teacher: Path) -> None:
-    """Learns from masks and from what the default said of the same pictures, equally.
-
-    (Furlanello et al. 2018.) The teacher is asked once, of each picture as it is; what it said is
-    moved as the picture is.
+    Args:
+        by: takes the model and the stage, gives the teacher.
+        alone: share of the epochs that learn from masks alone, and make a teacher of the model's
+            own average. It is renewed after each epoch; a kill loses it, for one epoch.
     """
-    load_split, augment, make_train_step = (
-        fitting.load_split,
-        batches.augment,
-        fitting.make_train_step,
-    )
 
-    def load_both(models_dir: Path, split: str) -> tuple[Any, Any]:
-        images, masks = load_split(models_dir, split)
-        if split == "train":
-            images = Beside(images, probabilities(teacher, images))
-        return images, masks
+    def change() -> None:
+        fit = fitting.fit
 
-    def augment_both(
-        images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        moved, truth = augment(images[..., :3], masks, draws, ignored)
-        colourless = tf.concat([draws[:, :6], tf.fill(tf.shape(draws[:, 6:]), 0.5)], 1)
-        soft, _ = augment(images[..., 3:], masks, colourless, ignored)
-        return tf.concat([moved, soft], -1), truth
+        def fit_both(
+            model: Any, optimizer: Any, stage: Stage, name: str, *, loss: Any, **how: Any
+        ) -> Any:
+            teacher, weight = by(model, stage), tf.Variable(0.0 if alone else 1.0)
+            examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
+            steps = how["epochs"] * fitting.steps_per_epoch(examples, how["batch_size"])
 
-    class Student:
-        def __init__(self, model: Any) -> None:
-            self.model, self.trainable_variables = model, model.trainable_variables
+            def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+                imitation = losses.distillation_loss(teacher(images, training=False), logits)
+                return loss(images, masks, logits) + weight * imitation
 
-        def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
-            return self.model(images[..., :3], training=training)
+            def renew() -> None:
+                with optimizers.averaged(model, optimizer):
+                    teacher.set_weights(model.get_weights())
+                weight.assign(float(int(optimizer.iterations) >= alone * steps))
 
-    def make_step(model: Any, optimizer: Any, strategy: Any, loss: Callable[..., Any]) -> Any:
-        def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-            soft = images[..., 3:]
-            soft /= tf.maximum(tf.reduce_sum(soft, -1, keepdims=True), 1e-3)
-            imitation = tf.nn.softmax_cross_entropy_with_logits(soft, logits)
-            return loss(images, masks, logits) + tf.reduce_mean(imitation)
+            after = {"after_epoch": renew} if alone else {}
+            return fit(model, optimizer, stage, name, loss=both, **after, **how)
 
-        return make_train_step(Student(model), optimizer, strategy, both)
+        fitting.fit = fit_both
 
-    fitting.load_split, fitting.make_train_step = load_both, make_step
-    batches.augment = augment_both
+    return change
 
 
-def mean_teacher() -> None:
-    """Learns from masks and from its own average of the epoch before, equally.
+def copy(model: Any, _: Stage) -> Any:
+    """A network like it."""
+    return keras.models.clone_model(model)
 
-    After Tarvainen and Valpola 2017; the first epochs, a share of ALONE, learn from masks alone. So
-    does one epoch after a kill.
-    """
-    fit = fitting.fit
 
-    def taught(
-        model: Any, optimizer: Any, *where: Any, loss: Callable[..., Any], **how: Any
-    ) -> Any:
-        teacher, weight = keras.models.clone_model(model), tf.Variable(0.0)
-        examples = len(load_split(where[0].models_dir, "train")[0])
-        steps = how["epochs"] * fitting.steps_per_epoch(examples, how["batch_size"])
-
-        def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-            imitation = losses.distillation_loss(teacher(images, training=False), logits)
-            return loss(images, masks, logits) + weight * imitation
-
-        def after_epoch() -> None:
-            with optimizers.averaged(model, optimizer):
-                teacher.set_weights(model.get_weights())
-            weight.assign(float(int(optimizer.iterations) >= ALONE * steps))
-
-        return fit(model, optimizer, *where, loss=both, after_epoch=after_epoch, **how)
-
-    fitting.fit = taught
+def trained_default(_: Any, stage: Stage) -> Any:
+    """The default of the same preset, epochs and seed."""
+    folder = stage.models_dir.name.replace("self_taught", "default")
+    return keras_models.load_model(stage.models_dir.parent / folder, "original")
 
 
 def soft_jaccard(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
@@ -298,7 +245,7 @@ WHOLE_ENCODER = (*networks.ENCODER_STAGES[:-1], (5, 2, 6, 192, 4), (3, 1, 6, 320
 FIRST = ["--batch-size", "32", "--learning-rate", "2e-3"]  # of the first recipe that was tried
 
 # name: (what differs from the default, how, further flags of training.py)
-VARIANTS: dict[str, tuple[str, Callable[..., None], list[str]]] = {
+VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "default": (
         "decoder 144-96-72, a 5x5 and a 3x3 at each scale; image enlarged 1.25 times; "
         "encoder at 0.3 of the rate",
@@ -376,12 +323,16 @@ VARIANTS: dict[str, tuple[str, Callable[..., None], list[str]]] = {
         setting(batches, SMALLEST_CROP=0.5, ROTATION=20.0, COLOUR_CHANGE=0.4),
         [],
     ),
-    "self_taught": (
-        "then taught by the trained default (train that first)",
-        self_taught,
+    "self_taught": (  # Furlanello et al. 2018
+        "taught by the trained default (train that first)",
+        taught(trained_default),
         [],
     ),
-    "mean_teacher": ("taught by its own average of the epoch before", mean_teacher, []),
+    "mean_teacher": (  # Tarvainen and Valpola 2017
+        "after a fifth of the epochs taught by its own average of the one before",
+        taught(copy, alone=0.2),
+        [],
+    ),
     "high_rate": ("rate ends at 0.3 of its peak, average over a tenth", high_rate, []),
     "decay_0.2": ("weight decay 0.2 instead of 0.02", setting(optimizers, WEIGHT_DECAY=0.2), []),
 }
@@ -402,10 +353,7 @@ def train(arguments: argparse.Namespace) -> None:
     models_dir.mkdir(parents=True, exist_ok=True)
     if not (models_dir / "dataset").exists():
         (models_dir / "dataset").symlink_to((arguments.models_dir / "dataset").resolve())
-    if change is self_taught:
-        change(folder_of(arguments, "default"))
-    else:
-        change()
+    change()
     common = {
         "models-dir": models_dir,
         "preset": arguments.preset,

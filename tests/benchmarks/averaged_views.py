@@ -1,0 +1,76 @@
+"""What trained networks say together, and of the mirror image: how much of their error is chance.
+
+    python tests/benchmarks/averaged_views.py models [DIR ...]
+    python tests/benchmarks/averaged_views.py models --split train --images 1000
+
+Prints mean IoU and IoU of each class of every folder's original network, alone and averaged with
+the mirror image, and, of several, of their average. The training split shows what was learned by
+heart. Never reads the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pipeline import console, flags, metrics
+from pipeline.dataset import load_classes, load_split
+from pipeline.keras_models import load_model
+from pipeline.packages import tf
+
+BATCH_SIZE = 32
+
+
+def probabilities(models_dir: Path, images: Any) -> np.ndarray:
+    """Of uint8 images and of their mirror images: float32 (2, n, height, width, classes)."""
+    model, found = load_model(models_dir, "original"), []
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = np.asarray(images[start : start + BATCH_SIZE], np.float32) / 255
+        plain = tf.nn.softmax(model(batch, training=False))
+        mirrored = tf.nn.softmax(model(batch[:, :, ::-1], training=False))[:, :, ::-1]
+        found.append(np.stack([plain, mirrored]))
+    return np.concatenate(found, axis=1)
+
+
+def main() -> None:
+    """Asks the networks and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of one data set")
+    parser.add_argument("--split", choices=("validation", "train"), default="validation")
+    parser.add_argument(
+        "--images", type=flags.bounded(int, 1), help="the first ones (default: all)"
+    )
+    arguments = parser.parse_args()
+    images, masks = load_split(arguments.folders[0], arguments.split)
+    classes = load_classes(arguments.folders[0])
+    images, masks = images[: arguments.images], np.asarray(masks[: arguments.images])
+
+    def show(name: str, views: np.ndarray) -> None:
+        """Prints what the average of some views (views, n, height, width, classes) is worth."""
+        found = views.sum(axis=0).argmax(-1)
+        iou = metrics.iou_per_class(metrics.class_counts(masks, found, len(classes)).sum(axis=0))
+        each = ", ".join(f"{key} {value:.4f}" for key, value in zip(classes.names, iou))
+        console.say(f"{metrics.mean_iou(iou):.4f} ({each})  {name}")
+
+    console.say(f"{len(masks)} pictures of {arguments.split}")
+    everything = []
+    for folder in arguments.folders:
+        views = probabilities(folder, images)
+        show(f"{folder}", views[:1])
+        show(f"{folder} and mirror image", views)
+        everything.append(views)
+    if len(everything) > 1:
+        show("all", np.concatenate([views[:1] for views in everything]))
+        show("all and mirror images", np.concatenate(everything))
+
+
+if __name__ == "__main__":
+    console.run(main)
