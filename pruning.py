@@ -19,7 +19,8 @@ Two kinds of pruning. *Zeros* (unstructured): the smallest weights of each layer
 by step. They do not shrink the .h5 file and do not speed up dense kernels; they show after
 compression (gzip, which app stores and updates use) and on kernels made for them. *Channels*
 (structured): whole channels go, and the network that is left is smaller and faster everywhere.
-Either way the network learns from the masks and from the original network's own predictions.
+Either way the network learns from the masks and from what the original network says of each
+picture and its mirror image.
 
 What is pruned: pipeline/zeros.py, channels.py.
 """
@@ -34,9 +35,10 @@ from pipeline import channels, charts, console, fitting, flags, keras_models, ze
 from pipeline.artifacts import artifact_path, read_record, write_csv
 from pipeline.channel_groups import channel_groups
 from pipeline.dataset import load_classes, load_split
-from pipeline.losses import Loss, distillation_loss, make_loss
+from pipeline.losses import Loss, make_loss, taught_loss
+from pipeline.networks import on_smaller_image
 from pipeline.optimizers import make_optimizer
-from pipeline.packages import keras, tf, tfmot
+from pipeline.packages import keras, tfmot
 from pipeline.stages import Stage
 
 SPARSITY = 0.6  # share of zeros in each pruned layer's kernel
@@ -195,10 +197,6 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     rate = arguments.learning_rate
     optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, not sparsity, encoder_share=share)
 
-    def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        imitation = distillation_loss(teacher(images, training=False), logits)
-        return truth_loss(masks, logits) + DISTILLATION_WEIGHT * imitation
-
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)
     callback.on_train_begin()
@@ -211,7 +209,8 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         epochs=epochs,
         batch_size=batch_size,
         seed=arguments.seed,
-        loss=loss,
+        loss=taught_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
+        through=on_smaller_image(student),
         after_epoch=lambda: callback.on_epoch_end(None),
         choose_from=rising,  # the first epoch in which all zeros are there
         resume=arguments.resume,

@@ -9,6 +9,7 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
     python training.py --preset small                   (image not enlarged, fewer filters)
     python training.py --encoder scratch                (the same network from random weights)
     python training.py --architecture classic --epochs 5    (the textbook U-Net; slow on a CPU)
+    python training.py --taught-epochs 0                (from the masks alone, a third faster)
     python training.py --resume                         (go on after a kill, bit for bit)
 
 The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32.
@@ -30,7 +31,7 @@ import numpy as np
 from pipeline import charts, console, devices, fitting, flags, imagenet, keras_models, networks
 from pipeline.artifacts import artifact_path, read_record, write_csv
 from pipeline.dataset import load_classes, load_size
-from pipeline.losses import balanced_weights, make_loss
+from pipeline.losses import Loss, balanced_weights, make_loss, taught_loss
 from pipeline.network_checks import check_network
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras
@@ -43,6 +44,8 @@ LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 WARM_UP_STEPS = 200
 FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
+TAUGHT_SHARE = 0.5  # epochs that follow, in which the network is its own teacher, to each of these
+TAUGHT_RATE = 0.5  # their peak learning rate, as a share of that
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -77,6 +80,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
+        "--taught-epochs",
+        type=flags.bounded(int, 0),
+        metavar="EPOCHS",
+        help="that follow, in which the network is its own teacher (default: half of --epochs)",
+    )
+    parser.add_argument(
         "--class-weights",
         choices=("none", "balanced"),
         default="none",
@@ -91,6 +100,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.enlarge is None:
         arguments.enlarge = networks.PRESETS[arguments.preset].enlargement
+    if arguments.taught_epochs is None:
+        arguments.taught_epochs = int(TAUGHT_SHARE * arguments.epochs)
     return arguments
 
 
@@ -141,12 +152,9 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         for note in check_network(model, size, len(classes)):
             console.say(f"note: {note}")
         encoder = load_encoder(model, arguments.encoder)
-        optimizer = make_optimizer(
-            steps,
-            arguments.learning_rate,
-            WARM_UP_STEPS,
-            encoder_share=ENCODER_SHARE if encoder == "imagenet" else 1.0,
-        )
+        share = ENCODER_SHARE if encoder == "imagenet" else 1.0
+        rate = arguments.learning_rate
+        optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
     if steps < FEW_STEPS:
         console.say(
             f"note: {steps} steps in all, {steps // epochs} an epoch, are few; "
@@ -165,23 +173,74 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         class_weights = balanced_weights([shares[name] for name in classes.names])
     loss = make_loss(classes, class_weights)
 
+    # First from the masks alone, then from the network that this gave, too.
+    if not arguments.resume:
+        fitting.forget(stage, "taught")
+    how = {"batch_size": batch_size, "strategy": strategy, "resume": arguments.resume}
     history = fitting.fit(
         model,
         optimizer,
         stage,
         "original",
         epochs=epochs,
-        batch_size=batch_size,
         seed=arguments.seed,
-        strategy=strategy,
         loss=lambda images, masks, logits: loss(masks, logits),
-        resume=arguments.resume,
+        **how,
     )
+    if arguments.taught_epochs:
+        history += learn_from_itself(stage, model, loss, share, history, how)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
         finish(stage, plain, history, class_weights)
+
+
+def learn_from_itself(
+    stage: Stage,
+    model: keras.Model,
+    truth: Loss,
+    encoder_share: float,
+    history: list[dict[str, Any]],
+    how: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Trains on with the trained network for a teacher, and leaves the better of both.
+
+    (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
+    mirror image and sees both as large as the network will in use; the student sees them smaller,
+    and so has something to learn from it. A killed run finds its teacher again in the state that
+    the first part leaves.
+
+    Args:
+        history: of the first part. how: what both parts have in common, for `fitting.fit`.
+
+    Returns:
+        More rows for the history.
+    """
+    epochs, before = stage.arguments.taught_epochs, model.get_weights()
+    console.say(f"{epochs} more epochs, in which it is its own teacher")
+    with how["strategy"].scope():
+        teacher, smaller = keras.models.clone_model(model), networks.on_smaller_image(model)
+        teacher.set_weights(before)
+        images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
+        steps = epochs * fitting.steps_per_epoch(images, how["batch_size"])
+        rate = TAUGHT_RATE * stage.arguments.learning_rate
+        optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
+    rows = fitting.fit(
+        model,
+        optimizer,
+        stage,
+        "taught",
+        epochs=epochs,
+        seed=stage.arguments.seed + 1,  # other crops than before
+        loss=taught_loss(truth, teacher),
+        through=smaller,
+        **how,
+    )
+    rows = [row | {"epoch": len(history) + row["epoch"]} for row in rows]
+    if fitting.best_epoch(history + rows) < len(history):
+        model.set_weights(before)
+    return rows
 
 
 def finish(
@@ -206,11 +265,17 @@ def finish(
         keras_models.save_model(model, path)
         write_csv(table, history)
         charts.save(charts.curves(history, title, load_classes(stage.models_dir)), picture)
-    fitting.forget(stage, "original")
+    forget(stage)
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
         f"{best['mean_iou']:.4f} (epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min"
     )
+
+
+def forget(stage: Stage, ours_only: bool = False) -> None:
+    """Removes the states of both parts of a training, see `fitting.forget`."""
+    for part in ("original", "taught"):
+        fitting.forget(stage, part, ours_only)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -219,7 +284,7 @@ def main(argv: list[str] | None = None) -> None:
     stage = Stage(__file__, arguments)
     stage.require("dataset")
     if stage.nothing_to_do("original"):
-        fitting.forget(stage, "original", ours_only=True)
+        forget(stage, ours_only=True)
     else:
         with stage.alone():
             train(stage, arguments)

@@ -108,7 +108,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def make_train_step(
-    model: keras.Model,
+    through: keras.Model,
     optimizer: Any,
     strategy: tf.distribute.Strategy,
     loss: Callable[..., tf.Tensor],
@@ -117,10 +117,10 @@ def make_train_step(
 
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            value = loss(images, masks, model(images, training=True))
+            value = loss(images, masks, through(images, training=True))
             share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
-        gradients = tape.gradient(share, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        gradients = tape.gradient(share, through.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, through.trainable_variables))
         return value
 
     def everywhere(images: Any, masks: Any) -> tf.Tensor:
@@ -140,6 +140,7 @@ def fit(
     seed: int,
     strategy: tf.distribute.Strategy | None = None,
     loss: Callable[..., tf.Tensor] | None = None,
+    through: keras.Model | None = None,
     after_epoch: Callable[[], None] = lambda: None,
     choose_from: int = 0,
     resume: bool = False,
@@ -152,6 +153,8 @@ def fit(
     Args:
         loss: takes float32 images, int32 masks and float32 logits, gives a scalar; None: what
             `make_loss` gives for the data set.
+        through: a model on the same weights (see `networks.on_smaller_image`) to train in the place
+            of this one, which is the one that is validated.
         after_epoch: called after the last step of each epoch, before validation.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).
@@ -171,7 +174,7 @@ def fit(
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         optimizer.build(model.trainable_variables)
-    step = make_train_step(model, optimizer, strategy, loss)
+    step = make_train_step(through or model, optimizer, strategy, loss)
     state = TrainingState(stage, name, model, optimizer)
     if resume:
         state.restore()

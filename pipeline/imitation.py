@@ -17,7 +17,8 @@ from pipeline.dataset import load_classes
 from pipeline.fitting import fit, steps_per_epoch
 from pipeline.keras_models import kernel_name, load_model
 from pipeline.litert import operators
-from pipeline.losses import distillation_loss, make_loss
+from pipeline.losses import make_loss, taught_loss
+from pipeline.networks import on_smaller_image
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, layers, tf
 from pipeline.stages import Stage
@@ -103,11 +104,7 @@ def train_for_int8(
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
     weights = read_record(stage.models_dir, "pruned")["metrics"].get("class_weights")
-    plain = make_loss(load_classes(stage.models_dir), weights)
-
-    def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        imitation = distillation_loss(teacher(images, training=False), logits)
-        return plain(masks, logits) + imitation
+    truth = make_loss(load_classes(stage.models_dir), weights)
 
     history = fit(
         student,
@@ -117,7 +114,8 @@ def train_for_int8(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        loss=loss,
+        loss=taught_loss(truth, teacher),
+        through=on_smaller_image(student),
         resume=arguments.resume,
     )
     write_csv(stage.models_dir / "qat_training.csv", history)

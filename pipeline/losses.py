@@ -73,11 +73,34 @@ def balanced_weights(shares: list[float]) -> list[float]:
     return [round(1 / (present * share), 4) if share else 0.0 for share in shares]
 
 
-def distillation_loss(teacher_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy against the teacher's class probabilities; a scalar.
+def taught_loss(truth: Loss, teacher: Any, weight: float = 1.0) -> Callable[..., Any]:
+    """A loss that learns from a teacher as well as from the masks, for `fitting.fit`.
+
+    Args:
+        truth: what the masks ask for.
+        teacher: a model from images to logits, asked anew about every augmented image.
+        weight: of what the teacher says.
+    """
+
+    def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        imitation = distillation_loss(mirrored_probabilities(teacher, images), logits)
+        return truth(masks, logits) + weight * imitation
+
+    return loss
+
+
+def mirrored_probabilities(model: Any, images: tf.Tensor) -> tf.Tensor:
+    """A model's class probabilities, averaged over the images and their mirror images.
+
+    Both are float32: images (batch, height, width, 3), probabilities with a class for a channel.
+    """
+    mirrored = tf.reverse(model(tf.reverse(images, [2]), training=False), [2])
+    return (tf.nn.softmax(model(images, training=False)) + tf.nn.softmax(mirrored)) / 2
+
+
+def distillation_loss(probabilities: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy against a teacher's class probabilities; a scalar.
 
     Distillation: Hinton, Vinyals and Dean 2015. Both float32 (batch, height, width, classes).
     """
-    return tf.reduce_mean(
-        tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(teacher_logits), logits)
-    )
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(probabilities, logits))

@@ -14,6 +14,7 @@ there:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from pipeline.packages import keras, layers, tf
@@ -31,6 +32,7 @@ ENCODER_STAGES = (
     (5, 2, 6, 192, 1),
 )
 DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each scale of the decoder
+SMALLER = 0.75  # of the side that the network works on: see `on_smaller_image`
 
 
 class Preset(NamedTuple):
@@ -147,10 +149,51 @@ def compact_unet(
             x = normalised(x, pointwise(filters, mix), mix)
     block = inner[0] // x.shape[1]  # side of the square of pixels that one pixel here predicts
     x = layers.Conv2D(block**2 * classes, 1, name="logits_block")(x)
+    return keras.Model(image, logits_of_size(x, block, size), name="compact_unet")
+
+
+def logits_of_size(x: Any, block: int, size: tuple[int, int]) -> Any:
+    """The compact network's output: float32 logits at the image's size, from its last layer's."""
     x = layers.Activation("linear", dtype="float32", name="logits")(blocks_to_pixels(x, block))
-    if inner != tuple(size):
-        x = layers.Resizing(*size, dtype="float32", name="shrink")(x)
-    return keras.Model(image, x, name="compact_unet")
+    if x.shape[1:3] == tuple(size):
+        return x
+    return layers.Resizing(*size, dtype="float32", name="shrink")(x)
+
+
+def on_smaller_image(model: keras.Model) -> keras.Model:
+    """The same layers on a smaller image: what the compact network is taught through.
+
+    Crops make things larger in training than they are in use; on a smaller image they have the
+    size again that the network will see (Touvron et al., *Fixing the train-test resolution
+    discrepancy*, 2019). Its teacher sees them large, and better for it. The image shrinks to
+    SMALLER of the side that the network works on, or a little more: to a multiple of 32 pixels.
+
+    Returns:
+        A model of the given one's inputs, outputs and weights (not copies), or the given one, if
+        it is another network or has no room to shrink.
+    """
+    found = {layer.name: getattr(layer, "layer", layer) for layer in model.layers}
+    if "logits_block" not in found:
+        return model
+    size, enlarge = model.input_shape[1:3], found.get("enlarge")
+    inner = (enlarge.height, enlarge.width) if enlarge else size
+    smaller = tuple(math.ceil(side * SMALLER / 32) * 32 for side in inner)
+    if smaller == inner:
+        return model
+
+    last = model.output
+    while (made := last._keras_history).layer.name != "logits_block":
+        last = made.layer.inbound_nodes[made.node_index].keras_inputs[0]
+
+    def same(layer: layers.Layer) -> layers.Layer:
+        return layers.Activation("linear") if layer.name == "enlarge" else layer
+
+    trunk = keras.Model(model.input, last)
+    trunk = keras.models.clone_model(trunk, layers.Input((*smaller, 3)), same)
+    image = layers.Input((*size, 3))
+    x = trunk(layers.Resizing(*smaller)(image))
+    block = math.isqrt(last.shape[-1] // model.output_shape[-1])
+    return keras.Model(image, logits_of_size(x, block, size))
 
 
 def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:

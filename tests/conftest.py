@@ -37,7 +37,10 @@ SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
 TRAINING = ("--encoder", "imagenet", "--epochs", "3", "--batch-size", "8", "--seed", "7")
+TRAINING = (*TRAINING, "--taught-epochs", "2")
 STOPPED = "state_after_an_epoch.npz"
+PARTS = ("original", "taught")  # of a training, by the names of their states
+STOPPED_TAUGHT = ("state_before_taught.npz", "state_after_a_taught_epoch.npz")
 HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate,images_per_second
 1,1.5,0.4,0.4,0.5,0.3,0.001,30
 2,1.2,0.5,0.5,0.6,0.4,0.0005,30
@@ -246,7 +249,8 @@ def data_copy(small_data, tmp_path) -> Path:
 def finished_run(small_data, made_once) -> Path:
     """A models folder after stages 1 to 4. Not to be written to: see `run_copy`.
 
-    STOPPED in it is the state that the training would have left if it had been killed.
+    STOPPED in it is the state that the training would have left if it had been killed after an
+    epoch, STOPPED_TAUGHT those that it would have left after the first in which it taught itself.
     """
     import pruning
     import quantization
@@ -255,10 +259,12 @@ def finished_run(small_data, made_once) -> Path:
         shutil.copytree(small_data, models_dir)
         # In a process of its own, because Keras numbers the layers of later models of one process.
         training = start_script("training.py", "--models-dir", models_dir, *TRAINING)
-        state = models_dir / ".original_training_state.npz"
-        while not state.exists() and training.poll() is None:
-            time.sleep(0.01)
-        shutil.copy(state, models_dir / STOPPED)
+        state, taught = (models_dir / f".{part}_training_state.npz" for part in PARTS)
+        for path, copies in ((state, (STOPPED,)), (taught, STOPPED_TAUGHT)):
+            while not path.exists() and training.poll() is None:
+                time.sleep(0.01)
+            for source, name in zip((state, taught), copies):
+                shutil.copy(source, models_dir / name)
         out, err = training.communicate(timeout=300)
         assert training.returncode == 0, out + err
         pruning.main(["--models-dir", str(models_dir), *PRUNING])

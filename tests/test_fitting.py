@@ -105,6 +105,20 @@ def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, choos
     assert any((now != last).any() for now, last in zip(shown[1], shown[3]))
 
 
+def test_model_is_trained_through_another_on_its_weights(stage, scripted):
+    """Here one that sees black pictures: so the kernel only decays, and the bias is learned."""
+    scripted(0.3, 0.4)
+    model, optimizer = tiny()
+    kernel, bias = (each.copy() for each in model.get_weights())
+    image = layers.Input((32, 32, 3))
+    blind = keras.Model(image, model.layers[0](0.0 * image))
+    fit(stage, model, optimizer, 2, through=blind)
+    after = model.get_weights()
+    shares = after[0] / kernel
+    assert shares.min() > 0.9 and shares.max() < 1 and np.ptp(shares) < 1e-5
+    assert np.abs(after[1] - bias).max() > 1e-3
+
+
 def test_of_equal_epochs_the_first_is_the_best():
     history = [{"mean_iou": value} for value in (0.3, 0.5, 0.5)]
     assert fitting.best_epoch(history) == 1

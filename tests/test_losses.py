@@ -73,6 +73,25 @@ def test_distillation_loss_against_numpy():
     """It is least, by the definition of cross-entropy, where the student agrees."""
     teacher, student = np.random.default_rng(0).normal(0, 2, (2, 3, 8, 8, 3)).astype(np.float32)
     expected = -np.mean((softmax(teacher) * np.log(softmax(student))).sum(axis=-1))
-    found = float(losses.distillation_loss(teacher, student))
+    found = float(losses.distillation_loss(softmax(teacher), student))
     assert found == pytest.approx(expected, rel=1e-5)
-    assert float(losses.distillation_loss(teacher, teacher)) < found
+    assert float(losses.distillation_loss(softmax(teacher), teacher)) < found
+
+
+def test_teacher_is_asked_about_an_image_and_its_mirror_image():
+    """A teacher that sees each pixel alone says the same; one that knows left from right, both."""
+    images = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
+    alone = losses.mirrored_probabilities(lambda batch, training: 3 * batch, images)
+    np.testing.assert_allclose(alone, softmax(3 * images), atol=1e-6)
+    place = np.broadcast_to(np.arange(6.0)[None, None, :, None] * [1, 0, 0], images.shape)
+    place = place.astype(np.float32)
+    both = losses.mirrored_probabilities(lambda batch, training: place, images)
+    np.testing.assert_allclose(both, (softmax(place) + softmax(place[:, :, ::-1])) / 2, atol=1e-6)
+
+
+def test_taught_loss_asks_masks_and_teacher():
+    masks = np.random.default_rng(0).integers(0, 3, (2, 4, 6))
+    images, logits = np.random.default_rng(1).normal(0, 1, (2, 2, 4, 6, 3)).astype(np.float32)
+    loss = losses.taught_loss(lambda masks, logits: 5.0, lambda batch, training: 2 * batch, 3.0)
+    imitation = losses.distillation_loss(softmax(2 * images), logits)
+    assert float(loss(images, masks, logits)) == pytest.approx(5 + 3 * float(imitation))

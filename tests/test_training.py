@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import STOPPED, TRAINING, run_script
+from conftest import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
 
 import training
 from pipeline import networks
@@ -27,7 +27,7 @@ def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
 def test_best_epoch_is_kept(finished_run):
     rows = list(csv.DictReader((finished_run / "original_training.csv").open()))
     metrics = read_record(finished_run, "original")["metrics"]
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
     assert metrics["validation_mean_iou"] == max(float(row["mean_iou"]) for row in rows)
     best = rows[metrics["best_epoch"] - 1]
     assert float(best["mean_iou"]) == metrics["validation_mean_iou"]
@@ -47,6 +47,20 @@ def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data
     expected = sha256(finished_run / "original_model.h5")
     assert sha256(data_copy / "original_model.h5") == expected
     assert not state.exists()
+
+
+def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finished_run, data_copy):
+    states = [data_copy / f".{part}_training_state.npz" for part in PARTS]
+    for name, state in zip(STOPPED_TAUGHT, states):
+        shutil.copy(finished_run / name, state)
+    done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch 3" in done.stdout and "epoch   1/2" not in done.stdout
+    expected = sha256(finished_run / "original_model.h5")
+    assert sha256(data_copy / "original_model.h5") == expected
+    with (data_copy / "original_training.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+    assert not any(state.exists() for state in states)
 
 
 def test_preset_decides_resolution_and_decoder_of_the_network():

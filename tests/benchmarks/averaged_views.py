@@ -1,7 +1,8 @@
-"""What trained networks say together, and of the mirror image: how much of their error is chance.
+"""What trained networks say together, of the mirror image, and of the image at another size.
 
     python tests/benchmarks/averaged_views.py models [DIR ...]
     python tests/benchmarks/averaged_views.py models --split train --images 1000
+    python tests/benchmarks/averaged_views.py models --enlarge 1.5   (not what it was trained at)
 
 Prints mean IoU and IoU of each class of every folder's original network, alone and averaged with
 the mirror image, and, of several, of their average. The training split shows what was learned by
@@ -19,17 +20,26 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import console, flags, metrics
+from pipeline import console, flags, metrics, networks
 from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import load_model
-from pipeline.packages import tf
+from pipeline.packages import keras, tf
 
 BATCH_SIZE = 32
 
 
-def probabilities(models_dir: Path, images: Any) -> np.ndarray:
+def enlarging(model: keras.Model, factor: float) -> keras.Model:
+    """A compact network's weights in one that enlarges the image by another factor."""
+    decoder = tuple(each.filters for each in model.layers if each.name.endswith("_deep"))
+    size, classes = model.input_shape[1:3], model.output_shape[-1]
+    other = networks.compact_unet(size, classes, factor, decoder)
+    other.set_weights(model.get_weights())
+    return other
+
+
+def probabilities(model: keras.Model, images: Any) -> np.ndarray:
     """Of uint8 images and of their mirror images: float32 (2, n, height, width, classes)."""
-    model, found = load_model(models_dir, "original"), []
+    found = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = np.asarray(images[start : start + BATCH_SIZE], np.float32) / 255
         plain = tf.nn.softmax(model(batch, training=False))
@@ -48,6 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--images", type=flags.bounded(int, 1), help="the first ones (default: all)"
     )
+    parser.add_argument("--enlarge", type=flags.bounded(float, 0.25, 4.0), metavar="FACTOR")
     arguments = parser.parse_args()
     images, masks = load_split(arguments.folders[0], arguments.split)
     classes = load_classes(arguments.folders[0])
@@ -63,7 +74,10 @@ def main() -> None:
     console.say(f"{len(masks)} pictures of {arguments.split}")
     everything = []
     for folder in arguments.folders:
-        views = probabilities(folder, images)
+        model = load_model(folder, "original")
+        views = probabilities(
+            enlarging(model, arguments.enlarge) if arguments.enlarge else model, images
+        )
         show(f"{folder}", views[:1])
         show(f"{folder} and mirror image", views)
         everything.append(views)

@@ -33,14 +33,13 @@ from compare_files import time_files
 
 import quantization
 import training
-from pipeline import batches, console, fitting, keras_models, losses, networks, optimizers
+from pipeline import batches, console, keras_models, losses, networks, optimizers
 from pipeline.accuracy import counts_per_image
 from pipeline.artifacts import MODELS_DIR, SEED, artifact_path, read_record, write_json
 from pipeline.conversion import calibration_sample, convert
 from pipeline.dataset import load_split
 from pipeline.metrics import bootstrap_mean_iou, interval
 from pipeline.packages import keras, tf
-from pipeline.stages import Stage
 
 LATENCY_RUNS = 300
 
@@ -153,51 +152,9 @@ def heavy_edges() -> None:
     losses.segmentation_loss = loss
 
 
-def taught(by: Callable[[Any, Stage], Any], alone: float = 0.0) -> Callable[[], None]:
-    """Learns from masks and from what a teacher says of every augmented picture, equally.
-
-    Args:
-        by: takes the model and the stage, gives the teacher.
-        alone: share of the epochs that learn from masks alone, and make a teacher of the model's
-            own average. It is renewed after each epoch; a kill loses it, for one epoch.
-    """
-
-    def change() -> None:
-        fit = fitting.fit
-
-        def fit_both(
-            model: Any, optimizer: Any, stage: Stage, name: str, *, loss: Any, **how: Any
-        ) -> Any:
-            teacher, weight = by(model, stage), tf.Variable(0.0 if alone else 1.0)
-            examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
-            steps = how["epochs"] * fitting.steps_per_epoch(examples, how["batch_size"])
-
-            def both(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-                imitation = losses.distillation_loss(teacher(images, training=False), logits)
-                return loss(images, masks, logits) + weight * imitation
-
-            def renew() -> None:
-                with optimizers.averaged(model, optimizer):
-                    teacher.set_weights(model.get_weights())
-                weight.assign(float(int(optimizer.iterations) >= alone * steps))
-
-            after = {"after_epoch": renew} if alone else {}
-            return fit(model, optimizer, stage, name, loss=both, **after, **how)
-
-        fitting.fit = fit_both
-
-    return change
-
-
-def copy(model: Any, _: Stage) -> Any:
-    """A network like it."""
-    return keras.models.clone_model(model)
-
-
-def trained_default(_: Any, stage: Stage) -> Any:
-    """The default of the same preset, epochs and seed."""
-    folder = stage.models_dir.name.replace("self_taught", "default")
-    return keras_models.load_model(stage.models_dir.parent / folder, "original")
+def plain_probabilities(model: Any, images: tf.Tensor) -> tf.Tensor:
+    """In the place of `losses.mirrored_probabilities`."""
+    return tf.nn.softmax(model(images, training=False))
 
 
 def soft_jaccard(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
@@ -323,14 +280,15 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         setting(batches, SMALLEST_CROP=0.5, ROTATION=20.0, COLOUR_CHANGE=0.4),
         [],
     ),
-    "self_taught": (  # Furlanello et al. 2018
-        "taught by the trained default (train that first)",
-        taught(trained_default),
+    "masks_alone": ("never its own teacher", nothing, ["--taught-epochs", "0"]),
+    "same_size": (
+        "its own teacher on images of the same size",
+        setting(networks, SMALLER=1.0),
         [],
     ),
-    "mean_teacher": (  # Tarvainen and Valpola 2017
-        "after a fifth of the epochs taught by its own average of the one before",
-        taught(copy, alone=0.2),
+    "not_mirrored": (
+        "a teacher that does not see the mirror image",
+        setting(losses, mirrored_probabilities=plain_probabilities),
         [],
     ),
     "high_rate": ("rate ends at 0.3 of its peak, average over a tenth", high_rate, []),

@@ -71,6 +71,7 @@ READERS = {  # which stages read a file of a finished run, by the beginning of i
     "original_model": ("pruning", "evaluation"),
     "original_training": ("evaluation",),
     ".original_training_state": ("training",),
+    ".taught_training_state": ("training",),
     "pruned_model": ("quantization", "evaluation"),
     "pruned_training": ("evaluation",),
     "pruned_float32": ("evaluation",),
