@@ -30,7 +30,7 @@ all: $(VENV)/ready
 
 demo:
 	@$(MAKE) --no-print-directory all MODELS=models/demo DATA="--dataset synthetic --image-size 96" \
-	  TRAINING="--epochs 10 --batch-size 16 --enlarge 1" PRUNING="--epochs 4 --sparsity 0.6"
+	  TRAINING="--epochs 10 --taught-epochs 0 --batch-size 16 --enlarge 1" PRUNING="--epochs 4 --sparsity 0.6"
 	@echo "the report: models/demo/report.html"
 
 test: $(VENV)/ready-to-test

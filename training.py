@@ -12,10 +12,12 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
     python training.py --taught-epochs 0                (from the masks alone, a third faster)
     python training.py --resume                         (go on after a kill, bit for bit)
 
-The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32.
-On two CPU cores the default takes an hour (40 images/s) and reached a mean IoU of 0.789 on the
-validation split of Oxford-IIIT Pet at 128 pixels, 0.795 on test. Several
-GPUs are used where they are present; several machines where TF_CONFIG is set (see the README).
+The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32. It
+learns from the masks, and then, for half as many epochs, also from what it says itself of each crop
+and its mirror image, which it sees smaller than its teacher did (docs/choices.md). On two CPU
+cores the first part takes an hour (40 images/s) and reached a mean IoU of 0.789 on the validation
+split of Oxford-IIIT Pet at 128 pixels, the second half an hour and 0.795. Several GPUs are used
+where they are present; several machines where TF_CONFIG is set (see the README).
 
 Another network, loss or augmentation: pipeline/networks.py, losses.py, batches.py.
 """

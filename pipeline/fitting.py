@@ -153,8 +153,7 @@ def fit(
     Args:
         loss: takes float32 images, int32 masks and float32 logits, gives a scalar; None: what
             `make_loss` gives for the data set.
-        through: a model on the same weights (see `networks.on_smaller_image`) to train in the place
-            of this one, which is the one that is validated.
+        through: the model to train in its place, on its weights (`networks.on_smaller_image`).
         after_epoch: called after the last step of each epoch, before validation.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).

@@ -66,15 +66,15 @@ def test_both_workers_hold_the_same_model_in_every_epoch(two_workers):
         ]
         for out in two_workers[1]
     ]
-    assert len(lines[0]) == 2 and lines[0] == lines[1]
+    assert len(lines[0]) == 3 and lines[0] == lines[1]  # two, and one in which it teaches itself
 
 
 def test_two_workers_train_what_one_trains(two_workers, own_project):
     """They see the same batches and step by the mean of both gradients.
 
     Batch normalisation and the Jaccard term look at each worker's half of the batch, so the two
-    runs drift apart slowly: at this size by 0.7 % of the loss, while it falls by 12 % over the two
-    epochs.
+    runs drift apart slowly: at this size by 0.7 % of the loss, while it falls by 12 % over two
+    epochs. In the third the network learns from itself, too, which is another loss.
     """
     folders = (two_workers[0], own_project / "models")
     tables = [(folder / "original_training.csv").open() for folder in folders]
@@ -83,7 +83,7 @@ def test_two_workers_train_what_one_trains(two_workers, own_project):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=0.02)
         assert float(two["mean_iou"]) == pytest.approx(float(one["mean_iou"]), abs=0.02)
         assert float(two["learning_rate"]) == float(one["learning_rate"])
-    assert float(rows[0][-1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
+    assert float(rows[0][1]["loss"]) < 0.95 * float(rows[0][0]["loss"])
     images = load_split(folders[0], "test")[0][:].astype(np.float32) / 255
     ours, theirs = (load_model(folder, "original")(images).numpy().ravel() for folder in folders)
-    assert np.corrcoef(ours, theirs)[0, 1] > 0.99
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.97
