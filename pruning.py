@@ -33,6 +33,7 @@ from typing import Any
 
 from pipeline import channels, charts, console, fitting, flags, keras_models, zeros
 from pipeline.artifacts import artifact_path, read_record, write_csv
+from pipeline.batches import steps_per_epoch
 from pipeline.channel_groups import channel_groups
 from pipeline.dataset import load_classes, load_split
 from pipeline.losses import Loss, make_loss, taught_loss
@@ -182,7 +183,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         network, metrics, kept = cut_channels(stage, network, truth_loss)
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
-    steps = epochs * fitting.steps_per_epoch(images, batch_size)
+    steps = epochs * steps_per_epoch(images, batch_size)
     if sparsity and steps < 2:
         raise console.UserError(
             f"{steps} steps are too few to set zeros in; use more --epochs or a smaller "

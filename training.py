@@ -14,10 +14,10 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
 
 The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32. It
 learns from the masks, and then, for half as many epochs, also from what it says itself of each crop
-and its mirror image, which it sees smaller than its teacher did (docs/choices.md). On two CPU
-cores the first part takes an hour (40 images/s) and reached a mean IoU of 0.789 on the validation
-split of Oxford-IIIT Pet at 128 pixels, the second half an hour and 0.795. Several GPUs are used
-where they are present; several machines where TF_CONFIG is set (see the README).
+and its mirror image, which it sees smaller than its teacher did (docs/choices.md); the loss of
+these epochs has a term more. On two CPU cores the first part takes an hour (40 images/s) and
+reached a mean IoU of 0.789 on the validation split of Oxford-IIIT Pet at 128 pixels. Several GPUs
+are used where they are present; several machines where TF_CONFIG is set (see the README).
 
 Another network, loss or augmentation: pipeline/networks.py, losses.py, batches.py.
 """
@@ -32,6 +32,7 @@ import numpy as np
 
 from pipeline import charts, console, devices, fitting, flags, imagenet, keras_models, networks
 from pipeline.artifacts import artifact_path, read_record, write_csv
+from pipeline.batches import steps_per_epoch
 from pipeline.dataset import load_classes, load_size
 from pipeline.losses import Loss, balanced_weights, make_loss, taught_loss
 from pipeline.network_checks import check_network
@@ -142,7 +143,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
     classes = load_classes(models_dir)
-    steps = epochs * fitting.steps_per_epoch(images, batch_size)
+    steps = epochs * steps_per_epoch(images, batch_size)
 
     # The network, checked before hours are spent on it, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -178,19 +179,24 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     # First from the masks alone, then from the network that this gave, too.
     if not arguments.resume:
         fitting.forget(stage, "taught")
-    how = {"batch_size": batch_size, "strategy": strategy, "resume": arguments.resume}
+    how = {
+        "batch_size": batch_size,
+        "seed": arguments.seed,
+        "strategy": strategy,
+        "resume": arguments.resume,
+        "of": epochs + arguments.taught_epochs,
+    }
     history = fitting.fit(
         model,
         optimizer,
         stage,
         "original",
         epochs=epochs,
-        seed=arguments.seed,
         loss=lambda images, masks, logits: loss(masks, logits),
         **how,
     )
     if arguments.taught_epochs:
-        history += learn_from_itself(stage, model, loss, share, history, how)
+        history = learn_from_itself(stage, model, loss, share, history, how)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
@@ -203,10 +209,10 @@ def learn_from_itself(
     model: keras.Model,
     truth: Loss,
     encoder_share: float,
-    history: list[dict[str, Any]],
+    earlier: list[dict[str, Any]],
     how: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Trains on with the trained network for a teacher, and leaves the better of both.
+    """Trains on with the trained network for a teacher, and leaves the best of both parts.
 
     (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
     mirror image and sees both as large as the network will in use; the student sees them smaller,
@@ -214,35 +220,31 @@ def learn_from_itself(
     the first part leaves.
 
     Args:
-        history: of the first part. how: what both parts have in common, for `fitting.fit`.
+        earlier: the history of the first part.
+        how: what both parts have in common, for `fitting.fit`.
 
     Returns:
-        More rows for the history.
+        The history of both.
     """
-    epochs, before = stage.arguments.taught_epochs, model.get_weights()
-    console.say(f"{epochs} more epochs, in which it is its own teacher")
+    console.say("from here on it is its own teacher, too")
     with how["strategy"].scope():
         teacher, smaller = keras.models.clone_model(model), networks.on_smaller_image(model)
-        teacher.set_weights(before)
+        teacher.set_weights(model.get_weights())
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
-        steps = epochs * fitting.steps_per_epoch(images, how["batch_size"])
+        steps = steps_per_epoch(images, how["batch_size"]) * stage.arguments.taught_epochs
         rate = TAUGHT_RATE * stage.arguments.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
-    rows = fitting.fit(
+    return fitting.fit(
         model,
         optimizer,
         stage,
         "taught",
-        epochs=epochs,
-        seed=stage.arguments.seed + 1,  # other crops than before
+        epochs=how["of"],
+        earlier=earlier,
         loss=taught_loss(truth, teacher),
         through=smaller,
         **how,
     )
-    rows = [row | {"epoch": len(history) + row["epoch"]} for row in rows]
-    if fitting.best_epoch(history + rows) < len(history):
-        model.set_weights(before)
-    return rows
 
 
 def finish(

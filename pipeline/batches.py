@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.classes import IGNORED
+from pipeline.console import UserError
 from pipeline.packages import tf
 
 ROTATION = 12.0  # degrees either way
@@ -72,6 +73,15 @@ def augment(
     mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
     images = ((images - mean) * contrast + mean * brightness) * tint
     return tf.clip_by_value(images, 0.0, 1.0), masks
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many whole batches an epoch has; a UserError if it has none."""
+    if images < batch_size:
+        raise UserError(
+            f"{images} training images do not fill a batch; use --batch-size {images} or less"
+        )
+    return images // batch_size
 
 
 def epoch_batches(

@@ -52,13 +52,16 @@ def curves(
 ) -> Any:
     """Loss and validation IoU per class against the epoch, from the rows that `fit` returns.
 
-    An IoU that is None leaves a gap. The dot is on the epoch `kept`, counted from 1, or on
-    the best one.
+    An IoU that is None leaves a gap. The loss of a second part is another one, and another line.
+    The dot is on the epoch `kept`, counted from 1, or on the best one.
     """
     figure = matplotlib_figure.Figure((9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["loss"] for row in history], color=BLUE)
+    for number, rows in itertools.groupby(history, key=lambda row: row.get("part", 1)):
+        points = [(row["epoch"], row["loss"]) for row in rows]
+        taught = {"linestyle": "--", "label": "loss with a teacher's part"} if number > 1 else {}
+        left.plot(*zip(*points), color=BLUE, **taught)
     left.set(xlabel="epoch", ylabel="training loss")
     few = len(classes) <= MOST_LINES
     for name, colour in zip(classes.names, classes.colours):

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import DAMAGED, atomic
-from pipeline.batches import epoch_batches
+from pipeline.batches import epoch_batches, steps_per_epoch
 from pipeline.classes import Classes
 from pipeline.console import UserError, progress, say
 from pipeline.dataset import load_classes, load_split
 from pipeline.keras_models import validation_iou
-from pipeline.losses import make_loss
 from pipeline.metrics import mean_iou
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
@@ -98,15 +97,6 @@ class TrainingState:
 # --- training -----------------------------------------------------------------------------
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many whole batches an epoch has; a UserError if it has none."""
-    if images < batch_size:
-        raise UserError(
-            f"{images} training images do not fill a batch; use --batch-size {images} or less"
-        )
-    return images // batch_size
-
-
 def make_train_step(
     through: keras.Model,
     optimizer: Any,
@@ -139,11 +129,13 @@ def fit(
     batch_size: int,
     seed: int,
     strategy: tf.distribute.Strategy | None = None,
-    loss: Callable[..., tf.Tensor] | None = None,
+    loss: Callable[..., tf.Tensor],
     through: keras.Model | None = None,
     after_epoch: Callable[[], None] = lambda: None,
     choose_from: int = 0,
     resume: bool = False,
+    earlier: list[dict[str, float]] | None = None,
+    of: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
@@ -151,32 +143,35 @@ def fit(
     stays until whoever called has put the model in place and calls `forget`.
 
     Args:
-        loss: takes float32 images, int32 masks and float32 logits, gives a scalar; None: what
-            `make_loss` gives for the data set.
+        epochs: how many there are after this, earlier ones counted.
+        loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
         through: the model to train in its place, on its weights (`networks.on_smaller_image`).
         after_epoch: called after the last step of each epoch, before validation.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).
+        earlier: what another part of the training returned, which left the model as it is.
+        of: how many epochs all parts have together, for what is printed.
 
     Returns:
-        A row per epoch: epoch, loss, mean_iou, iou_CLASS of each class (None for one that is
-        neither in the validation split nor predicted), learning_rate, images_per_second.
+        A row per epoch, earlier ones first: epoch, part, loss, mean_iou, iou_CLASS of each class
+        (None for one that is neither in the validation split nor predicted), learning_rate,
+        images_per_second.
 
     Raises:
         UserError: the data do not fill a batch, or the loss is not finite.
     """
     images, masks = load_split(stage.models_dir, "train")
     validation, classes = load_split(stage.models_dir, "validation"), load_classes(stage.models_dir)
-    plain = make_loss(classes)
-    loss = loss or (lambda images, masks, logits: plain(masks, logits))
     steps = steps_per_epoch(len(images), batch_size)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         optimizer.build(model.trainable_variables)
     step = make_train_step(through or model, optimizer, strategy, loss)
     state = TrainingState(stage, name, model, optimizer)
+    state.history, state.best = list(earlier or []), model.get_weights()
     if resume:
         state.restore()
+    of, part = of or epochs, 2 if earlier else 1
     chief, history = is_first_worker(), state.history
     average = averaged if optimizer.use_ema else (lambda *_: contextlib.nullcontext())
 
@@ -190,7 +185,7 @@ def fit(
             return epoch_batches(images, masks, batch_size, seed, epoch, *where)
 
         started, losses = time.time(), []
-        with progress(f"epoch {epoch + 1}/{epochs}", steps, "steps") as bar:
+        with progress(f"epoch {epoch + 1}/{of}", steps, "steps") as bar:
             for batch in strategy.distribute_datasets_from_function(share):
                 losses.append(step(*batch))
                 bar.update()
@@ -208,12 +203,12 @@ def fit(
             row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
             row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
             row = {key: rounded(value) for key, value in row.items()}
-            history.append({"epoch": epoch + 1, **row})
+            history.append({"epoch": epoch + 1, "part": part, **row})
             if best_epoch(history, choose_from) == epoch:
                 state.best = model.get_weights()
         state.save(chief)
-        minutes = (epochs - epoch - 1) * (time.time() - started) / 60
-        say(epoch_line(history[-1], classes, epochs, minutes))
+        minutes = (of - epoch - 1) * (time.time() - started) / 60
+        say(epoch_line(history[-1], classes, of, minutes))
     model.set_weights(state.best)
     return history
 

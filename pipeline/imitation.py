@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import read_record, write_csv
+from pipeline.batches import steps_per_epoch
 from pipeline.conversion import convert
 from pipeline.dataset import load_classes
-from pipeline.fitting import fit, steps_per_epoch
+from pipeline.fitting import fit
 from pipeline.keras_models import kernel_name, load_model
 from pipeline.litert import operators
 from pipeline.losses import make_loss, taught_loss

@@ -36,8 +36,8 @@ CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animal
 SIZE = 32  # pixels: the smallest image that the network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
-TRAINING = ("--encoder", "imagenet", "--epochs", "3", "--batch-size", "8", "--seed", "7")
-TRAINING = (*TRAINING, "--taught-epochs", "2")
+EPOCHS = ("--epochs", "3", "--taught-epochs", "2")
+TRAINING = ("--encoder", "imagenet", *EPOCHS, "--batch-size", "8", "--seed", "7")
 STOPPED = "state_after_an_epoch.npz"
 PARTS = ("original", "taught")  # of a training, by the names of their states
 STOPPED_TAUGHT = ("state_before_taught.npz", "state_after_a_taught_epoch.npz")
@@ -305,7 +305,8 @@ def evaluated_run(finished_run, made_once) -> Path:
 # --- the code, edited -----------------------------------------------------------------------
 
 FAST = ("--learning-rate", "0.01", "--seed", "7")
-OWN_TRAINING = ("--architecture", "tiny", "--epochs", "2", "--batch-size", "8", *FAST)
+OWN_EPOCHS = ("--epochs", "2", "--taught-epochs", "0")
+OWN_TRAINING = ("--architecture", "tiny", *OWN_EPOCHS, "--batch-size", "8", *FAST)
 OWN_NETWORK = '''
 def tiny(size: tuple[int, int], classes: int) -> keras.Model:
     """A network of somebody's own: MobileNet's input scaling, a kernel worth pruning."""

@@ -80,6 +80,14 @@ def test_curves_mark_the_best_epoch():
     ]
 
 
+def test_curves_begin_anew_where_the_loss_is_another_one():
+    history = [row | {"part": part} for row, part in zip(HISTORY, (1, 1, 2))]
+    figure = charts.curves(history, "Training", make_classes(CLASSES))
+    lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert lines == [[[1, 1], [2, 1 / 2]], [[3, 1 / 3]]]
+    assert [len(line.get_xydata()) for line in figure.axes[1].lines] == [3] * 4 + [1]
+
+
 def test_curves_of_many_classes_stay_readable():
     names = tuple(f"class {k}" for k in range(40))
     history = [

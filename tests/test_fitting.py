@@ -48,9 +48,14 @@ def state_file(stage):
     return fitting.state_path(stage.models_dir, "tiny")
 
 
+def plain_loss(images, masks, logits):
+    return segmentation_loss(masks, logits)
+
+
 def fit(stage, model, optimizer, epochs=1, **more):
     """36 training images in batches of 8: four steps an epoch."""
-    return fitting.fit(model, optimizer, stage, "tiny", epochs=epochs, batch_size=8, seed=7, **more)
+    how = {"epochs": epochs, "batch_size": 8, "seed": 7, "loss": plain_loss} | more
+    return fitting.fit(model, optimizer, stage, "tiny", **how)
 
 
 # --- training -----------------------------------------------------------------------------
@@ -63,7 +68,7 @@ def test_training_learns():
         model,
         optimizer,
         tf.distribute.get_strategy(),
-        lambda images, masks, logits: segmentation_loss(masks, logits),
+        plain_loss,
     )
     losses = [
         float(step(*batch))
@@ -103,6 +108,17 @@ def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, choos
     assert fitting.best_epoch(history, choose_from) == best
     assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
     assert any((now != last).any() for now, last in zip(shown[1], shown[3]))
+
+
+@pytest.mark.parametrize(("values", "best"), [((0.3, 0.6, 0.4, 0.5), 1), ((0.3, 0.4, 0.2, 0.5), 3)])
+def test_second_part_counts_on_and_leaves_the_best_of_both(stage, scripted, values, best):
+    shown = scripted(*values)
+    model, optimizer = tiny()
+    first = fit(stage, model, optimizer, 2, of=4)
+    history = fit(stage, model, optimizer, 4, earlier=first)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert [row["part"] for row in history] == [1, 1, 2, 2]
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
 
 
 def test_model_is_trained_through_another_on_its_weights(stage, scripted):

@@ -43,7 +43,7 @@ def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data
     state = shutil.copy(finished_run / STOPPED, data_copy / ".original_training_state.npz")
     done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stdout and "epoch   1/3" not in done.stdout
+    assert "going on after epoch" in done.stdout and "epoch   1/5" not in done.stdout
     expected = sha256(finished_run / "original_model.h5")
     assert sha256(data_copy / "original_model.h5") == expected
     assert not state.exists()
@@ -55,7 +55,7 @@ def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finish
         shutil.copy(finished_run / name, state)
     done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch 3" in done.stdout and "epoch   1/2" not in done.stdout
+    assert "going on after epoch 4" in done.stdout and "epoch   4/5" not in done.stdout
     expected = sha256(finished_run / "original_model.h5")
     assert sha256(data_copy / "original_model.h5") == expected
     with (data_copy / "original_training.csv").open() as file:

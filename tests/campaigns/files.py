@@ -92,10 +92,10 @@ def corruptions(campaign: Campaign) -> Iterator[Tally]:
     """Every kind of file damaged, and read by a stage that reads it."""
     tally, random = Tally("damaged files, read by the next stage"), campaign.random("corruptions")
     base = copy_of(campaign.old, campaign.folder / "with_states")
-    for script, more in (("training", ()), ("pruning", CHANNELS)):
-        half = toy.stopped(script, campaign.old, campaign.folder / "half", *more)
+    for script, state, more in (("training", ".taught", ()), ("pruning", ".pruned", CHANNELS)):
+        half = toy.stopped(script, campaign.old, campaign.folder / "half", *more, state=state)
         for name in hidden(half):
-            if name.startswith((".original_training_state", ".pruned")):
+            if name.startswith((".original_training_state", ".taught", ".pruned")):
                 shutil.copy(half / name, base / name)
     files = sorted(
         path.relative_to(base).as_posix()

@@ -7,6 +7,7 @@ in a forked child that starts it for itself, and that may be killed, crash or ha
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -286,19 +287,25 @@ def finished(models_dir: Path) -> Path:
     return models_dir
 
 
-def stopped(script: str, models_dir: Path, target: Path, *more: Any) -> Path:
-    """A copy of a run in which a stage was killed after its first epoch."""
-    run(*ask(script, copy_of(models_dir, target), *more), before=stop_after_an_epoch)
+def stopped(script: str, models_dir: Path, target: Path, *more: Any, state: str = ".") -> Path:
+    """A copy of a run in which a stage was killed after its first epoch.
+
+    Args:
+        state: how the name of the state begins whose first epoch is meant.
+    """
+    before = functools.partial(stop_after_an_epoch, state)
+    run(*ask(script, copy_of(models_dir, target), *more), before=before)
     return target
 
 
-def stop_after_an_epoch() -> None:
-    """Kills the process right after its first state was saved."""
+def stop_after_an_epoch(state: str) -> None:
+    """Kills the process right after a state was saved whose name begins so."""
     save = fitting.TrainingState.save
 
     def save_and_die(self: Any, *arguments: Any) -> None:
         save(self, *arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if self.path.name.startswith(state):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     fitting.TrainingState.save = save_and_die
 
