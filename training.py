@@ -49,6 +49,7 @@ FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
 TAUGHT_SHARE = 0.5  # epochs that follow, in which the network is its own teacher, to each of these
 TAUGHT_RATE = 0.5  # their peak learning rate, as a share of that
+START_SHARE = 1 / 3  # of the weights before them, in what is kept
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -216,8 +217,8 @@ def learn_from_itself(
 
     (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
     mirror image and sees both as large as the network will in use; the student sees them smaller,
-    and so has something to learn from it. A killed run finds its teacher again in the state that
-    the first part leaves.
+    and so has something to learn from it. What is validated and kept is the mean of the weights
+    before and after. A killed run finds its teacher again in the state that the first part leaves.
 
     Args:
         earlier: the history of the first part.
@@ -241,6 +242,7 @@ def learn_from_itself(
         "taught",
         epochs=how["of"],
         earlier=earlier,
+        start_share=START_SHARE,
         loss=taught_loss(truth, teacher),
         through=smaller,
         **how,

@@ -135,11 +135,12 @@ def fit(
     choose_from: int = 0,
     resume: bool = False,
     earlier: list[dict[str, float]] | None = None,
+    start_share: float = 0.0,
     of: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
-    With an averaging optimizer it is the averaged weights that are validated and kept. The state
+    With an averaging optimizer it is averaged weights that are validated and kept. The state
     stays until whoever called has put the model in place and calls `forget`.
 
     Args:
@@ -150,6 +151,7 @@ def fit(
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).
         earlier: what another part of the training returned, which left the model as it is.
+        start_share: of the weights that the model has now, in the average (see `averaged`).
         of: how many epochs all parts have together, for what is printed.
 
     Returns:
@@ -168,7 +170,8 @@ def fit(
         optimizer.build(model.trainable_variables)
     step = make_train_step(through or model, optimizer, strategy, loss)
     state = TrainingState(stage, name, model, optimizer)
-    state.history, state.best = list(earlier or []), model.get_weights()
+    start = model.get_weights()
+    state.history, state.best = list(earlier or []), start
     if resume:
         state.restore()
     of, part = of or epochs, 2 if earlier else 1
@@ -197,7 +200,7 @@ def fit(
                 f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
                 "Train with a lower --learning-rate"
             )
-        with average(model, optimizer):
+        with average(model, optimizer, start, start_share):
             iou = validation_iou(model, *validation)
             row = {"loss": mean_loss, "mean_iou": mean_iou(iou)}
             row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from pipeline.packages import keras, tf
 
 WEIGHT_DECAY = 2e-2
@@ -52,12 +54,32 @@ def make_optimizer(
 
 
 @contextlib.contextmanager
-def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Puts the moving average of the weights in place for the length of the block."""
+def averaged(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    start: list[np.ndarray] | None = None,
+    start_share: float = 0.0,
+) -> Iterator[None]:
+    """Puts the moving average of the weights in place for the length of the block.
+
+    Args:
+        start: what `model.get_weights()` gave before the training.
+        start_share: of that in what is put in place, 0 to 1. The mean of weights before and after
+            fine-tuning is often better than either (Wortsman et al., *Robust fine-tuning of
+            zero-shot models*, 2022).
+    """
     current = [variable.numpy() for variable in model.trainable_variables]
+    statistics = [variable.numpy() for variable in model.non_trainable_variables]
     optimizer.finalize_variable_values(model.trainable_variables)
+    if start_share:
+        pairs = zip(start, model.get_weights())
+        mixed = [start_share * old + (1 - start_share) * new for old, new in pairs]
+        model.set_weights([each.astype(old.dtype) for each, old in zip(mixed, start)])
     try:
         yield
     finally:
         for variable, value in zip(model.trainable_variables, current):
             variable.assign(value)
+        if start_share:
+            for variable, value in zip(model.non_trainable_variables, statistics):
+                variable.assign(value)

@@ -55,6 +55,27 @@ def test_average_lies_between_the_steps_that_were_made(stepped):
             assert (now.numpy() >= every.min(axis=0) - 1e-6).all()
 
 
+def test_a_share_of_earlier_weights_is_mixed_in_and_taken_out_again():
+    """Of the moving average, and of what normalisation counted, which has none."""
+    model = keras.Sequential([layers.Input((8, 8, 3)), layers.BatchNormalization()])
+    optimizer = make_optimizer(100, 1e-2, 5)
+    optimizer.build(model.trainable_variables)
+    start = model.get_weights()
+    for _ in range(4):
+        model(tf.random.uniform((2, 8, 8, 3)), training=True)
+        gradients = [tf.random.normal(each.shape) for each in model.trainable_variables]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+    before = model.get_weights()
+    with averaged(model, optimizer):
+        average = model.get_weights()
+    with averaged(model, optimizer, start, 0.25):
+        mixed = model.get_weights()
+    for old, new, now in zip(start, average, mixed, strict=True):
+        assert (old != new).any()
+        np.testing.assert_allclose(now, 0.25 * old + 0.75 * new, rtol=1e-6)
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
 def test_encoder_moves_by_its_share_of_the_step_and_the_decoder_by_the_whole():
     moved = {}
     for share in (1.0, 0.25):
