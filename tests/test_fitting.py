@@ -121,6 +121,18 @@ def test_second_part_counts_on_and_leaves_the_best_of_both(stage, scripted, valu
     assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
 
 
+def test_share_of_the_weights_at_the_start_is_kept_and_changes_no_step(stage, scripted):
+    for share in (0.0, 0.25):
+        shown = scripted(0.3, 0.4)  # the list of both runs
+        model, optimizer = tiny()
+        start = model.get_weights()
+        fit(stage, model, optimizer, 2, start_share=share)
+    for plain, mixed in zip(shown[:2], shown[2:], strict=True):
+        for old, new, now in zip(start, plain, mixed, strict=True):
+            np.testing.assert_allclose(now, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-7)
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[3]))
+
+
 def test_model_is_trained_through_another_on_its_weights(stage, scripted):
     """Here one that sees black pictures: so the kernel only decays, and the bias is learned."""
     scripted(0.3, 0.4)
