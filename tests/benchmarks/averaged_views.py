@@ -5,8 +5,9 @@
     python tests/benchmarks/averaged_views.py models --enlarge 1.5   (not what it was trained at)
 
 Prints mean IoU and IoU of each class of every folder's original network, alone and averaged with
-the mirror image, and, of several, of their average. The training split shows what was learned by
-heart. Never reads the test split.
+the mirror image, and, of several, of their average and of one network with the mean of their
+weights (of use where one was trained on from the other). The training split shows what was learned
+by heart. Never reads the test split.
 """
 
 from __future__ import annotations
@@ -72,18 +73,22 @@ def main() -> None:
         console.say(f"{metrics.mean_iou(iou):.4f} ({each})  {name}")
 
     console.say(f"{len(masks)} pictures of {arguments.split}")
-    everything = []
+    everything, weights = [], []
     for folder in arguments.folders:
         model = load_model(folder, "original")
-        views = probabilities(
-            enlarging(model, arguments.enlarge) if arguments.enlarge else model, images
-        )
+        model = enlarging(model, arguments.enlarge) if arguments.enlarge else model
+        views = probabilities(model, images)
         show(f"{folder}", views[:1])
         show(f"{folder} and mirror image", views)
         everything.append(views)
+        weights.append(model.get_weights())
     if len(everything) > 1:
         show("all", np.concatenate([views[:1] for views in everything]))
         show("all and mirror images", np.concatenate(everything))
+        shapes = [[each.shape for each in every] for every in weights]
+        if all(each == shapes[0] for each in shapes):
+            model.set_weights([np.mean(each, axis=0) for each in zip(*weights)])
+            show("the mean of their weights", probabilities(model, images)[:1])
 
 
 if __name__ == "__main__":

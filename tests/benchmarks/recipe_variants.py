@@ -291,6 +291,11 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         setting(losses, mirrored_probabilities=plain_probabilities),
         [],
     ),
+    "weights_after": (
+        "no share of the weights before the taught epochs",
+        setting(training, START_SHARE=0.0),
+        [],
+    ),
     "high_rate": ("rate ends at 0.3 of its peak, average over a tenth", high_rate, []),
     "decay_0.2": ("weight decay 0.2 instead of 0.02", setting(optimizers, WEIGHT_DECAY=0.2), []),
 }
