@@ -217,7 +217,7 @@ def learn_from_itself(
 
     (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
     mirror image and sees both as large as the network will in use; the student sees them smaller,
-    and so has something to learn from it. What is validated and kept is the mean of the weights
+    and so has something to learn from it. What is validated and kept is a mean of the weights
     before and after. A killed run finds its teacher again in the state that the first part leaves.
 
     Args:
