@@ -40,6 +40,7 @@ from pipeline.networks import on_smaller_image
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, tfmot
 from pipeline.stages import Stage
+from pipeline.training_states import forget
 
 SPARSITY = 0.6  # share of zeros in each pruned layer's kernel
 EPOCHS = 10
@@ -155,7 +156,7 @@ def pass_on(stage: Stage) -> None:
     metrics = {"sparsity": 0.0, "layers": {}} | {key: found.get(key) for key in same}
     with stage.new_artifact("pruned", metrics) as (path,):
         keras_models.save_model(keras_models.load_model(stage.models_dir, "original"), path)
-    fitting.forget(stage, "pruned")
+    forget(stage, "pruned")
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: nothing was to be taken out, it is "
         "the original network"
@@ -191,11 +192,10 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     student = zeros.wrap(network, sparsity, steps) if sparsity else network
 
     # An encoder that only gets zeros is spared, as in training; one that lost channels has more to
-    # mend (docs/choices.md). No moving average over zeros: an average of weights that were pruned
-    # at different times is not sparse.
+    # mend (docs/choices.md).
     share = 1.0 if arguments.channels else ENCODER_SHARE
     rate = arguments.learning_rate
-    optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, not sparsity, encoder_share=share)
+    optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
 
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)
@@ -211,7 +211,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         loss=taught_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
         through=on_smaller_image(student),
-        after_epoch=lambda: callback.on_epoch_end(None),
+        prepare=lambda: callback.on_epoch_end(None),  # an average of weights has no zeros
         choose_from=rising,  # the first epoch in which all zeros are there
         resume=arguments.resume,
     )
@@ -250,7 +250,7 @@ def finish(
         charts.save(curves, others[1])
         if kept:
             write_csv(others[2], kept)
-    fitting.forget(stage, "pruned")
+    forget(stage, "pruned")
     channels.plan_path(stage.models_dir).unlink(missing_ok=True)
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: {model.count_params():,} parameters, "
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.sensitivity:
         write_sensitivity(stage)
     elif stage.nothing_to_do("pruned"):
-        fitting.forget(stage, "pruned", ours_only=True)
+        forget(stage, "pruned", ours_only=True)
     else:
         with stage.alone():
             prune(stage, arguments)

@@ -33,10 +33,10 @@ from pipeline import charts, console, contract, conversion, export, flags, recip
 from pipeline.artifacts import artifact_path, write_csv
 from pipeline.dataset import load_classes, load_split
 from pipeline.file_checks import check, check_zeros
-from pipeline.fitting import forget
 from pipeline.keras_models import load_model, predict
 from pipeline.packages import keras
 from pipeline.stages import Stage
+from pipeline.training_states import forget
 from pipeline.variants import VARIANTS, quantised
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges

@@ -40,6 +40,7 @@ from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras
 from pipeline.processes import is_first_worker
 from pipeline.stages import Stage
+from pipeline.training_states import forget
 
 EPOCHS = 40
 BATCH_SIZE = 16  # images, over all devices together
@@ -50,6 +51,7 @@ ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
 TAUGHT_SHARE = 0.5  # epochs that follow, in which the network is its own teacher, to each of these
 TAUGHT_RATE = 0.5  # their peak learning rate, as a share of that
 START_SHARE = 1 / 3  # of the weights before them, in what is kept
+PARTS = ("original", "taught")  # the names of the states
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -179,7 +181,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
 
     # First from the masks alone, then from the network that this gave, too.
     if not arguments.resume:
-        fitting.forget(stage, "taught")
+        forget(stage, PARTS[1])
     how = {
         "batch_size": batch_size,
         "seed": arguments.seed,
@@ -191,7 +193,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         model,
         optimizer,
         stage,
-        "original",
+        PARTS[0],
         epochs=epochs,
         loss=lambda images, masks, logits: loss(masks, logits),
         **how,
@@ -218,7 +220,8 @@ def learn_from_itself(
     (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
     mirror image and sees both as large as the network will in use; the student sees them smaller,
     and so has something to learn from it. What is validated and kept is a mean of the weights
-    before and after. A killed run finds its teacher again in the state that the first part leaves.
+    before and after, or those after, whichever is better. A killed run finds its teacher again in
+    the state that the first part leaves.
 
     Args:
         earlier: the history of the first part.
@@ -239,7 +242,7 @@ def learn_from_itself(
         model,
         optimizer,
         stage,
-        "taught",
+        PARTS[1],
         epochs=how["of"],
         earlier=earlier,
         start_share=START_SHARE,
@@ -271,17 +274,11 @@ def finish(
         keras_models.save_model(model, path)
         write_csv(table, history)
         charts.save(charts.curves(history, title, load_classes(stage.models_dir)), picture)
-    forget(stage)
+    forget(stage, *PARTS)
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
         f"{best['mean_iou']:.4f} (epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min"
     )
-
-
-def forget(stage: Stage, ours_only: bool = False) -> None:
-    """Removes the states of both parts of a training, see `fitting.forget`."""
-    for part in ("original", "taught"):
-        fitting.forget(stage, part, ours_only)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -290,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     stage = Stage(__file__, arguments)
     stage.require("dataset")
     if stage.nothing_to_do("original"):
-        forget(stage, ours_only=True)
+        forget(stage, *PARTS, ours_only=True)
     else:
         with stage.alone():
             train(stage, arguments)

@@ -36,7 +36,8 @@ in this list (tests/test_package.py checks both).
     losses         what training minimises
     optimizers     AdamW, its schedule, its moving average
     devices        what a training runs on, and in which precision
-    fitting        the training loop, its progress, its resumption
+    training_states what a training needs to go on after a kill
+    fitting        the training loop: steps, progress, what is validated and kept
     zeros          unstructured pruning: which kernels, how many zeros
     channel_groups which channels of a network can only go together
     channels       structured pruning: which channels go, the network that is left

@@ -108,9 +108,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows that have the same keys as a table, atomically."""
+    """Writes rows as a table, atomically; what one lacks stays empty."""
     with atomic(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,17 +1,13 @@
-"""The training loop: steps, progress, and going on after a kill."""
+"""The training loop: steps, progress, what is validated and kept."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import DAMAGED, atomic
 from pipeline.batches import epoch_batches, steps_per_epoch
 from pipeline.classes import Classes
 from pipeline.console import UserError, progress, say
@@ -20,81 +16,11 @@ from pipeline.keras_models import validation_iou
 from pipeline.metrics import mean_iou
 from pipeline.optimizers import averaged
 from pipeline.packages import keras, tf
-from pipeline.processes import is_first_worker, tensorflow_threads
-from pipeline.stages import Stage, differences
+from pipeline.processes import is_first_worker
+from pipeline.stages import Stage
+from pipeline.training_states import TrainingState
 
 LINE = 100  # columns of the line that is printed after each epoch
-
-# --- going on after a kill ----------------------------------------------------------------
-
-
-def state_path(models_dir: Path, name: str) -> Path:
-    """Where the state of an unfinished training lies, until its model and record are in place."""
-    return models_dir / f".{name}_training_state.npz"
-
-
-class TrainingState:
-    """All that a killed run needs to go on: one file, written after each epoch and renamed."""
-
-    def __init__(self, stage: Stage, name: str, model: keras.Model, optimizer: Any) -> None:
-        self.stage, self.path = stage, state_path(stage.models_dir, name)
-        self.variables = [*model.variables, *optimizer.variables]
-        self.history: list[dict[str, float]] = []
-        self.best: list[np.ndarray] = []  # the model's weights at the best epoch
-
-    def save(self, chief: bool = True) -> None:
-        """Writes everything after a finished epoch.
-
-        All workers call it: to read a variable they may have to average what each of them
-        holds. Only the chief writes.
-        """
-        values = {f"now{k}": v.numpy() for k, v in enumerate(self.variables)}
-        if not chief:
-            return
-        values |= {f"best{k}": v for k, v in enumerate(self.best)}
-        threads = [*self.stage.threads_before, tensorflow_threads()]
-        kept = {"identity": self.stage.identity(), "history": self.history, "threads": threads}
-        about = json.dumps(kept)
-        with atomic(self.path) as temporary:
-            np.savez(temporary, about=about, **values)
-
-    def restore(self) -> None:
-        """Goes back to the last finished epoch of this very run; else says why it begins anew.
-
-        Nothing is assigned before all of the file was read and found to fit.
-        """
-        if not self.path.exists():
-            return
-        try:
-            with np.load(self.path) as file:
-                values = {name: file[name] for name in file.files}
-            about = json.loads(str(values["about"]))
-            identity, history = dict(about["identity"]), about["history"]
-            threads = [int(number) for number in about["threads"]]
-        except DAMAGED:
-            say(f"{self.path} is damaged; beginning anew")
-            return
-        if not self.stage.may_resume(identity):
-            return
-        now = [values.get(f"now{k}") for k in range(len(self.variables))]
-        more = f"now{len(now)}" in values
-        if more or any(v is None or v.shape != each.shape for v, each in zip(now, self.variables)):
-            say(f"{self.path} is of another network; beginning anew")
-            return
-        for variable, value in zip(self.variables, now):
-            variable.assign(value)
-        self.best = [values[f"best{k}"] for k in range(sum(key[:4] == "best" for key in values))]
-        self.history = history
-        say(f"going on after epoch {len(self.history)}")
-        self.stage.threads_before = [n for n in threads if n != tensorflow_threads()]
-        if self.stage.threads_before:
-            say(
-                f"on {tensorflow_threads()} threads, after epochs on {threads[-1]}: the weights "
-                "will not be, bit for bit, those of a run that went through"
-            )
-
-
-# --- training -----------------------------------------------------------------------------
 
 
 def make_train_step(
@@ -131,7 +57,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     loss: Callable[..., tf.Tensor],
     through: keras.Model | None = None,
-    after_epoch: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None] = lambda: None,
     choose_from: int = 0,
     resume: bool = False,
     earlier: list[dict[str, float]] | None = None,
@@ -141,23 +67,24 @@ def fit(
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
     With an averaging optimizer it is averaged weights that are validated and kept. The state
-    stays until whoever called has put the model in place and calls `forget`.
+    stays until whoever called has put the model in place and calls `training_states.forget`.
 
     Args:
         epochs: how many there are after this, earlier ones counted.
         loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
         through: the model to train in its place, on its weights (`networks.on_smaller_image`).
-        after_epoch: called after the last step of each epoch, before validation.
+        prepare: called when the weights that are to be validated are in the model.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).
         earlier: what another part of the training returned, which left the model as it is.
-        start_share: of the weights that the model has now, in the average (see `averaged`).
+        start_share: of the weights that the model has now, in the average (see `averaged`), where
+            that is better than the average alone.
         of: how many epochs all parts have together, for what is printed.
 
     Returns:
-        A row per epoch, earlier ones first: epoch, part, loss, mean_iou, iou_CLASS of each class
-        (None for one that is neither in the validation split nor predicted), learning_rate,
-        images_per_second.
+        A row per epoch, earlier ones first: epoch, part, start_share (as kept), loss, mean_iou,
+        iou_CLASS of each class (None for one that is neither in the validation split nor
+        predicted), learning_rate, images_per_second.
 
     Raises:
         UserError: the data do not fill a batch, or the loss is not finite.
@@ -176,7 +103,6 @@ def fit(
         state.restore()
     of, part = of or epochs, 2 if earlier else 1
     chief, history = is_first_worker(), state.history
-    average = averaged if optimizer.use_ema else (lambda *_: contextlib.nullcontext())
 
     for epoch in range(len(history), epochs):
 
@@ -192,7 +118,6 @@ def fit(
             for batch in strategy.distribute_datasets_from_function(share):
                 losses.append(step(*batch))
                 bar.update()
-        after_epoch()
         rate = steps * batch_size / (time.time() - started)
         mean_loss = np.mean([float(value) for value in losses])
         if not np.isfinite(mean_loss):
@@ -200,15 +125,19 @@ def fit(
                 f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
                 "Train with a lower --learning-rate"
             )
-        with average(model, optimizer, start, start_share):
-            iou = validation_iou(model, *validation)
-            row = {"loss": mean_loss, "mean_iou": mean_iou(iou)}
-            row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
-            row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
-            row = {key: rounded(value) for key, value in row.items()}
-            history.append({"epoch": epoch + 1, "part": part, **row})
-            if best_epoch(history, choose_from) == epoch:
-                state.best = model.get_weights()
+        tried = []
+        for each in sorted({start_share, 0.0}, reverse=True):
+            with averaged(model, optimizer, start, each):
+                prepare()
+                tried.append((each, validation_iou(model, *validation), model.get_weights()))
+        kept, iou, weights = max(tried, key=lambda one: mean_iou(one[1]))
+        row = {"start_share": kept, "loss": mean_loss, "mean_iou": mean_iou(iou)}
+        row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
+        row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
+        row = {key: rounded(value) for key, value in row.items()}
+        history.append({"epoch": epoch + 1, "part": part, **row})
+        if best_epoch(history, choose_from) == epoch:
+            state.best = weights
         state.save(chief)
         minutes = (of - epoch - 1) * (time.time() - started) / 60
         say(epoch_line(history[-1], classes, of, minutes))
@@ -238,21 +167,3 @@ def epoch_line(row: dict[str, float | None], classes: Classes, epochs: int, minu
     while len(head + ", ".join(shown) + tail) > LINE:
         shown.pop()
     return head + ", ".join(shown) + tail
-
-
-def forget(stage: Stage, name: str, ours_only: bool = False) -> None:
-    """Removes the state of a training whose model and record are in place.
-
-    With `ours_only` only if it is of this very run, which was killed right before it forgot.
-    """
-    path = state_path(stage.models_dir, name)
-    if ours_only and path.exists():
-        try:
-            with np.load(path) as file:
-                identity = json.loads(str(file["about"]))["identity"]
-        except DAMAGED:
-            return
-        if differences(identity, stage.identity()):
-            return
-    if path.exists():  # on a read-only disk even what is not there cannot be removed
-        path.unlink()

@@ -62,14 +62,16 @@ def averaged(
 ) -> Iterator[None]:
     """Puts the moving average of the weights in place for the length of the block.
 
+    Whatever is done to the weights in the block is undone after it. An optimizer that keeps no
+    average leaves them as they are.
+
     Args:
         start: what `model.get_weights()` gave before the training.
         start_share: of that in what is put in place, 0 to 1. The mean of weights before and after
             fine-tuning is often better than either (Wortsman et al., *Robust fine-tuning of
             zero-shot models*, 2022).
     """
-    current = [variable.numpy() for variable in model.trainable_variables]
-    statistics = [variable.numpy() for variable in model.non_trainable_variables]
+    current = [variable.numpy() for variable in model.variables]
     optimizer.finalize_variable_values(model.trainable_variables)
     if start_share:
         pairs = zip(start, model.get_weights())
@@ -78,8 +80,5 @@ def averaged(
     try:
         yield
     finally:
-        for variable, value in zip(model.trainable_variables, current):
+        for variable, value in zip(model.variables, current):
             variable.assign(value)
-        if start_share:
-            for variable, value in zip(model.non_trainable_variables, statistics):
-                variable.assign(value)

@@ -8,7 +8,7 @@ import pytest
 from conftest import blobs
 
 import training
-from pipeline import fitting, stages
+from pipeline import fitting, stages, training_states
 from pipeline.batches import epoch_batches
 from pipeline.classes import make_classes
 from pipeline.console import UserError
@@ -45,7 +45,7 @@ def stage(make_stage):
 
 @pytest.fixture
 def state_file(stage):
-    return fitting.state_path(stage.models_dir, "tiny")
+    return training_states.state_path(stage.models_dir, "tiny")
 
 
 def plain_loss(images, masks, logits):
@@ -121,16 +121,40 @@ def test_second_part_counts_on_and_leaves_the_best_of_both(stage, scripted, valu
     assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
 
 
-def test_share_of_the_weights_at_the_start_is_kept_and_changes_no_step(stage, scripted):
-    for share in (0.0, 0.25):
-        shown = scripted(0.3, 0.4)  # the list of both runs
-        model, optimizer = tiny()
-        start = model.get_weights()
-        fit(stage, model, optimizer, 2, start_share=share)
-    for plain, mixed in zip(shown[:2], shown[2:], strict=True):
-        for old, new, now in zip(start, plain, mixed, strict=True):
+@pytest.mark.parametrize("better", ["mixed", "plain"])
+def test_share_of_the_weights_at_the_start_is_kept_if_it_is_better(stage, scripted, better):
+    """And changes no step. The better one of both is kept, epoch by epoch."""
+    shown, start = scripted(0.3, 0.4), tiny()[0].get_weights()
+    fit(stage, *tiny(), 2)
+    scripted(*{"mixed": (0.3, 0.2, 0.4, 0.2), "plain": (0.2, 0.3, 0.2, 0.4)}[better])
+    model, optimizer = tiny()
+    history = fit(stage, model, optimizer, 2, start_share=0.25)
+    assert [row["mean_iou"] for row in history] == [0.3, 0.4]
+    assert {row["start_share"] for row in history} == {0.25 if better == "mixed" else 0.0}
+    for before, mixed, same in zip(shown[:2], shown[2::2], shown[3::2], strict=True):
+        for old, new, now, again in zip(start, before, mixed, same, strict=True):
             np.testing.assert_allclose(now, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-7)
-    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[3]))
+            assert (again == new).all()
+    kept = shown[4 if better == "mixed" else 5]
+    assert all((now == each).all() for now, each in zip(model.get_weights(), kept, strict=True))
+
+
+def test_weights_are_prepared_before_they_are_validated_and_kept_so(stage, scripted):
+    """As zeros are set again in an average, which the next step knows nothing of."""
+    shown = scripted(0.3, 0.4)
+    fit(stage, *tiny(), 2)
+    scripted(0.3, 0.4)
+    model, optimizer = tiny()
+    kernel = model.layers[0].kernel
+
+    def prepare():
+        kernel.assign(tf.zeros_like(kernel))
+
+    fit(stage, model, optimizer, 2, prepare=prepare)
+    for before, after in zip(shown[:2], shown[2:], strict=True):
+        assert (after[0] == 0).all() and (before[0] != 0).any()
+        assert (after[1] == before[1]).all()
+    assert (model.get_weights()[0] == 0).all()
 
 
 def test_model_is_trained_through_another_on_its_weights(stage, scripted):
@@ -198,7 +222,7 @@ def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, state_file, caps
 
 
 def saved_state(stage, model, optimizer):
-    state = fitting.TrainingState(stage, "tiny", model, optimizer)
+    state = training_states.TrainingState(stage, "tiny", model, optimizer)
     state.history, state.best = [{"mean_iou": 0.5}], model.get_weights()
     state.save()
 
@@ -207,12 +231,12 @@ def test_resume_after_other_settings_begins_anew(make_stage, capsys):
     model, optimizer = tiny()
     saved_state(make_stage("--epochs", "3"), model, optimizer)
     model.set_weights([np.zeros_like(value) for value in model.get_weights()])
-    other = fitting.TrainingState(make_stage("--epochs", "4"), "tiny", model, optimizer)
+    other = training_states.TrainingState(make_stage("--epochs", "4"), "tiny", model, optimizer)
     other.restore()
     assert other.history == []
     assert "(--epochs is 4, was 3); beginning anew" in capsys.readouterr().out
     assert all((now == 0).all() for now in model.get_weights())
-    same = fitting.TrainingState(make_stage("--epochs", "3"), "tiny", model, optimizer)
+    same = training_states.TrainingState(make_stage("--epochs", "3"), "tiny", model, optimizer)
     same.restore()
     assert same.history == [{"mean_iou": 0.5}]
     assert any((now != 0).any() for now in model.get_weights())
@@ -220,15 +244,15 @@ def test_resume_after_other_settings_begins_anew(make_stage, capsys):
 
 def test_resume_on_another_number_of_threads_says_so_and_goes_on(stage, monkeypatch, capsys):
     """Sums over other threads are other bits; the record says on how many each part ran."""
-    monkeypatch.setattr(fitting, "tensorflow_threads", lambda: 2)
+    monkeypatch.setattr(training_states, "tensorflow_threads", lambda: 2)
     monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 2)
     saved_state(stage, *tiny())
-    fitting.TrainingState(stage, "tiny", *tiny()).restore()
+    training_states.TrainingState(stage, "tiny", *tiny()).restore()
     assert "threads" not in capsys.readouterr().out
     assert "threads_before" not in stage.record("0", {}) and stage.record("0", {})["threads"] == 2
-    monkeypatch.setattr(fitting, "tensorflow_threads", lambda: 1)
+    monkeypatch.setattr(training_states, "tensorflow_threads", lambda: 1)
     monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 1)
-    state = fitting.TrainingState(stage, "tiny", *tiny())
+    state = training_states.TrainingState(stage, "tiny", *tiny())
     state.restore()
     assert len(state.history) == 1
     said = capsys.readouterr().out.splitlines()
@@ -237,7 +261,7 @@ def test_resume_on_another_number_of_threads_says_so_and_goes_on(stage, monkeypa
     record = stage.record("0", {})
     assert (record["threads"], record["threads_before"]) == (1, [2])
     state.save()  # and a second kill forgets none of it
-    fitting.TrainingState(stage, "tiny", *tiny()).restore()
+    training_states.TrainingState(stage, "tiny", *tiny()).restore()
     assert stage.record("0", {})["threads_before"] == [2]
 
 
@@ -268,7 +292,7 @@ def test_state_of_another_network_is_not_assigned(stage, capsys, more):
     model, optimizer = tiny(*[layers.Conv2D(3, 5, padding="same")] * more)
     before = [np.zeros_like(value) for value in model.get_weights()]
     model.set_weights(before)
-    state = fitting.TrainingState(stage, "tiny", model, optimizer)
+    state = training_states.TrainingState(stage, "tiny", model, optimizer)
     state.restore()
     assert "is of another network; beginning anew" in capsys.readouterr().out
     assert state.history == [] and state.best == []
@@ -285,26 +309,26 @@ def test_state_stays_until_it_is_forgotten(stage, state_file, capsys, monkeypatc
     assert fit(stage, later, optimizer, 2, resume=True) == history
     assert capsys.readouterr().out == "going on after epoch 2\n"
     assert all((a == b).all() for a, b in zip(later.get_weights(), model.get_weights()))
-    fitting.forget(stage, "other")
+    training_states.forget(stage, "other")
     assert state_file.exists()
-    fitting.forget(stage, "tiny")
+    training_states.forget(stage, "tiny")
     assert not state_file.exists()
     unlink = errno.EROFS, "Read-only file system"  # said of what is not there, too
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(*unlink)))
-    fitting.forget(stage, "tiny")  # and a second time is no fault
+    training_states.forget(stage, "tiny")  # and a second time is no fault
 
 
 def test_state_that_outlived_its_run_goes_and_another_ones_stays(make_stage):
     """A kill right before the state was forgotten; or an unfinished run of other settings."""
     stage = make_stage("--epochs", "3")
     saved_state(stage, *tiny())
-    path = fitting.state_path(stage.models_dir, "tiny")
-    fitting.forget(make_stage("--epochs", "4"), "tiny", ours_only=True)
+    path = training_states.state_path(stage.models_dir, "tiny")
+    training_states.forget(make_stage("--epochs", "4"), "tiny", ours_only=True)
     assert path.exists()
-    fitting.forget(stage, "tiny", ours_only=True)
+    training_states.forget(stage, "tiny", ours_only=True)
     assert not path.exists()
     path.write_bytes(b"damaged")
-    fitting.forget(stage, "tiny", ours_only=True)
+    training_states.forget(stage, "tiny", ours_only=True)
     assert path.exists()
 
 

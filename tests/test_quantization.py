@@ -13,9 +13,9 @@ from pipeline.artifacts import artifact_path, read_record, sha256
 from pipeline.console import UserError
 from pipeline.dataset import load_split
 from pipeline.file_checks import kernel_zeros
-from pipeline.fitting import state_path
 from pipeline.keras_models import load_model
 from pipeline.litert import open_interpreter, predict_tflite
+from pipeline.training_states import state_path
 from pipeline.variants import VARIANTS, quantised
 
 FEW = ("--calibration-images", "20")

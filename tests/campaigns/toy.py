@@ -36,13 +36,13 @@ from pipeline import (  # noqa: E402
     artifacts,
     charts,
     console,
-    fitting,
     networks,
     pictures,
     processes,
     report,
     synthetic,
     timing,
+    training_states,
 )
 from pipeline.packages import keras, layers, matplotlib_figure  # noqa: E402
 
@@ -300,14 +300,14 @@ def stopped(script: str, models_dir: Path, target: Path, *more: Any, state: str 
 
 def stop_after_an_epoch(state: str) -> None:
     """Kills the process right after a state was saved whose name begins so."""
-    save = fitting.TrainingState.save
+    save = training_states.TrainingState.save
 
     def save_and_die(self: Any, *arguments: Any) -> None:
         save(self, *arguments)
         if self.path.name.startswith(state):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fitting.TrainingState.save = save_and_die
+    training_states.TrainingState.save = save_and_die
 
 
 def copy_of(models_dir: Path, target: Path) -> Path:
