@@ -16,7 +16,7 @@ The compact network is a U-Net on EfficientNet-Lite0, cut after its first block 
 learns from the masks, and then, for half as many epochs, also from what it says itself of each crop
 and its mirror image, which it sees smaller than its teacher did (docs/choices.md); the loss of
 these epochs has a term more. On two CPU cores the first part takes an hour (40 images/s), the
-second half an hour: mean IoU 0.789, then 0.794, on the validation split of Oxford-IIIT Pet at 128
+second half an hour: mean IoU 0.788, then 0.794, on the validation split of Oxford-IIIT Pet at 128
 pixels. Several GPUs are used if present; several machines if TF_CONFIG is set (see the README).
 
 Another network, loss or augmentation: pipeline/networks.py, losses.py, batches.py.

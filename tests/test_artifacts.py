@@ -189,6 +189,12 @@ def test_atomic_replaces_the_file_and_keeps_its_suffix(tmp_path):
     assert os.listdir(path.parent) == ["model.h5"]
 
 
+def test_table_has_the_columns_of_all_rows_and_gaps_where_one_lacks_them(tmp_path):
+    """As the history of a training that an older version began."""
+    artifacts.write_csv(tmp_path / "table.csv", [{"epoch": 1}, {"epoch": 2, "part": 1}])
+    assert (tmp_path / "table.csv").read_text().splitlines() == ["epoch,part", "1,", "2,1"]
+
+
 NOISE = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
 
 
