@@ -82,9 +82,9 @@ def fit(
         of: how many epochs all parts have together, for what is printed.
 
     Returns:
-        A row per epoch, earlier ones first: epoch, part, start_share (as kept), loss, mean_iou,
-        iou_CLASS of each class (None for one that is neither in the validation split nor
-        predicted), learning_rate, images_per_second.
+        A row per epoch, earlier ones first: epoch, part, start_share (as kept, where one was
+        given), loss, mean_iou, iou_CLASS of each class (None for one that is neither in the
+        validation split nor predicted), learning_rate, images_per_second.
 
     Raises:
         UserError: the data do not fill a batch, or the loss is not finite.
@@ -131,7 +131,8 @@ def fit(
                 prepare()
                 tried.append((each, validation_iou(model, *validation), model.get_weights()))
         kept, iou, weights = max(tried, key=lambda one: mean_iou(one[1]))
-        row = {"start_share": kept, "loss": mean_loss, "mean_iou": mean_iou(iou)}
+        row = {"start_share": kept} if start_share else {}
+        row |= {"loss": mean_loss, "mean_iou": mean_iou(iou)}
         row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
         row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
         row = {key: rounded(value) for key, value in row.items()}

@@ -1,8 +1,8 @@
 """Unstructured pruning: which kernels get zeros, how many, and which bear them.
 
-The smallest weights of each layer become zero step by step (Zhu and Gupta, *To prune, or not to
-prune*, 2017, by TFMOT's `prune_low_magnitude`). What is pruned is decided here, by
-SMALLEST_KERNEL and KEPT_DENSE.
+The smallest weights become zero step by step (Zhu and Gupta, *To prune, or not to prune*, 2017, by
+TFMOT's `prune_low_magnitude`), as many in each layer as one threshold for all of them would cut.
+What is pruned is decided here, by SMALLEST_KERNEL and KEPT_DENSE.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.packages import keras, layers, tf, tfmot
 SMALLEST_KERNEL = 9000
 KEPT_DENSE = ("stem", "logits", "logits_block")  # first and last layer: few weights, each needed
 MASK_INTERVAL = 10  # steps between two updates of the masks
+LEAST_KEPT = 0.02  # of the weights of each kernel, the largest, whatever the threshold is
 RISING_SHARE = 0.5  # of the steps, over which sparsity rises; the rest of them mend
 
 SCAN_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which each layer is tried alone
@@ -36,6 +37,25 @@ def kernels(model: keras.Model, smallest: int = SMALLEST_KERNEL) -> dict[str, tf
         and layer.name not in KEPT_DENSE
         and layer.kernel.shape.num_elements() >= smallest
     }
+
+
+def layer_shares(chosen: dict[str, tf.Variable], sparsity: float) -> dict[str, float]:
+    """Share of zeros of each kernel, if the smallest weights of all of them together become zero.
+
+    One threshold for all layers (Blalock et al., *What is the state of neural network pruning?*,
+    2020): layers of many small weights get more zeros than those of few large ones.
+
+    Args:
+        chosen: the kernels by layer.
+        sparsity: share of zeros over all of them, 0 to 1 - LEAST_KEPT.
+    """
+    sizes = [np.sort(np.abs(kernel.numpy()), axis=None) for kernel in chosen.values()]
+    for values in sizes:
+        values[int(values.size * (1 - LEAST_KEPT)) :] = np.inf
+    owners = np.repeat(np.arange(len(sizes)), [values.size for values in sizes])
+    smallest = np.argsort(np.concatenate(sizes), kind="stable")[: round(sparsity * owners.size)]
+    cut = np.bincount(owners[smallest], minlength=len(sizes))
+    return {name: float(cut[k] / sizes[k].size) for k, name in enumerate(chosen)}
 
 
 def scan_sensitivity(

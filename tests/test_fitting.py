@@ -125,7 +125,7 @@ def test_second_part_counts_on_and_leaves_the_best_of_both(stage, scripted, valu
 def test_share_of_the_weights_at_the_start_is_kept_if_it_is_better(stage, scripted, better):
     """And changes no step. The better one of both is kept, epoch by epoch."""
     shown, start = scripted(0.3, 0.4), tiny()[0].get_weights()
-    fit(stage, *tiny(), 2)
+    assert not any("start_share" in row for row in fit(stage, *tiny(), 2))
     scripted(*{"mixed": (0.3, 0.2, 0.4, 0.2), "plain": (0.2, 0.3, 0.2, 0.4)}[better])
     model, optimizer = tiny()
     history = fit(stage, model, optimizer, 2, start_share=0.25)

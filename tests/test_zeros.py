@@ -73,6 +73,32 @@ def test_classic_network_is_pruned_and_unwrapped_too():
     assert np.allclose(plain(images), student(images, training=False), atol=1e-5)
 
 
+def test_one_threshold_for_all_kernels_by_hand():
+    """Of 8 weights the 4 smallest: 1, 2, 3 of the first kernel and 4 of the second."""
+    first, second = tf.Variable([[1.0, -2.0], [3.0, 9.0]]), tf.Variable([[-4.0, 5.0], [6.0, 7.0]])
+    kernels = {"first": first, "second": second}
+    assert zeros.layer_shares(kernels, 0.5) == {"first": 0.75, "second": 0.25}
+    assert zeros.layer_shares(kernels, 0.25) == {"first": 0.5, "second": 0.0}
+
+
+def test_no_kernel_loses_its_largest_weights_and_the_others_make_up_for_it():
+    random = np.random.default_rng(0)
+    tiny, large = (tf.Variable(size * random.normal(size=(100, 100))) for size in (1e-3, 1.0))
+    shares = zeros.layer_shares({"tiny": tiny, "large": large}, 0.6)
+    assert shares == pytest.approx({"tiny": 1 - zeros.LEAST_KEPT, "large": 0.22})
+    most = zeros.layer_shares({"tiny": tiny, "large": large}, 0.98)
+    assert most == pytest.approx({"tiny": 0.98, "large": 0.98})
+
+
+def test_kernels_with_zeros_already_count_them():
+    """A network that was pruned before: its zeros are the smallest weights."""
+    sparse, dense = tf.Variable([0.0, 0.0, 0.0, 8.0]), tf.Variable([1.0, 2.0, 3.0, 4.0])
+    assert zeros.layer_shares({"sparse": sparse, "dense": dense}, 0.25) == {
+        "sparse": 0.5,
+        "dense": 0.0,
+    }
+
+
 def test_total_counts_weights_and_not_layers():
     small, large = {"weights": 100, "sparsity": 0.0}, {"weights": 300, "sparsity": 0.8}
     assert zeros.total_sparsity({"small": small, "large": large}) == pytest.approx(0.6)
