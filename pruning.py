@@ -36,7 +36,7 @@ from pipeline.batches import steps_per_epoch
 from pipeline.channel_groups import channel_groups
 from pipeline.dataset import load_classes, load_split
 from pipeline.losses import Loss, make_loss, taught_loss
-from pipeline.networks import on_smaller_image
+from pipeline.networks import teaching_views
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, tfmot
 from pipeline.stages import Stage
@@ -201,6 +201,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     callback.set_model(student)
     callback.on_train_begin()
     rising = int(epochs * zeros.RISING_SHARE) if sparsity and epochs > 1 else 0
+    teacher, through = teaching_views(teacher, student)
     history = fitting.fit(
         student,
         optimizer,
@@ -210,7 +211,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         batch_size=batch_size,
         seed=arguments.seed,
         loss=taught_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
-        through=on_smaller_image(student),
+        through=through,
         prepare=lambda: callback.on_epoch_end(None),  # an average of weights has no zeros
         choose_from=rising,  # the first epoch in which all zeros are there
         resume=arguments.resume,

@@ -218,8 +218,8 @@ def learn_from_itself(
     """Trains on with the trained network for a teacher, and leaves the best of both parts.
 
     (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
-    mirror image and sees both as large as the network will in use; the student sees them smaller,
-    and so has something to learn from it. What is validated and kept is a mean of the weights
+    mirror image and sees both larger than the student (`networks.teaching_views`), which so has
+    something to learn from it. What is validated and kept is a mean of the weights
     before and after, or those after, whichever is better. A killed run finds its teacher again in
     the state that the first part leaves.
 
@@ -232,8 +232,9 @@ def learn_from_itself(
     """
     console.say("from here on it is its own teacher, too")
     with how["strategy"].scope():
-        teacher, smaller = keras.models.clone_model(model), networks.on_smaller_image(model)
+        teacher = keras.models.clone_model(model)
         teacher.set_weights(model.get_weights())
+        teacher, student = networks.teaching_views(teacher, model)
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
         steps = steps_per_epoch(images, how["batch_size"]) * stage.arguments.taught_epochs
         rate = TAUGHT_RATE * stage.arguments.learning_rate
@@ -247,7 +248,7 @@ def learn_from_itself(
         earlier=earlier,
         start_share=START_SHARE,
         loss=taught_loss(truth, teacher),
-        through=smaller,
+        through=student,
         **how,
     )
 

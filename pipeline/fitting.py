@@ -72,7 +72,7 @@ def fit(
     Args:
         epochs: how many there are after this, earlier ones counted.
         loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
-        through: the model to train in its place, on its weights (`networks.on_smaller_image`).
+        through: the model to train in its place, on its weights (`networks.teaching_views`).
         prepare: called when the weights that are to be validated are in the model.
         choose_from: the first epoch, counted from 0, that may be the best.
         resume: go on from an unfinished run of the same identity (see stages.py).

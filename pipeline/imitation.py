@@ -19,7 +19,7 @@ from pipeline.fitting import fit
 from pipeline.keras_models import kernel_name, load_model
 from pipeline.litert import operators
 from pipeline.losses import make_loss, taught_loss
-from pipeline.networks import on_smaller_image
+from pipeline.networks import teaching_views
 from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, layers, tf
 from pipeline.stages import Stage
@@ -107,6 +107,7 @@ def train_for_int8(
     weights = read_record(stage.models_dir, "pruned")["metrics"].get("class_weights")
     truth = make_loss(load_classes(stage.models_dir), weights)
 
+    teacher, through = teaching_views(teacher, student)
     history = fit(
         student,
         optimizer,
@@ -116,7 +117,7 @@ def train_for_int8(
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         loss=taught_loss(truth, teacher),
-        through=on_smaller_image(student),
+        through=through,
         resume=arguments.resume,
     )
     write_csv(stage.models_dir / "qat_training.csv", history)

@@ -32,7 +32,7 @@ ENCODER_STAGES = (
     (5, 2, 6, 192, 1),
 )
 DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each scale of the decoder
-SMALLER = 0.75  # of the side that the network works on: see `on_smaller_image`
+SMALLER = 0.8  # of the side that a teacher sees, for its student: see `teaching_views`
 
 
 class Preset(NamedTuple):
@@ -160,25 +160,44 @@ def logits_of_size(x: Any, block: int, size: tuple[int, int]) -> Any:
     return layers.Resizing(*size, dtype="float32", name="shrink")(x)
 
 
-def on_smaller_image(model: keras.Model) -> keras.Model:
-    """The same layers on a smaller image: what the compact network is taught through.
+def teaching_views(teacher: keras.Model, student: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Both so that the student sees a smaller image than its teacher, by SMALLER or a little less.
 
     Crops make things larger in training than they are in use; on a smaller image they have the
     size again that the network will see (Touvron et al., *Fixing the train-test resolution
-    discrepancy*, 2019). Its teacher sees them large, and better for it. The image shrinks to
-    SMALLER of the side that the network works on, or a little more: to a multiple of 32 pixels.
+    discrepancy*, 2019). Its teacher sees them large, and better for it. A student without room to
+    shrink (sides are multiples of 32 pixels) has a teacher that sees more than the network will
+    (docs/choices.md).
 
     Returns:
-        A model of the given one's inputs, outputs and weights (not copies), or the given one, if
-        it is another network or has no room to shrink.
+        Models of the same inputs, outputs and weights (not copies); the given ones where they are
+        of another network than the compact one, or so small that nothing fits.
+    """
+    smaller = on_image_of(student, SMALLER)
+    return (
+        (teacher, smaller)
+        if smaller is not student
+        else (on_image_of(teacher, 1 / SMALLER), student)
+    )
+
+
+def on_image_of(model: keras.Model, share: float) -> keras.Model:
+    """The same layers on an image of a share of the side that the compact network works on.
+
+    Its side is the nearest multiple of 32 pixels that is not beyond that share.
+
+    Returns:
+        A model of the given one's inputs, outputs and weights (not copies); or the given one, if
+        it is another network or that multiple is the side that it has.
     """
     found = {layer.name: getattr(layer, "layer", layer) for layer in model.layers}
     if "logits_block" not in found:
         return model
     size, enlarge = model.input_shape[1:3], found.get("enlarge")
     inner = (enlarge.height, enlarge.width) if enlarge else size
-    smaller = tuple(math.ceil(side * SMALLER / 32) * 32 for side in inner)
-    if smaller == inner:
+    towards = math.ceil if share < 1 else math.floor
+    sides = tuple(towards(round(side * share / 32, 6)) * 32 for side in inner)
+    if sides == inner:
         return model
 
     last = model.output
@@ -189,9 +208,9 @@ def on_smaller_image(model: keras.Model) -> keras.Model:
         return layers.Activation("linear") if layer.name == "enlarge" else layer
 
     trunk = keras.Model(model.input, last)
-    trunk = keras.models.clone_model(trunk, layers.Input((*smaller, 3)), same)
+    trunk = keras.models.clone_model(trunk, layers.Input((*sides, 3)), same)
     image = layers.Input((*size, 3))
-    x = trunk(layers.Resizing(*smaller)(image))
+    x = trunk(layers.Resizing(*sides)(image))
     block = math.isqrt(last.shape[-1] // model.output_shape[-1])
     return keras.Model(image, logits_of_size(x, block, size))
 

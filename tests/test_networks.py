@@ -35,22 +35,31 @@ def test_enlarged_network_is_the_larger_one_between_two_resizings():
     np.testing.assert_allclose(small(image).numpy(), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("side", "enlargement", "smaller"), [(128, 1.25, 128), (160, 1.0, 128), (64, 2.5, 128)]
-)
-def test_teaching_goes_through_a_smaller_image_and_the_same_weights(side, enlargement, smaller):
-    """As plain resizing around a network of at least 0.75 of the side that it works on."""
-    model = networks.compact_unet((side, side), 4, enlargement, (16, 8, 8))
-    trained = networks.on_smaller_image(model)
-    assert all(a is b for a, b in zip(model.variables, trained.variables, strict=True))
-    plain = networks.compact_unet((smaller, smaller), 4, 1.0, (16, 8, 8))
-    plain.set_weights(model.get_weights())
+VIEWS = {  # side, enlargement: what teacher and student see
+    (128, 1.25): (160, 128),
+    (160, 1.0): (160, 128),
+    (64, 2.5): (160, 128),
+    (128, 1.0): (160, 128),  # there is no side between 96, too small, and 128: a larger teacher
+    (96, 1.0): (96, 96),
+}
+
+
+@pytest.mark.parametrize(("side", "enlargement"), VIEWS)
+def test_student_sees_a_smaller_image_than_its_teacher(side, enlargement):
+    """As plain resizing around a network of that side, with the same weights."""
+    given = [networks.compact_unet((side, side), 4, enlargement, (16, 8, 8)) for _ in range(2)]
     image = np.random.default_rng(0).random((2, side, side, 3), np.float32)
-    logits = plain(tf.image.resize(image, (smaller, smaller)))
-    expected = tf.image.resize(logits, (side, side)).numpy()
-    np.testing.assert_allclose(trained(image).numpy(), expected, atol=1e-5 * abs(expected).max())
+    pairs = zip(given, networks.teaching_views(*given), VIEWS[side, enlargement], strict=True)
+    for model, view, sees in pairs:
+        assert all(a is b for a, b in zip(model.variables, view.variables, strict=True))
+        plain = networks.compact_unet((sees, sees), 4, 1.0, (16, 8, 8))
+        plain.set_weights(model.get_weights())
+        logits = plain(tf.image.resize(image, (sees, sees)))
+        expected = tf.image.resize(logits, (side, side)).numpy()
+        tolerance = 1e-5 * abs(expected).max()
+        np.testing.assert_allclose(view(image).numpy(), expected, atol=tolerance)
     before = model.get_layer("stem_norm").moving_mean.numpy()
-    trained(image, training=True)
+    view(image, training=True)
     assert np.abs(model.get_layer("stem_norm").moving_mean.numpy() - before).max() > 0
 
 
@@ -58,15 +67,16 @@ def test_network_with_zeros_is_taught_the_same_way():
     """And it works twice, as a fine-tuning follows a training."""
     model = networks.compact_unet((128, 128), 3, 1.25, (16, 8, 8))
     image = np.random.default_rng(0).random((1, 128, 128, 3), np.float32)
-    expected = networks.on_smaller_image(model)(image).numpy()
-    wrapped = networks.on_smaller_image(zeros.wrap(model, {"block9_expand": 0.5}, 100))
+    _, student = networks.teaching_views(model, model)
+    expected = student(image).numpy()
+    _, wrapped = networks.teaching_views(model, zeros.wrap(model, {"block9_expand": 0.5}, 100))
     np.testing.assert_array_equal(wrapped(image).numpy(), expected)
     assert np.abs(model(image) - expected).max() > 0.01 * np.abs(expected).max()
 
 
-def test_network_without_room_to_shrink_is_taught_as_it_is():
+def test_network_without_room_for_another_size_is_taught_as_it_is():
     for model in (networks.compact_unet((64, 96), 3), networks.classic_unet((160, 160), 3)):
-        assert networks.on_smaller_image(model) is model
+        assert networks.teaching_views(model, model) == (model, model)
 
 
 def test_skip_connections_carry_detail_to_the_logits():
