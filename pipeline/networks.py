@@ -174,17 +174,15 @@ def teaching_views(teacher: keras.Model, student: keras.Model) -> tuple[keras.Mo
         of another network than the compact one, or so small that nothing fits.
     """
     smaller = on_image_of(student, SMALLER)
-    return (
-        (teacher, smaller)
-        if smaller is not student
-        else (on_image_of(teacher, 1 / SMALLER), student)
-    )
+    if smaller is not student:
+        return teacher, smaller
+    return on_image_of(teacher, 1 / SMALLER), student
 
 
 def on_image_of(model: keras.Model, share: float) -> keras.Model:
     """The same layers on an image of a share of the side that the compact network works on.
 
-    Its side is the nearest multiple of 32 pixels that is not beyond that share.
+    Sides are multiples of 32 pixels: the nearest to what is asked for that are not beyond it.
 
     Returns:
         A model of the given one's inputs, outputs and weights (not copies); or the given one, if
