@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = flags.argument_parser(__doc__)
     parser.add_argument(
         "--sparsity",
-        type=flags.bounded(float, 0.0, 0.98),
+        type=flags.bounded(float, 0.0, 1 - zeros.LEAST_KEPT),
         default=SPARSITY,
         metavar="SHARE",
         help="share of zeros in the pruned kernels, 0 to 0.98 (default: %(default)s)",
