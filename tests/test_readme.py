@@ -22,6 +22,7 @@ AIMS = "what was aimed at"
 
 
 EVERY_PAGE = [README, *sorted((ROOT / "docs").glob("*.md"))]
+RECORDS = sorted((ROOT / "docs").glob("*.json"))
 
 
 def pages() -> list[Path]:
@@ -198,6 +199,11 @@ def test_times_of_other_networks_are_not_taken_for_ours(monkeypatch):
     aims = table_of_aims()
     monkeypatch.setattr(sys.modules[__name__], "read", with_peers)
     assert table_of_aims() == aims
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_committed_records_name_no_folder_of_the_machine_they_were_made_on(record):
+    assert not re.findall(r'"(?:/|~|[A-Za-z]:\\)[^"]*"', record.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.name)
