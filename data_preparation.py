@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
         sources.refuse_pictures(arguments.data_dir)
 
     # Where TFDS keeps its copy changes no example; files of one's own count by their content.
-    stage = Stage(__file__, arguments, without=("data_dir",))
+    stage = Stage(__file__, arguments).apart_from("data_dir")
     source = None
     if sources.on_disk(arguments.data):
         source = open_data(arguments)

@@ -221,7 +221,7 @@ def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
 
 def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> None:
     """Writes report.html, unless it shows these numbers, drawn by this code, already."""
-    page = Stage(report.__file__, arguments, without=tuple(vars(arguments)))
+    page = Stage(report.__file__, arguments).apart_from(*vars(arguments))
     page.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
     if named := read_record(arguments.models_dir, "dataset").get("listing"):
         page.inputs["the list of pictures"] = named[1]
@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # A stale model is a marked row and no reason to stop.
-    stage = Stage(__file__, arguments, without=NO_NUMBERS)
+    stage = Stage(__file__, arguments).apart_from(*NO_NUMBERS)
     for name in MADE_BEFORE:
         stage.inputs[name] = read_record(models_dir, name)["sha256"]
     path = artifact_path(models_dir, "evaluation")

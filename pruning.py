@@ -208,13 +208,10 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         stage,
         "pruned",
         epochs=epochs,
-        batch_size=batch_size,
-        seed=arguments.seed,
         loss=taught_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
         through=through,
         prepare=lambda: callback.on_epoch_end(None),  # an average of weights has no zeros
         choose_from=rising,  # the first epoch in which all zeros are there
-        resume=arguments.resume,
     )
 
     pruned = tfmot.sparsity.keras.strip_pruning(student)
@@ -266,7 +263,7 @@ def finish(
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments, without=("sensitivity",))
+    stage = Stage(__file__, arguments).apart_from("sensitivity")
     stage.require("dataset", "original")
     if arguments.sensitivity:
         write_sensitivity(stage)

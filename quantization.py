@@ -174,7 +174,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments, without=("export",))
+    stage = Stage(__file__, arguments).apart_from("export")
     stage.require("dataset", "pruned")
     if not stage.nothing_to_do(*quantised()):
         with stage.alone():

@@ -52,6 +52,7 @@ TAUGHT_SHARE = 0.5  # epochs that follow, in which the network is its own teache
 TAUGHT_RATE = 0.5  # their peak learning rate, as a share of that
 START_SHARE = 1 / 3  # of the weights before them, in what is kept
 PARTS = ("original", "taught")  # the names of the states
+ONLY_TAUGHT = ("taught_epochs",)  # settings that change nothing in the first part
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -182,17 +183,11 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     # First from the masks alone, then from the network that this gave, too.
     if not arguments.resume:
         forget(stage, PARTS[1])
-    how = {
-        "batch_size": batch_size,
-        "seed": arguments.seed,
-        "strategy": strategy,
-        "resume": arguments.resume,
-        "of": epochs + arguments.taught_epochs,
-    }
+    how = {"strategy": strategy, "of": epochs + arguments.taught_epochs}
     history = fitting.fit(
         model,
         optimizer,
-        stage,
+        stage.apart_from(*ONLY_TAUGHT),
         PARTS[0],
         epochs=epochs,
         loss=lambda images, masks, logits: loss(masks, logits),
@@ -230,14 +225,15 @@ def learn_from_itself(
     Returns:
         The history of both.
     """
+    asked = stage.arguments
     console.say("from here on it is its own teacher, too")
     with how["strategy"].scope():
         teacher = keras.models.clone_model(model)
         teacher.set_weights(model.get_weights())
         teacher, student = networks.teaching_views(teacher, model)
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
-        steps = steps_per_epoch(images, how["batch_size"]) * stage.arguments.taught_epochs
-        rate = TAUGHT_RATE * stage.arguments.learning_rate
+        steps = steps_per_epoch(images, asked.batch_size) * asked.taught_epochs
+        rate = TAUGHT_RATE * asked.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
     return fitting.fit(
         model,
@@ -288,7 +284,8 @@ def main(argv: list[str] | None = None) -> None:
     stage = Stage(__file__, arguments)
     stage.require("dataset")
     if stage.nothing_to_do("original"):
-        forget(stage, *PARTS, ours_only=True)
+        forget(stage.apart_from(*ONLY_TAUGHT), PARTS[0], ours_only=True)
+        forget(stage, PARTS[1], ours_only=True)
     else:
         with stage.alone():
             train(stage, arguments)

@@ -52,22 +52,21 @@ def fit(
     name: str,
     *,
     epochs: int,
-    batch_size: int,
-    seed: int,
-    strategy: tf.distribute.Strategy | None = None,
     loss: Callable[..., tf.Tensor],
+    strategy: tf.distribute.Strategy | None = None,
     through: keras.Model | None = None,
     prepare: Callable[[], None] = lambda: None,
     choose_from: int = 0,
-    resume: bool = False,
     earlier: list[dict[str, float]] | None = None,
     start_share: float = 0.0,
     of: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
 
-    With an averaging optimizer it is averaged weights that are validated and kept. The state
-    stays until whoever called has put the model in place and calls `training_states.forget`.
+    The stage's arguments say in what batches, with which seed, and whether to go on from an
+    unfinished run of the same identity (see stages.py). With an averaging optimizer it is averaged
+    weights that are validated and kept. The state stays until whoever called has put the model in
+    place and calls `training_states.forget`.
 
     Args:
         epochs: how many there are after this, earlier ones counted.
@@ -75,7 +74,6 @@ def fit(
         through: the model to train in its place, on its weights (`networks.teaching_views`).
         prepare: called when the weights that are to be validated are in the model.
         choose_from: the first epoch, counted from 0, that may be the best.
-        resume: go on from an unfinished run of the same identity (see stages.py).
         earlier: what another part of the training returned, which left the model as it is.
         start_share: of the weights that the model has now, in the average (see `averaged`), where
             that is better than the average alone.
@@ -91,6 +89,7 @@ def fit(
     """
     images, masks = load_split(stage.models_dir, "train")
     validation, classes = load_split(stage.models_dir, "validation"), load_classes(stage.models_dir)
+    batch_size, seed = stage.arguments.batch_size, stage.arguments.seed
     steps = steps_per_epoch(len(images), batch_size)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -99,7 +98,7 @@ def fit(
     state = TrainingState(stage, name, model, optimizer)
     start = model.get_weights()
     state.history, state.best = list(earlier or []), start
-    if resume:
+    if stage.arguments.resume:
         state.restore()
     of, part = of or epochs, 2 if earlier else 1
     chief, history = is_first_worker(), state.history

@@ -114,11 +114,8 @@ def train_for_int8(
         stage,
         "qat",
         epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
         loss=taught_loss(truth, teacher),
         through=through,
-        resume=arguments.resume,
     )
     write_csv(stage.models_dir / "qat_training.csv", history)
     return model, max(row["mean_iou"] for row in history)

@@ -80,10 +80,7 @@ def dictionary(value: Any) -> dict[str, Any]:
 class Stage:
     """One run of a script, from its arguments to the records of what it made."""
 
-    def __init__(
-        self, script: str, arguments: argparse.Namespace, without: tuple[str, ...] = ()
-    ) -> None:
-        """`without` names settings that do not change what is written."""
+    def __init__(self, script: str, arguments: argparse.Namespace) -> None:
         self.started = time.time()
         self.script = Path(script)
         self.arguments = arguments
@@ -95,7 +92,7 @@ class Stage:
         self.settings = {
             key: str(value) if isinstance(value, Path) else value
             for key, value in sorted(vars(arguments).items())
-            if key not in NO_SETTINGS | set(without)
+            if key not in NO_SETTINGS
         }
 
     def require(self, *names: str) -> None:
@@ -117,6 +114,12 @@ class Stage:
         """This run for an artifact that is made of some of its inputs only."""
         part = copy.copy(self)
         part.inputs = {name: self.inputs[name] for name in names}
+        return part
+
+    def apart_from(self, *settings: str) -> Stage:
+        """This run for what these settings do not change."""
+        part = copy.copy(self)
+        part.settings = {key: self.settings[key] for key in self.settings if key not in settings}
         return part
 
     def identity(self) -> dict[str, Any]:
@@ -190,7 +193,8 @@ class Stage:
         """
         reasons = differences(then, self.identity())
         if self.arguments.accept_edits and all(reason.acceptable for reason in reasons):
-            self.accepted += [reason.text for reason in reasons]
+            new = [reason.text for reason in reasons if reason.text not in self.accepted]
+            self.accepted.extend(new)
         elif reasons:
             say(f"the unfinished run was another one ({reasons[0].text}); beginning anew")
             return False

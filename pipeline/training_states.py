@@ -73,7 +73,7 @@ class TrainingState:
         self.best = [values[f"best{k}"] for k in range(sum(key[:4] == "best" for key in values))]
         self.history = history
         say(f"going on after epoch {len(self.history)}")
-        self.stage.threads_before = [n for n in threads if n != tensorflow_threads()]
+        self.stage.threads_before[:] = [n for n in threads if n != tensorflow_threads()]
         if self.stage.threads_before:
             say(
                 f"on {tensorflow_threads()} threads, after epochs on {threads[-1]}: the weights "

@@ -52,9 +52,10 @@ def plain_loss(images, masks, logits):
     return segmentation_loss(masks, logits)
 
 
-def fit(stage, model, optimizer, epochs=1, **more):
+def fit(stage, model, optimizer, epochs=1, resume=False, **more):
     """36 training images in batches of 8: four steps an epoch."""
-    how = {"epochs": epochs, "batch_size": 8, "seed": 7, "loss": plain_loss} | more
+    vars(stage.arguments).update(batch_size=8, seed=7, resume=resume)
+    how = {"epochs": epochs, "loss": plain_loss} | more
     return fitting.fit(model, optimizer, stage, "tiny", **how)
 
 

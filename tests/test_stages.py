@@ -314,10 +314,12 @@ def test_settings_that_change_nothing_do_not_count(tmp_path):
     script.write_text("")
     common = {"models_dir": tmp_path, "if_needed": True, "accept_edits": False}
     one, two = (
-        stages.Stage(str(script), argparse.Namespace(**common, resume=r, where=w, n=1), ("where",))
+        stages.Stage(str(script), argparse.Namespace(**common, resume=r, where=w, n=1))
         for r, w in ((True, "here"), (False, "there"))
     )
-    assert one.identity() == two.identity()
+    assert one.identity() != two.identity()
+    assert one.apart_from("where").identity() == two.apart_from("where").identity()
+    assert one.identity()["settings"] == {"n": 1, "where": "here"}, "it is what it was"
 
 
 def test_versions_are_those_that_are_installed():

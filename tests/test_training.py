@@ -63,6 +63,26 @@ def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finish
     assert not any(state.exists() for state in states)
 
 
+def test_first_part_is_kept_when_the_second_is_asked_otherwise(finished_run, data_copy):
+    """It is an hour of work, and does not depend on how many epochs follow."""
+    for part, name in zip(PARTS, STOPPED_TAUGHT):
+        shutil.copy(finished_run / name, data_copy / f".{part}_training_state.npz")
+    other = (*TRAINING, "--taught-epochs", "1", "--resume")
+    done = run_script("training.py", "--models-dir", data_copy, *other)
+    assert done.returncode == 0, done.stderr
+    assert "(--taught-epochs is 1, was 2); beginning anew" in done.stdout
+    rows, before = (
+        [
+            {key: row[key] for key in ("epoch", "part", "loss", "mean_iou")}
+            for row in csv.DictReader(f)
+        ]
+        for f in ((d / "original_training.csv").open() for d in (data_copy, finished_run))
+    )
+    assert rows[:3] == before[:3] and len(rows) == 4
+    assert [line[:9] for line in done.stdout.splitlines() if line[:6] == "epoch "] == ["epoch   4"]
+    assert read_record(data_copy, "original")["settings"]["taught_epochs"] == 1
+
+
 def test_preset_decides_resolution_and_decoder_of_the_network():
     """Each takes more multiply-accumulates than the one before; --enlarge alone can be changed."""
 
