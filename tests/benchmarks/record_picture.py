@@ -57,9 +57,11 @@ def by_network(record: dict[str, Any]) -> Any:
     (axis,) = figure.axes
     axis.set_ylabel("mean IoU, validation")
     text = {"rotation": 90, "ha": "right", "va": "bottom", "color": charts.BLUE, "fontsize": 7}
+    slowest = max((row["median_ms"] for row in peers), default=0.0)
+    axis.set_xlim(right=max(axis.get_xlim()[1], 1.06 * slowest))
     for row in peers:
         axis.axvline(row["median_ms"], color=charts.GREY, linestyle=":", zorder=0)
-        place = row["median_ms"], 0.02
+        place = row["median_ms"], 0.08
         name = f"{row['name']} (not trained)"
         axis.annotate(name, place, xycoords=axis.get_xaxis_transform(), **text)
     return figure
