@@ -117,7 +117,10 @@ class Stage:
         return part
 
     def apart_from(self, *settings: str) -> Stage:
-        """This run for what these settings do not change."""
+        """This run for what these settings do not change.
+
+        Edits accepted and threads found by it are in the records of the whole run, too.
+        """
         part = copy.copy(self)
         part.settings = {key: self.settings[key] for key in self.settings if key not in settings}
         return part
