@@ -90,8 +90,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--taught-epochs",
         type=flags.bounded(int, 0),
         metavar="EPOCHS",
-        help="that follow, in which the network is its own teacher (default: half of --epochs); of a "
-        "stopped training, --resume with another number begins only these anew",
+        help="that follow, in which the network is its own teacher (default: half of --epochs); "
+        "with --resume, another number begins only these anew",
     )
     parser.add_argument(
         "--class-weights",

@@ -29,8 +29,8 @@ def chain(tmp_path):
     models_dir = tmp_path / "models"
     common = {"models_dir": models_dir, "if_needed": False, "accept_edits": False}
 
-    def stage(*inputs, without=(), **settings):
-        made = stages.Stage(str(script), argparse.Namespace(**common | settings), without)
+    def stage(*inputs, **settings):
+        made = stages.Stage(str(script), argparse.Namespace(**common | settings))
         made.require(*inputs)
         return made
 
