@@ -139,7 +139,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         if variant == "int8" and arguments.qat:
             from pipeline import imitation  # needs Keras at once
 
-            source, imitated = imitation.train_for_int8(stage, calibration, arguments)
+            source, imitated = imitation.train_for_int8(stage, calibration)
             wanted = np.concatenate(list(predict(source, images)))
             about["qat_validation_mean_iou"] = imitated
         types = arguments.int8_input, arguments.int8_output

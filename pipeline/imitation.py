@@ -6,7 +6,6 @@ asked for, because its class needs Keras at once.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
@@ -87,9 +86,7 @@ def imitate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
     return keras.models.clone_model(model, clone_function=wrap)
 
 
-def train_for_int8(
-    stage: Stage, calibration: np.ndarray, arguments: argparse.Namespace
-) -> tuple[keras.Model, float]:
+def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, float]:
     """The pruned model fine-tuned to bear int8, and its validation mean IoU while imitating it.
 
     Learns from the masks and from the pruned model's own float32 predictions. Writes
@@ -101,6 +98,7 @@ def train_for_int8(
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
     student = imitate_int8(model, calibration)
     examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
+    arguments = stage.arguments
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
