@@ -37,7 +37,7 @@ from pipeline.dataset import load_classes, load_size
 from pipeline.losses import Loss, balanced_weights, make_loss, taught_loss
 from pipeline.network_checks import check_network
 from pipeline.optimizers import make_optimizer
-from pipeline.packages import keras
+from pipeline.packages import keras, tf
 from pipeline.processes import is_first_worker
 from pipeline.stages import Stage
 from pipeline.training_states import forget
@@ -184,7 +184,6 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     # First from the masks alone, then from the network that this gave, too.
     if not arguments.resume:
         forget(stage, PARTS[1])
-    how = {"strategy": strategy, "of": epochs + arguments.taught_epochs}
     history = fitting.fit(
         model,
         optimizer,
@@ -192,10 +191,11 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         PARTS[0],
         epochs=epochs,
         loss=lambda images, masks, logits: loss(masks, logits),
-        **how,
+        strategy=strategy,
+        of=epochs + arguments.taught_epochs,
     )
     if arguments.taught_epochs:
-        history = learn_from_itself(stage, model, loss, share, history, how)
+        history = learn_from_itself(stage, model, strategy, loss, share, history)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
@@ -206,10 +206,10 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
 def learn_from_itself(
     stage: Stage,
     model: keras.Model,
+    strategy: tf.distribute.Strategy,
     truth: Loss,
     encoder_share: float,
     earlier: list[dict[str, Any]],
-    how: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Trains on with the trained network for a teacher, and leaves the best of both parts.
 
@@ -221,14 +221,13 @@ def learn_from_itself(
 
     Args:
         earlier: the history of the first part.
-        how: what both parts have in common, for `fitting.fit`.
 
     Returns:
         The history of both.
     """
     asked = stage.arguments
     console.say("from here on it is its own teacher, too")
-    with how["strategy"].scope():
+    with strategy.scope():
         teacher = keras.models.clone_model(model)
         teacher.set_weights(model.get_weights())
         teacher, student = networks.teaching_views(teacher, model)
@@ -241,12 +240,12 @@ def learn_from_itself(
         optimizer,
         stage,
         PARTS[1],
-        epochs=how["of"],
+        epochs=len(earlier) + asked.taught_epochs,
         earlier=earlier,
         start_share=START_SHARE,
         loss=taught_loss(truth, teacher),
+        strategy=strategy,
         through=student,
-        **how,
     )
 
 

@@ -31,6 +31,7 @@ from pipeline.artifacts import (  # noqa: E402
     write_record,
 )
 from pipeline.packages import keras, layers  # noqa: E402
+from pipeline.stages import Stage  # noqa: E402
 
 CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animals
 SIZE = 32  # pixels: the smallest image that the network takes
@@ -243,6 +244,24 @@ def small_data(made_once) -> Path:
 @pytest.fixture
 def data_copy(small_data, tmp_path) -> Path:
     return shutil.copytree(small_data, tmp_path / "models")
+
+
+@pytest.fixture
+def make_stage(data_copy) -> Callable[..., Stage]:
+    """A training stage of these arguments on small data, which does nothing by itself."""
+    import training
+
+    def make(*arguments):
+        return Stage(
+            training.__file__, training.parse(["--models-dir", str(data_copy), *arguments])
+        )
+
+    return make
+
+
+@pytest.fixture
+def stage(make_stage) -> Stage:
+    return make_stage()
 
 
 @pytest.fixture(scope="session")

@@ -1,63 +1,16 @@
-"""The training loop: it learns, keeps the best epoch, and goes on only from what is its own."""
-
-import errno
-from pathlib import Path
+"""The training loop: it learns, keeps the best epoch, and stops where the loss is no number."""
 
 import numpy as np
 import pytest
 from conftest import blobs
+from tiny_trainings import fit, plain_loss, state_file, tiny
 
-import training
-from pipeline import fitting, stages, training_states
+from pipeline import fitting
 from pipeline.batches import epoch_batches
 from pipeline.classes import make_classes
 from pipeline.console import UserError
 from pipeline.losses import segmentation_loss
-from pipeline.optimizers import make_optimizer
 from pipeline.packages import keras, layers, tf
-from pipeline.stages import Stage
-
-
-def tiny(*more):
-    """A network of one convolution and then the layers in `more`, with its optimizer."""
-    keras.utils.set_random_seed(0)
-    convolution = layers.Conv2D(3, 3, padding="same")
-    model = keras.Sequential([layers.Input((32, 32, 3)), convolution, *more])
-    optimizer = make_optimizer(100, 1e-2, 5)
-    optimizer.build(model.trainable_variables)
-    return model, optimizer
-
-
-@pytest.fixture
-def make_stage(data_copy):
-    def make(*arguments):
-        return Stage(
-            training.__file__, training.parse(["--models-dir", str(data_copy), *arguments])
-        )
-
-    return make
-
-
-@pytest.fixture
-def stage(make_stage):
-    return make_stage()
-
-
-@pytest.fixture
-def state_file(stage):
-    return training_states.state_path(stage.models_dir, "tiny")
-
-
-def plain_loss(images, masks, logits):
-    return segmentation_loss(masks, logits)
-
-
-def fit(stage, model, optimizer, epochs=1, resume=False, **more):
-    """36 training images in batches of 8: four steps an epoch."""
-    vars(stage.arguments).update(batch_size=8, seed=7, resume=resume)
-    how = {"epochs": epochs, "loss": plain_loss} | more
-    return fitting.fit(model, optimizer, stage, "tiny", **how)
-
 
 # --- training -----------------------------------------------------------------------------
 
@@ -201,14 +154,15 @@ def breaks_after(optimizer, steps):
     return loss
 
 
-def test_loss_that_is_no_number_stops_the_training_and_says_what_to_do(stage, state_file):
+def test_loss_that_is_no_number_stops_the_training_and_says_what_to_do(stage):
     model, optimizer = tiny()
     with pytest.raises(UserError, match=r"loss of epoch 1 is not finite.*lower --learning-rate"):
         fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 3))
-    assert not state_file.exists(), "a resumed run would go on with weights that are no numbers"
+    left = state_file(stage).exists()
+    assert not left, "a resumed run would go on with weights that are no numbers"
 
 
-def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, state_file, capsys):
+def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, capsys):
     model, optimizer = tiny()
     with pytest.raises(UserError, match="loss of epoch 2 is not finite"):
         fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 6))
@@ -217,123 +171,3 @@ def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, state_file, caps
     assert "going on after epoch 1" in capsys.readouterr().out
     assert np.isfinite([row["loss"] for row in history]).all()
     assert all(np.isfinite(value).all() for value in model.get_weights())
-
-
-# --- going on -----------------------------------------------------------------------------
-
-
-def saved_state(stage, model, optimizer):
-    state = training_states.TrainingState(stage, "tiny", model, optimizer)
-    state.history, state.best = [{"mean_iou": 0.5}], model.get_weights()
-    state.save()
-
-
-def test_resume_after_other_settings_begins_anew(make_stage, capsys):
-    model, optimizer = tiny()
-    saved_state(make_stage("--epochs", "3"), model, optimizer)
-    model.set_weights([np.zeros_like(value) for value in model.get_weights()])
-    other = training_states.TrainingState(make_stage("--epochs", "4"), "tiny", model, optimizer)
-    other.restore()
-    assert other.history == []
-    assert "(--epochs is 4, was 3); beginning anew" in capsys.readouterr().out
-    assert all((now == 0).all() for now in model.get_weights())
-    same = training_states.TrainingState(make_stage("--epochs", "3"), "tiny", model, optimizer)
-    same.restore()
-    assert same.history == [{"mean_iou": 0.5}]
-    assert any((now != 0).any() for now in model.get_weights())
-
-
-def test_resume_on_another_number_of_threads_says_so_and_goes_on(stage, monkeypatch, capsys):
-    """Sums over other threads are other bits; the record says on how many each part ran."""
-    monkeypatch.setattr(training_states, "tensorflow_threads", lambda: 2)
-    monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 2)
-    saved_state(stage, *tiny())
-    training_states.TrainingState(stage, "tiny", *tiny()).restore()
-    assert "threads" not in capsys.readouterr().out
-    assert "threads_before" not in stage.record("0", {}) and stage.record("0", {})["threads"] == 2
-    monkeypatch.setattr(training_states, "tensorflow_threads", lambda: 1)
-    monkeypatch.setattr(stages.processes, "tensorflow_threads", lambda: 1)
-    state = training_states.TrainingState(stage, "tiny", *tiny())
-    state.restore()
-    assert len(state.history) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "going on after epoch 1"
-    assert said[1].startswith("on 1 threads, after epochs on 2: the weights will not be")
-    record = stage.record("0", {})
-    assert (record["threads"], record["threads_before"]) == (1, [2])
-    state.save()  # and a second kill forgets none of it
-    training_states.TrainingState(stage, "tiny", *tiny()).restore()
-    assert stage.record("0", {})["threads_before"] == [2]
-
-
-DAMAGES = {
-    "cut short": lambda content: content[: len(content) // 2],
-    "empty": lambda _: b"",
-    "garbage": lambda content: bytes(len(content)),
-    "other bytes within": lambda content: content[:2000] + b"\xff" * 40 + content[2040:],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_state_is_one_line_and_a_new_beginning(stage, state_file, capsys, damage):
-    first = fit(stage, *tiny())
-    state_file.write_bytes(DAMAGES[damage](state_file.read_bytes()))
-    capsys.readouterr()
-    again = fit(stage, *tiny(), resume=True)
-    said = [line for line in capsys.readouterr().out.splitlines() if "epoch " not in line]
-    assert said == [f"{state_file} is damaged; beginning anew"]
-    assert again[0]["loss"] == first[0]["loss"]
-    assert fit(stage, *tiny(), resume=True) == again, "the new state can be read"
-
-
-@pytest.mark.parametrize("more", [0, 1], ids=["none", "a layer"])
-def test_state_of_another_network_is_not_assigned(stage, capsys, more):
-    """Not even the weights that would fit: half of one network in another is neither."""
-    saved_state(stage, *tiny(layers.Conv2D(3, 3, padding="same"), layers.Conv2D(3, 1)))
-    model, optimizer = tiny(*[layers.Conv2D(3, 5, padding="same")] * more)
-    before = [np.zeros_like(value) for value in model.get_weights()]
-    model.set_weights(before)
-    state = training_states.TrainingState(stage, "tiny", model, optimizer)
-    state.restore()
-    assert "is of another network; beginning anew" in capsys.readouterr().out
-    assert state.history == [] and state.best == []
-    assert all((now == 0).all() for now in model.get_weights())
-
-
-def test_state_stays_until_it_is_forgotten(stage, state_file, capsys, monkeypatch):
-    """A kill between the last epoch and the finished model costs no training."""
-    model, optimizer = tiny()
-    history = fit(stage, model, optimizer, 2)
-    assert state_file.exists()
-    later, optimizer = tiny()
-    capsys.readouterr()
-    assert fit(stage, later, optimizer, 2, resume=True) == history
-    assert capsys.readouterr().out == "going on after epoch 2\n"
-    assert all((a == b).all() for a, b in zip(later.get_weights(), model.get_weights()))
-    training_states.forget(stage, "other")
-    assert state_file.exists()
-    training_states.forget(stage, "tiny")
-    assert not state_file.exists()
-    unlink = errno.EROFS, "Read-only file system"  # said of what is not there, too
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(*unlink)))
-    training_states.forget(stage, "tiny")  # and a second time is no fault
-
-
-def test_state_that_outlived_its_run_goes_and_another_ones_stays(make_stage):
-    """A kill right before the state was forgotten; or an unfinished run of other settings."""
-    stage = make_stage("--epochs", "3")
-    saved_state(stage, *tiny())
-    path = training_states.state_path(stage.models_dir, "tiny")
-    training_states.forget(make_stage("--epochs", "4"), "tiny", ours_only=True)
-    assert path.exists()
-    training_states.forget(stage, "tiny", ours_only=True)
-    assert not path.exists()
-    path.write_bytes(b"damaged")
-    training_states.forget(stage, "tiny", ours_only=True)
-    assert path.exists()
-
-
-def test_state_of_a_run_that_is_not_resumed_is_replaced(stage, state_file):
-    fit(stage, *tiny(), 2)
-    assert len(fit(stage, *tiny(), 1)) == 1
-    assert len(fit(stage, *tiny(), 1, resume=True)) == 1
