@@ -202,11 +202,25 @@ def refuse_changed(path: Path) -> None:
         raise UserError(f"{path} was changed after it was made; {remedy(path)}")
 
 
+def dictionary(value: Any) -> dict[str, Any]:
+    """The value if it is a dictionary, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def belongs(path: Path, record: dict[str, Any]) -> bool:
     """Whether a file that lies beside an artifact is the one that was written with it."""
-    beside = record.get("beside")
-    known = beside.get(path.name) if isinstance(beside, dict) else None
-    return path.exists() and known in (None, sha256(path))
+    return path.is_file() and dictionary(record.get("beside")).get(path.name) == sha256(path)
+
+
+def written_beside(models_dir: Path, name: str) -> set[str]:
+    """Names of the files in the folder that were written with an artifact, and not since then."""
+    try:
+        record = read_record(models_dir, name)
+    except UserError:
+        return set()
+    names = dictionary(record.get("beside"))
+    here = (other for other in names if Path(other).name == other)
+    return {other for other in here if belongs(models_dir / other, record)}
 
 
 def stale_reason(models_dir: Path, name: str) -> str | None:

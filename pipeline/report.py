@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ARTIFACTS, belongs, command, read_record
+from pipeline.artifacts import ARTIFACTS, command, written_beside
 from pipeline.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
 from pipeline.classes import make_classes
 from pipeline.gallery import data_uri
@@ -165,8 +165,8 @@ def training_curves(models_dir: Path, evaluation: dict[str, Any], of: str) -> li
     charts = []
     for name, what in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
         path = models_dir / f"{name}_training.csv"
-        if not path.exists() or not belongs(path, read_record(models_dir, name)):
-            continue  # of another training than the model
+        if path.name not in written_beside(models_dir, name):
+            continue  # there is none, or it is of another training than the model
         kept = stages.get(name, {}).get("metrics", {}).get("best_epoch")
         with path.open(newline="") as file:
             history = [

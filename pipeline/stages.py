@@ -20,11 +20,13 @@ from pipeline.artifacts import (
     artifact_path,
     atomic,
     belongs,
+    dictionary,
     read_record,
     record_path,
     sha256,
     stale_reason,
     write_record,
+    written_beside,
 )
 from pipeline.console import UserError, say
 
@@ -70,11 +72,6 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
         "{key} {now} is new",
     )
     return reasons
-
-
-def dictionary(value: Any) -> dict[str, Any]:
-    """The value if it is a dictionary, else an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 class Stage:
@@ -224,11 +221,13 @@ class Stage:
 
         All are written before one is put in place, and the record, which holds their hashes, goes
         last: a kill in between leaves hashes that do not match, which `stale_reason` and `reasons`
-        report, never a wrong file that looks right.
+        report, never a wrong file that looks right. What belonged to the artifact before and does
+        not now (the curves of a fine-tuning that there is none of any more) is removed after that.
 
         Args:
             beside: names of files in the models folder.
         """
+        left = written_beside(self.models_dir, name) - set(beside)
         with contextlib.ExitStack() as stack:
             paths = [artifact_path(self.models_dir, name), *map(self.models_dir.joinpath, beside)]
             temporary = [stack.enter_context(atomic(path)) for path in paths]
@@ -236,3 +235,5 @@ class Stage:
             digest, *others = map(sha256, temporary)
             record = self.record(digest, metrics) | {"beside": dict(zip(beside, others))}
         write_record(record_path(self.models_dir, name), record)
+        for other in left:
+            (self.models_dir / other).unlink(missing_ok=True)

@@ -114,6 +114,30 @@ def test_failing_writer_leaves_the_old_artifact_and_what_lies_beside_it(chain):
     assert {path: path.read_bytes() for path in chain.models_dir.glob("*.*")} == before
 
 
+def test_what_belonged_to_an_artifact_goes_with_it(chain):
+    """Else the curves of a fine-tuning lie beside a model that had none; a user's files stay."""
+    beside, made = ("curves.csv", "curves.png", "notes.txt"), chain.stage("dataset")
+    outside = chain.models_dir.parent / "outside.csv"
+    with made.new_artifact("original", {}, beside) as paths:
+        for path in paths:
+            path.write_text("first")
+    (chain.models_dir / "notes.txt").write_text("mine now")
+    (chain.models_dir / "other.csv").write_text("first")
+    outside.write_text("first")
+    record = artifacts.read_record(chain.models_dir, "original")
+    record["beside"]["../outside.csv"] = artifacts.sha256(outside)
+    artifacts.write_record(artifacts.record_path(chain.models_dir, "original"), record)
+    with pytest.raises(OSError, match="full"), made.new_artifact("original", {}) as (path,):
+        raise OSError(errno.ENOSPC, "full")
+    assert (chain.models_dir / "curves.csv").exists() and (chain.models_dir / "curves.png").exists()
+    with made.new_artifact("original", {}, ("curves.png",)) as paths:
+        for path in paths:
+            path.write_text("second")
+    left = {path.name: path.read_text() for path in chain.models_dir.glob("[!d]*.???")}
+    assert left == {"curves.png": "second", "notes.txt": "mine now", "other.csv": "first"}
+    assert outside.exists()
+
+
 def test_artifact_edited_after_it_was_made_is_stale(chain):
     (chain.models_dir / "original_model.h5").write_text("edited")
     reason = artifacts.stale_reason(chain.models_dir, "original")

@@ -226,8 +226,12 @@ def test_network_of_small_kernels_is_refused_before_any_training(narrow_run):
 
 
 def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, capsys):
-    """Without any training, also where there would be nothing to set zeros in."""
+    """Without any training, also where there would be nothing to set zeros in; and the curves of
+    the fine-tuning before, of another model, are gone."""
+    tables = sorted(path.name for path in narrow_run.glob("*_training.csv"))
+    assert tables == ["original_training.csv", "pruned_training.csv"]
     pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0"])
+    assert not list(narrow_run.glob("pruned_training.*"))
     assert "nothing was to be taken out, it is the original network" in capsys.readouterr().out
     ours, theirs = (load_model(narrow_run, name).get_weights() for name in ("pruned", "original"))
     assert all((one == other).all() for one, other in zip(ours, theirs, strict=True))
