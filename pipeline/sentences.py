@@ -73,7 +73,8 @@ def sentences(evaluation: dict[str, Any]) -> list[str]:
             )
     if rows.get("int8", {}).get("activation_kb"):
         said.append(about_memory(rows["int8"]))
-    return said + about_baseline(evaluation) + about_classes(list(rows.values()))
+    said += about_baseline(evaluation) + about_cost_of_pruning(rows)
+    return said + about_classes(list(rows.values()))
 
 
 def about_busy(rows: dict[str, Row]) -> list[str]:
@@ -100,7 +101,7 @@ def in_words(row: Row, baseline: Row) -> str:
 def about_pruning(before: Row, after: Row) -> str:
     """What pruning did to the unquantised file."""
     packed = f"{before['gzip_bytes'] / after['gzip_bytes']:.2f} times smaller"
-    if after["bytes"] < 0.98 * before["bytes"]:
+    if lost_channels(before, after):
         return (
             "Pruning removed channels: the float32 file is "
             f"{before['bytes'] / after['bytes']:.2f} times smaller, {packed} after gzip, and "
@@ -113,6 +114,27 @@ def about_pruning(before: Row, after: Row) -> str:
         f"Pruning set {zeros} of the weights to zero: the file is as large as before, {packed} "
         f"after gzip. Here it runs {in_words(after, before)}: dense kernels also multiply zeros."
     )
+
+
+def lost_channels(before: Row, after: Row) -> bool:
+    """Whether pruning made the unquantised file smaller, which zeros do not."""
+    return after["bytes"] < 0.98 * before["bytes"]
+
+
+def about_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
+    """That it is pruning, not int8, that makes a file lose more than can be borne."""
+    if not {"float32", "pruned_float32", "int8"} <= rows.keys():
+        return []
+    before, pruned, int8 = rows["float32"], rows["pruned_float32"], rows["int8"]
+    by_int8 = pruned["mean_iou"] - int8["mean_iou"]
+    if pruned["mean_iou_drop"] <= BEARABLE_DROP or by_int8 > BEARABLE_DROP:
+        return []
+    less = "a lower --channels" if lost_channels(before, pruned) else "--sparsity 0, or a lower one"
+    return [
+        f"It is pruning that costs: {lost(pruned['mean_iou_drop'])} of the "
+        f"{lost(int8['mean_iou_drop'])} that int8 loses. Take out less: python pruning.py with "
+        f"{less}, then quantization.py and evaluation.py."
+    ]
 
 
 def about_memory(row: Row) -> str:

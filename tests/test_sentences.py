@@ -56,6 +56,25 @@ def test_what_pruning_did(numbers):
     assert "2.00 times smaller, " in sentences.about_pruning(before, after)
 
 
+@pytest.mark.parametrize(
+    ("pruned", "int8", "said"),
+    [(0.0175, 0.0185, True), (0.0175, 0.0160, True), (0.0175, 0.0300, False), (0.01, 0.012, False)],
+)
+def test_pruning_is_blamed_only_where_it_is_what_costs(numbers, pruned, int8, said):
+    """Else a user ships float32 for a loss that --sparsity 0 would have spared the int8 file."""
+    rows = {row["name"]: row for row in numbers["models"]}
+    for name, drop in (("pruned_float32", pruned), ("int8", int8)):
+        rows[name] |= {"mean_iou_drop": drop, "mean_iou": 0.7 - drop}
+    texts = [text for text in sentences.sentences(numbers) if text.startswith("It is pruning ")]
+    assert len(texts) == said
+    if said:
+        assert f"{pruned:+.4f} of the {int8:+.4f} that int8 loses" in texts[0]
+        rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"]
+        assert "--sparsity 0, or a lower one" in sentences.about_cost_of_pruning(rows)[0]
+        rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"] // 2
+        assert "a lower --channels" in sentences.about_cost_of_pruning(rows)[0]
+
+
 def test_to_ship_is_the_fastest_file_that_loses_little(numbers):
     rows = numbers["models"]
     row_of(numbers, "original")["latency_ms"]["median"] = 0.1  # no file that an app can load
