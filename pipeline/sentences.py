@@ -129,7 +129,7 @@ def about_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
     by_int8 = pruned["mean_iou"] - int8["mean_iou"]
     if pruned["mean_iou_drop"] <= BEARABLE_DROP or by_int8 > BEARABLE_DROP:
         return []
-    less = "a lower --channels" if lost_channels(before, pruned) else "--sparsity 0, or a lower one"
+    less = "a lower --channels" if lost_channels(before, pruned) else "a lower --sparsity (0: none)"
     return [
         f"It is pruning that costs: {lost(pruned['mean_iou_drop'])} of the "
         f"{lost(int8['mean_iou_drop'])} that int8 loses. Take out less: python pruning.py with "

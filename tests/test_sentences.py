@@ -70,7 +70,7 @@ def test_pruning_is_blamed_only_where_it_is_what_costs(numbers, pruned, int8, sa
     if said:
         assert f"{pruned:+.4f} of the {int8:+.4f} that int8 loses" in texts[0]
         rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"]
-        assert "--sparsity 0, or a lower one" in sentences.about_cost_of_pruning(rows)[0]
+        assert "a lower --sparsity (0: none)," in sentences.about_cost_of_pruning(rows)[0]
         rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"] // 2
         assert "a lower --channels" in sentences.about_cost_of_pruning(rows)[0]
 
