@@ -58,7 +58,13 @@ def test_what_pruning_did(numbers):
 
 @pytest.mark.parametrize(
     ("pruned", "int8", "said"),
-    [(0.0175, 0.0185, True), (0.0175, 0.0160, True), (0.0175, 0.0300, False), (0.01, 0.012, False)],
+    [
+        (0.0175, 0.0185, "+0.0175 of mean IoU, and int8 +0.0010 on top of it."),
+        (0.0175, 0.0160, "+0.0175 of mean IoU, and int8 -0.0015 on top of it."),
+        (0.0175, 0.0300, None),  # int8 costs as much
+        (0.0100, 0.0120, None),
+        (0.0110, 0.0090, None),  # int8 can be shipped
+    ],
 )
 def test_pruning_is_blamed_only_where_it_is_what_costs(numbers, pruned, int8, said):
     """Else a user ships float32 for a loss that --sparsity 0 would have spared the int8 file."""
@@ -66,9 +72,9 @@ def test_pruning_is_blamed_only_where_it_is_what_costs(numbers, pruned, int8, sa
     for name, drop in (("pruned_float32", pruned), ("int8", int8)):
         rows[name] |= {"mean_iou_drop": drop, "mean_iou": 0.7 - drop}
     texts = [text for text in sentences.sentences(numbers) if text.startswith("It is pruning ")]
-    assert len(texts) == said
+    assert len(texts) == bool(said)
     if said:
-        assert f"{pruned:+.4f} of the {int8:+.4f} that int8 loses" in texts[0]
+        assert said in texts[0]
         rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"]
         assert "a lower --sparsity (0: none)," in sentences.about_cost_of_pruning(rows)[0]
         rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"] // 2
