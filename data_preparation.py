@@ -38,22 +38,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import (
-    artifacts,
+from pipeline.base import artifacts, cli, console
+from pipeline.base.stage import Stage
+from pipeline.data import (
     audit,
-    charts,
-    console,
     dataset,
-    examples,
-    flags,
-    labels,
-    listing,
-    photographs,
-    pictures,
-    selection,
-    sources,
+    dataset_writer,
+    image_reader,
+    label_mapping,
+    sample_source,
+    split_selection,
 )
-from pipeline.stages import Stage
+from pipeline.data.formats import registry
+from pipeline.report import charts, overlays
 
 IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
 STRIDE = 32  # of the network: sides must be multiples of it
@@ -65,7 +62,7 @@ LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are not in the data
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = flags.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument(
         "--data", metavar="X", help="where the examples come from; see above (default: pets)"
     )
@@ -79,19 +76,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--names",
-        type=labels.parse_names,
+        type=label_mapping.parse_names,
         metavar="A,B,C",
         help="the classes in the order of their numbers, or a file with one a line",
     )
     parser.add_argument(
         "--ignore-index",
-        type=flags.bounded(int, 0, 65535),
+        type=cli.bounded(int, 0, 65535),
         metavar="VALUE",
         help="pixels of this value in masks are no class and count for nothing, as 255 often is",
     )
     parser.add_argument(
         "--label-mapping",
-        type=labels.parse_mapping,
+        type=label_mapping.parse_mapping,
         metavar="VALUE:CLASS,...",
         help="what values or colours of masks mean: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
     )
@@ -106,14 +103,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--fit",
-        choices=photographs.FITS,
+        choices=image_reader.FITS,
         default="stretch",
         help="how pictures of another shape get there: distorted, with black bars that count for "
         "nothing, or with two sides cut off (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-bad",
-        type=flags.bounded(float, 0, 1),
+        type=cli.bounded(float, 0, 1),
         metavar="SHARE",
         help="go on without examples that have a fault, up to this share of all (default: 0; of "
         f"the pets 0.5); {LEFT_OUT} lists them",
@@ -125,9 +122,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if not arguments.data_dir:
             parser.error("--dataset folder needs --data-dir DIR; or say --data DIR")
         arguments.data, arguments.data_dir = str(arguments.data_dir), None
-    arguments.data = arguments.data or arguments.dataset or sources.PETS[0]
-    if arguments.data in sources.PETS:
-        arguments.data = sources.PETS[0]
+    arguments.data = arguments.data or arguments.dataset or registry.PETS[0]
+    if arguments.data in registry.PETS:
+        arguments.data = registry.PETS[0]
     del arguments.dataset
     return arguments
 
@@ -149,14 +146,14 @@ def parse_size(text: str) -> list[int]:
     return size
 
 
-def open_data(arguments: argparse.Namespace) -> examples.Collection:
+def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
     """The source that the command line asks for, no mask looked at yet."""
     width, height = arguments.image_size
     keys = arguments.image_key, arguments.mask_key
-    collection = sources.open_source(
+    collection = registry.open_source(
         arguments.data, arguments.data_dir, keys, (height, width), arguments.seed
     )
-    return sources.with_flags(
+    return registry.with_flags(
         collection,
         arguments.names,
         arguments.ignore_index,
@@ -165,7 +162,7 @@ def open_data(arguments: argparse.Namespace) -> examples.Collection:
     )
 
 
-def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collection) -> None:
+def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.Collection) -> None:
     """Looks at all masks, cuts the splits, writes the data set."""
     models_dir, (width, height) = arguments.models_dir, arguments.image_size
 
@@ -174,30 +171,33 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
     faults = findings.faults
     number = sum(map(len, findings.held.values())) + len(source.faults)
     if not findings.first:
-        selection.refuse(faults, number, 0)
+        split_selection.refuse(faults, number, 0)
     meaning = None
     try:
         meaning = audit.judge(source, findings, arguments.fit == "pad")
     finally:
         for line in audit.table(source.labels, findings, meaning):
             console.say(line)
-    selection.refuse(faults, number, source.skip_bad)
-    chosen = selection.cut(findings, arguments.seed)
+    split_selection.refuse(faults, number, source.skip_bad)
+    chosen = split_selection.cut(findings, arguments.seed)
     if missing := [split for split in ("test", "validation") if split not in source.splits]:
         console.say(f"cut from the training pictures by --seed: {' and '.join(missing)}")
     if not source.skip_bad:
-        selection.refuse_absent(source.labels, findings, meaning, chosen)
+        split_selection.refuse_absent(source.labels, findings, meaning, chosen)
 
     # Decode and resize what is left, a few at a time, each into its split.
     folder = artifacts.artifact_path(models_dir, "dataset").parent
     with new_arrays(folder):
-        writer, names = dataset.DataSetWriter(folder, meaning.classes), listing.ListWriter()
+        writer, names = (
+            dataset_writer.DataSetWriter(folder, meaning.classes),
+            dataset_writer.ListWriter(),
+        )
         size, fit = (height, width), arguments.fit
-        found = selection.decoded(source, chosen, meaning, size, fit, faults)
+        found = split_selection.decoded(source, chosen, meaning, size, fit, faults)
         for split, name, image, mask in found:
             writer.add(split, image, mask)
             names.add(split, name)
-        selection.refuse(faults, number, source.skip_bad)
+        split_selection.refuse(faults, number, source.skip_bad)
         splits, fingerprint = writer.describe()
         about = {
             "source": source.title,
@@ -220,17 +220,17 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
 
     # Show what it looks like.
     # The one beside the scripts is of the pets.
-    pets = arguments.data == sources.PETS[0] and models_dir.resolve() == artifacts.MODELS_DIR
+    pets = arguments.data == registry.PETS[0] and models_dir.resolve() == artifacts.MODELS_DIR
     picture = (artifacts.ROOT if pets else models_dir) / "dataset.jpg"
     rows = np.unique(np.linspace(0, splits["train"]["examples"] - 1, SHOWN).astype(int))
     images, masks = (part[rows] for part in dataset.load_split(models_dir, "train"))
     title = f"{source.title}, {width} x {height} pixels"
-    charts.save(pictures.examples(images, masks, title, meaning.classes), picture)
+    charts.save(overlays.examples(images, masks, title, meaning.classes), picture)
     for split, facts in splits.items():
         shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
         of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
         console.say(f"{split:10} {facts['examples']:5} examples   {of}")
-    if note := selection.luck(splits):
+    if note := split_selection.luck(splits):
         console.say(note)
     if listed:
         console.say(
@@ -245,11 +245,11 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: examples.Collec
 @contextlib.contextmanager
 def new_arrays(folder: Path) -> Iterator[None]:
     """Takes what is written inside away again if the data set is not finished."""
-    before = dataset.leftovers(folder, {})
+    before = dataset_writer.leftovers(folder, {})
     try:
         yield
     except BaseException:
-        for path in set(dataset.leftovers(folder, {})).difference(before):
+        for path in set(dataset_writer.leftovers(folder, {})).difference(before):
             path.unlink(missing_ok=True)
         raise
 
@@ -257,21 +257,23 @@ def new_arrays(folder: Path) -> Iterator[None]:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    if arguments.data_dir and not sources.on_disk(arguments.data):
-        sources.refuse_pictures(arguments.data_dir)
+    if arguments.data_dir and not registry.on_disk(arguments.data):
+        registry.refuse_pictures(arguments.data_dir)
 
     # Where TFDS keeps its copy changes no example; files of one's own count by their content.
     stage = Stage(__file__, arguments).apart_from("data_dir")
     source = None
-    if sources.on_disk(arguments.data):
+    if registry.on_disk(arguments.data):
         source = open_data(arguments)
         states = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
-        contents = sources.content_of(source.folder, source.files(), states)
+        contents = registry.content_of(source.folder, source.files(), states)
         stage.inputs[f"content of {arguments.data}"] = contents
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
         about = artifacts.read_record(arguments.models_dir, "dataset")
-        if left := dataset.leftovers(folder, about):  # by a run that was killed before its end
+        if left := dataset_writer.leftovers(
+            folder, about
+        ):  # by a run that was killed before its end
             with contextlib.suppress(console.UserError, OSError), stage.alone():
                 for path in left:
                     path.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ that is neither in the split nor predicted counts for nothing. Latency: as MLPer
 one image at a time, the models taking turns of ten runs in a row, in a process of its own. Memory:
 how far the resident memory of a fresh process rises at its peak.
 
-A column of the tables: pipeline/tables.py. A chart: charts.py. The page: report.py, report.html.
+A column of the tables: pipeline/report/tables.py. A chart: report/charts.py.
+The page: report/page.py, page.html.
 """
 
 from __future__ import annotations
@@ -30,23 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import (
-    accuracy,
-    console,
-    flags,
-    gallery,
-    limits,
-    litert,
-    memory_plan,
-    metrics,
-    npu,
-    photos,
-    profiles,
-    report,
-    tables,
-    timing,
-)
-from pipeline.artifacts import (
+from pipeline.base import cli, console
+from pipeline.base.artifacts import (
     ARTIFACTS,
     MODELS,
     artifact_path,
@@ -56,14 +42,20 @@ from pipeline.artifacts import (
     stale_reason,
     write_csv,
 )
-from pipeline.contract import sign
-from pipeline.conversion import convert
-from pipeline.dataset import load_classes, load_split
-from pipeline.keras_models import load_model
-from pipeline.packages import versions
-from pipeline.processes import cores
-from pipeline.stages import Stage
-from pipeline.tflite_files import gzip_bytes, weight_counts
+from pipeline.base.lazy import versions
+from pipeline.base.stage import Stage
+from pipeline.base.system import cores
+from pipeline.checks import op_profile
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.deploy import ethos_u
+from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan
+from pipeline.inference import litert
+from pipeline.inference.contract import sign
+from pipeline.inference.keras_files import load_model
+from pipeline.inference.tflite_files import gzip_bytes, weight_counts
+from pipeline.prediction import predict
+from pipeline.quantization.convert import convert
+from pipeline.report import gallery, gates, page, tables
 from pipeline.variants import VARIANTS, quantised
 
 MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # what earlier stages made
@@ -75,8 +67,8 @@ NO_NUMBERS = (  # flags that change no number
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line (`sys.argv` if `argv` is None)."""
-    parser = flags.argument_parser(__doc__)
-    limits.add_flags(parser)
+    parser = cli.argument_parser(__doc__)
+    gates.add_flags(parser)
     parser.add_argument(
         "--image",
         type=Path,
@@ -133,10 +125,10 @@ def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]
     """Latency on one thread and on all, and memory, of every model: what depends on the machine."""
     models_dir, found = stage.models_dir, {}
     for key, threads in (("latency_ms", 1), ("latency_ms_all_threads", cores())):
-        found[key] = timing.measure_latency(models_dir, MODELS, threads, image)
+        found[key] = latency.measure_latency(models_dir, MODELS, threads, image)
         seconds = stage.seconds()
         console.say(f"latency measured on {threads} thread(s), {seconds:.0f} s since the start")
-    found["memory_bytes"] = timing.measure_memory(models_dir, MODELS, image)
+    found["memory_bytes"] = memory.measure_memory(models_dir, MODELS, image)
     console.say(f"memory measured, {stage.seconds():.0f} s since the start")
     return found
 
@@ -173,7 +165,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {seconds:.0f} s since the start")
     refuse_changes(models_dir, digests)
 
-    constant, least = metrics.constant_baseline(counts["original"][:, 1].sum(axis=0))
+    constant, least = bootstrap.constant_baseline(counts["original"][:, 1].sum(axis=0))
     data, records = read_record(models_dir, "dataset"), {}
     for name in MADE_BEFORE:
         record = read_record(models_dir, name)
@@ -186,7 +178,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         | {"split": "test", **test, "class_colours": data["class_colours"]}
         | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
         "environment": {
-            "cpu": timing.cpu_name(),
+            "cpu": latency.cpu_name(),
             "cores": cores(),
             "threads": 1,
             "delegate": "XNNPACK",
@@ -221,17 +213,17 @@ def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
 
 def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> None:
     """Writes report.html, unless it shows these numbers, drawn by this code, already."""
-    page = Stage(report.__file__, arguments).apart_from(*vars(arguments))
-    page.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
+    drawing = Stage(page.__file__, arguments).apart_from(*vars(arguments))
+    drawing.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
     if named := read_record(arguments.models_dir, "dataset").get("listing"):
-        page.inputs["the list of pictures"] = named[1]
-    reasons = page.reasons("report")
+        drawing.inputs["the list of pictures"] = named[1]
+    reasons = drawing.reasons("report")
     if not reasons:
         return
     console.say(f"drawing {ARTIFACTS['report'][0]}, because {reasons[0].text}")
     grid = gallery.photo_grid(arguments.models_dir, evaluation)
-    with page.new_artifact("report", {}) as (path,):
-        path.write_text(report.page(evaluation, arguments.models_dir, grid), encoding="utf-8")
+    with drawing.new_artifact("report", {}) as (path,):
+        path.write_text(page.page(evaluation, arguments.models_dir, grid), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -239,13 +231,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     models_dir = arguments.models_dir
     if arguments.image:
-        photos.write_overlays(arguments.image, arguments.model or artifact_path(models_dir, "int8"))
+        predict.write_overlays(
+            arguments.image, arguments.model or artifact_path(models_dir, "int8")
+        )
         return 0
     if arguments.profile:
-        console.say(profiles.profile(models_dir, arguments.seed))
+        console.say(op_profile.profile(models_dir, arguments.seed))
         return 0
     if arguments.npu:
-        console.say(npu.table(npu.estimate(arguments.model or artifact_path(models_dir, "int8"))))
+        console.say(
+            ethos_u.table(ethos_u.estimate(arguments.model or artifact_path(models_dir, "int8")))
+        )
         return 0
 
     # A stale model is a marked row and no reason to stop.
@@ -268,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     console.say("\n" + tables.terminal_table(evaluation))
     seconds = stage.seconds()
     console.say(f"\n{path} and report.html beside it have it all; {seconds:.0f} s since the start")
-    broken, unknown = limits.judge(arguments, evaluation)
+    broken, unknown = gates.judge(arguments, evaluation)
     for line in broken + unknown:
         console.say(f"FAILED: {line}")
     return 1 if broken else 2 if unknown else 0

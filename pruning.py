@@ -21,7 +21,7 @@ compression (gzip, which app stores and updates use) and on kernels made for the
 Either way the network learns from the masks and from what the original network says of each
 picture and its mirror image.
 
-What is pruned: pipeline/zeros.py, channels.py.
+What is pruned: pipeline/pruning/magnitude.py, channels.py.
 """
 
 from __future__ import annotations
@@ -30,17 +30,21 @@ import argparse
 import textwrap
 from typing import Any
 
-from pipeline import channels, charts, console, fitting, flags, keras_models, zeros
-from pipeline.artifacts import artifact_path, read_record, write_csv
-from pipeline.batches import steps_per_epoch
-from pipeline.channel_groups import channel_groups
-from pipeline.dataset import load_classes, load_split
-from pipeline.losses import Loss, make_loss, taught_loss
-from pipeline.networks import teaching_views
-from pipeline.optimizers import make_optimizer
-from pipeline.packages import keras, tfmot
-from pipeline.stages import Stage
-from pipeline.training_states import forget
+from pipeline.base import cli, console
+from pipeline.base.artifacts import artifact_path, read_record, write_csv
+from pipeline.base.lazy import keras, tfmot
+from pipeline.base.stage import Stage
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.inference import keras_files
+from pipeline.pruning import channels, magnitude
+from pipeline.pruning.dependency_graph import channel_groups
+from pipeline.report import charts
+from pipeline.training import loop
+from pipeline.training.checkpoints import forget
+from pipeline.training.input_pipeline import steps_per_epoch
+from pipeline.training.losses import Loss, make_loss, taught_loss
+from pipeline.training.networks import teaching_views
+from pipeline.training.optimizers import make_optimizer
 
 SPARSITY = 0.6  # share of zeros in all pruned kernels together
 EPOCHS = 20
@@ -54,17 +58,17 @@ TOLERANCE = 0.01  # between asked and achieved sparsity
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = flags.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument(
         "--sparsity",
-        type=flags.bounded(float, 0.0, 1 - zeros.LEAST_KEPT),
+        type=cli.bounded(float, 0.0, 1 - magnitude.LEAST_KEPT),
         default=SPARSITY,
         metavar="SHARE",
         help="share of zeros in the pruned kernels, 0 to 0.98 (default: %(default)s)",
     )
     parser.add_argument(
         "--channels",
-        type=flags.bounded(float, 0.0, 0.9),
+        type=cli.bounded(float, 0.0, 0.9),
         default=0.0,
         metavar="SHARE",
         help="share of channels to remove first, 0 to 0.9 (default: 0)",
@@ -74,19 +78,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="do nothing but try zeros in each layer alone; writes a table and a picture",
     )
-    flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
+    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
     return parser.parse_args(argv)
 
 
 def write_sensitivity(stage: Stage) -> None:
     """Tries zeros in each layer of the original network alone, on validation images."""
     images, masks = load_split(stage.models_dir, "validation")
-    split = images[: zeros.SCAN_IMAGES], masks[: zeros.SCAN_IMAGES]
-    rows = zeros.scan_sensitivity(keras_models.load_model(stage.models_dir, "original"), *split)
+    split = images[: magnitude.SCAN_IMAGES], masks[: magnitude.SCAN_IMAGES]
+    rows = magnitude.scan_sensitivity(keras_files.load_model(stage.models_dir, "original"), *split)
     picture = stage.models_dir / "pruned_sensitivity.png"
     write_csv(picture.with_suffix(".csv"), rows)
     charts.save(charts.zeros_sensitivity(rows), picture)
-    level = f"{zeros.SCAN_LEVELS[-1]:.0%}"
+    level = f"{magnitude.SCAN_LEVELS[-1]:.0%}"
     worst = sorted(rows, key=lambda row: -row[level])[:3]
     console.say(
         "breaks first: " + ", ".join(f"{row['layer']} ({row[level]:+.3f})" for row in worst)
@@ -99,7 +103,7 @@ def cut_channels(
 ) -> tuple[keras.Model, dict[str, Any], list[dict[str, Any]]]:
     """The model without its least important channels, what the record says of it, and a table."""
     groups, share = channel_groups(model), stage.arguments.channels
-    tried, masked = (keras_models.load_model(stage.models_dir, "original") for _ in range(2))
+    tried, masked = (keras_files.load_model(stage.models_dir, "original") for _ in range(2))
     batch_size = stage.arguments.batch_size
     kept = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
     small = channels.remove_channels(model, groups, kept)
@@ -124,13 +128,13 @@ def choose_zeros(model: keras.Model, sparsity: float) -> dict[str, float]:
     """Share of zeros asked for in each layer that gets any."""
     if not sparsity:
         return {}
-    chosen = zeros.kernels(model)
+    chosen = magnitude.kernels(model)
     if not chosen:
         raise console.UserError(
-            f"no kernel of {model.name} has {zeros.SMALLEST_KERNEL:,} weights: there is nothing to "
-            "set zeros in. Use --sparsity 0, or lower SMALLEST_KERNEL in pipeline/zeros.py"
+            f"no kernel of {model.name} has {magnitude.SMALLEST_KERNEL:,} weights: there is nothing to "
+            "set zeros in. Use --sparsity 0, or lower SMALLEST_KERNEL in pipeline/pruning/magnitude.py"
         )
-    return zeros.layer_shares(chosen, sparsity)
+    return magnitude.layer_shares(chosen, sparsity)
 
 
 def check_achieved(per_layer: dict[str, Any], asked: dict[str, float], epochs: int) -> float:
@@ -140,7 +144,7 @@ def check_achieved(per_layer: dict[str, Any], asked: dict[str, float], epochs: i
     for name, layer in per_layer.items():
         console.say(f"{name:24}{layer['weights']:>10,}{layer['sparsity']:>9.1%}")
     wanted = {name: layer | {"sparsity": asked[name]} for name, layer in per_layer.items()}
-    achieved, aim = zeros.total_sparsity(per_layer), zeros.total_sparsity(wanted)
+    achieved, aim = magnitude.total_sparsity(per_layer), magnitude.total_sparsity(wanted)
     if abs(achieved - aim) > TOLERANCE:
         raise console.UserError(
             f"achieved sparsity {achieved:.3f} misses the {aim:.3f} asked for; nothing was "
@@ -155,7 +159,7 @@ def pass_on(stage: Stage) -> None:
     same = ("parameters", "validation_mean_iou", "class_weights")
     metrics = {"sparsity": 0.0, "layers": {}} | {key: found.get(key) for key in same}
     with stage.new_artifact("pruned", metrics) as (path,):
-        keras_models.save_model(keras_models.load_model(stage.models_dir, "original"), path)
+        keras_files.save_model(keras_files.load_model(stage.models_dir, "original"), path)
     forget(stage, "pruned")
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: nothing was to be taken out, it is "
@@ -172,8 +176,8 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
 
     # What goes: first whole channels, then zeros in what is left.
     keras.utils.set_random_seed(arguments.seed)
-    teacher = keras_models.load_model(models_dir, "original")
-    network, metrics, kept = keras_models.load_model(models_dir, "original"), {}, []
+    teacher = keras_files.load_model(models_dir, "original")
+    network, metrics, kept = keras_files.load_model(models_dir, "original"), {}, []
 
     # The loss that the original was trained by, and its own predictions.
     weights = read_record(models_dir, "original")["metrics"].get("class_weights")
@@ -189,7 +193,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
             f"{steps} steps are too few to set zeros in; use more --epochs or a smaller "
             "--batch-size"
         )
-    student = zeros.wrap(network, sparsity, steps) if sparsity else network
+    student = magnitude.wrap(network, sparsity, steps) if sparsity else network
 
     # An encoder that only gets zeros is spared, as in training; one that lost channels has more to
     # mend (docs/choices.md).
@@ -200,9 +204,9 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)
     callback.on_train_begin()
-    rising = int(epochs * zeros.RISING_SHARE) if sparsity and epochs > 1 else 0
+    rising = int(epochs * magnitude.RISING_SHARE) if sparsity and epochs > 1 else 0
     teacher, through = teaching_views(teacher, student)
-    history = fitting.fit(
+    history = loop.fit(
         student,
         optimizer,
         stage,
@@ -215,9 +219,9 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     )
 
     pruned = tfmot.sparsity.keras.strip_pruning(student)
-    per_layer = zeros.layer_sparsity(pruned, sparsity)
+    per_layer = magnitude.layer_sparsity(pruned, sparsity)
     achieved = check_achieved(per_layer, sparsity, epochs)
-    best = history[fitting.best_epoch(history, rising)]
+    best = history[loop.best_epoch(history, rising)]
     metrics |= {
         "sparsity": round(achieved, 4),
         "layers": per_layer,
@@ -243,7 +247,7 @@ def finish(
     curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
     beside = ("pruned_training.csv", "pruned_training.png", "pruned_channels.csv")
     with stage.new_artifact("pruned", metrics, beside[: 3 if kept else 2]) as (path, *others):
-        keras_models.save_model(model, path)
+        keras_files.save_model(model, path)
         write_csv(others[0], history)
         charts.save(curves, others[1])
         if kept:

@@ -29,14 +29,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import charts, console, contract, conversion, export, flags, recipes, sensitivity
-from pipeline.artifacts import artifact_path, write_csv
-from pipeline.dataset import load_classes, load_split
-from pipeline.file_checks import check, check_zeros
-from pipeline.keras_models import load_model, predict
-from pipeline.packages import keras
-from pipeline.stages import Stage
-from pipeline.training_states import forget
+from pipeline.base import cli, console
+from pipeline.base.artifacts import artifact_path, write_csv
+from pipeline.base.lazy import keras
+from pipeline.base.stage import Stage
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.deploy import handover
+from pipeline.inference import contract
+from pipeline.inference.keras_files import load_model, predict
+from pipeline.quantization import convert, selective, sensitivity
+from pipeline.quantization.verify import check, check_zeros
+from pipeline.report import charts
+from pipeline.training.checkpoints import forget
 from pipeline.variants import VARIANTS, quantised
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
@@ -47,10 +51,10 @@ BATCH_SIZE = 16  # images per step of --qat
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = flags.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument(
         "--calibration-images",
-        type=flags.bounded(int, 1),
+        type=cli.bounded(int, 1),
         default=CALIBRATION_IMAGES,
         metavar="N",
         help="training images that set the int8 ranges (default: %(default)s)",
@@ -80,7 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-drop",
-        type=flags.bounded(float, 0.0, 1.0),
+        type=cli.bounded(float, 0.0, 1.0),
         default=None,
         metavar="MEAN_IOU",
         help="what int8 may lose on the validation split; its worst operators stay float if it "
@@ -89,7 +93,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--qat", action="store_true", help="fine-tune for int8 before converting to it"
     )
-    flags.add_training(parser, EPOCHS, BATCH_SIZE, of="of --qat")
+    cli.add_training(parser, EPOCHS, BATCH_SIZE, of="of --qat")
     return parser.parse_args(argv)
 
 
@@ -115,7 +119,7 @@ def within_limit(
     limit = stage.arguments.max_drop
     if limit is None:
         return content, {}
-    unrounded = conversion.convert(source, "float32")
+    unrounded = convert.convert(source, "float32")
     return sensitivity.int8_within(limit, content, unrounded, (*ready, rows), (images, masks))
 
 
@@ -125,7 +129,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
 
     # What ranges are calibrated on, and what every file is compared with.
     model = load_model(models_dir, "pruned")
-    rows, calibration = conversion.calibration_sample(
+    rows, calibration = convert.calibration_sample(
         models_dir, arguments.calibration_images, arguments.seed
     )
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
@@ -137,13 +141,13 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
 
         # int8 may be trained for, and may be told to keep some operators in float.
         if variant == "int8" and arguments.qat:
-            from pipeline import imitation  # needs Keras at once
+            from pipeline.quantization import qat  # needs Keras at once
 
-            source, imitated = imitation.train_for_int8(stage, calibration)
+            source, imitated = qat.train_for_int8(stage, calibration)
             wanted = np.concatenate(list(predict(source, images)))
             about["qat_validation_mean_iou"] = imitated
         types = arguments.int8_input, arguments.int8_output
-        content = conversion.convert(source, variant, calibration, *types)
+        content = convert.convert(source, variant, calibration, *types)
         if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
             content, found = within_limit(stage, source, content, calibration)
             about |= found
@@ -153,7 +157,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         if chosen.calibrated:
             about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":
-            about["int8_layers"] = [operator.layer for operator in recipes.worth_it(content)]
+            about["int8_layers"] = [operator.layer for operator in selective.worth_it(content)]
         metrics = {"bytes": len(content), **about}
 
         with stage.new_artifact(variant, metrics) as (path,):
@@ -180,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         with stage.alone():
             quantise(stage, arguments)
     if arguments.export:
-        export.write_folder(stage.models_dir, arguments.export)
+        handover.write_folder(stage.models_dir, arguments.export)
 
 
 if __name__ == "__main__":

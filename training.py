@@ -19,7 +19,7 @@ these epochs has a term more. On two CPU cores the first part takes an hour (40 
 second half an hour: mean IoU 0.788, then 0.794, on the validation split of Oxford-IIIT Pet at 128
 pixels. Several GPUs are used if present; several machines if TF_CONFIG is set (see the README).
 
-Another network, loss or augmentation: pipeline/networks.py, losses.py, batches.py.
+Another network, loss or augmentation: pipeline/training/networks.py, losses.py, batches.py.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import charts, console, devices, fitting, flags, imagenet, keras_models, networks
-from pipeline.artifacts import artifact_path, read_record, write_csv
-from pipeline.batches import steps_per_epoch
-from pipeline.dataset import load_classes, load_size
-from pipeline.losses import Loss, balanced_weights, make_loss, taught_loss
-from pipeline.network_checks import check_network
-from pipeline.optimizers import make_optimizer
-from pipeline.packages import keras, tf
-from pipeline.processes import is_first_worker
-from pipeline.stages import Stage
-from pipeline.training_states import forget
+from pipeline.base import cli, console
+from pipeline.base.artifacts import artifact_path, read_record, write_csv
+from pipeline.base.lazy import keras, tf
+from pipeline.base.stage import Stage
+from pipeline.base.system import is_first_worker
+from pipeline.checks.preflight import check_network
+from pipeline.data.dataset import load_classes, load_size
+from pipeline.inference import keras_files
+from pipeline.report import charts
+from pipeline.training import hardware, imagenet, loop, networks
+from pipeline.training.checkpoints import forget
+from pipeline.training.input_pipeline import steps_per_epoch
+from pipeline.training.losses import Loss, balanced_weights, make_loss, taught_loss
+from pipeline.training.optimizers import make_optimizer
 
 EPOCHS = 40
 BATCH_SIZE = 16  # images, over all devices together
@@ -57,12 +60,12 @@ ONLY_TAUGHT = ("taught_epochs",)  # settings that change nothing in the first pa
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = flags.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__)
     parser.add_argument(
         "--architecture",
         choices=tuple(networks.NETWORKS),
         default="compact",
-        help="the network; pipeline/networks.py takes one of your own (default: %(default)s)",
+        help="the network; pipeline/training/networks.py takes one of your own (default: %(default)s)",
     )
     parser.add_argument(
         "--encoder",
@@ -80,15 +83,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--enlarge",
-        type=flags.bounded(float, 0.25, 4.0),
+        type=cli.bounded(float, 0.25, 4.0),
         metavar="FACTOR",
         help="of the image's side inside the compact network; 1: faster, less accurate (default: "
         f"the preset's, {networks.PRESETS['default'].enlargement})",
     )
-    flags.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
+    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
         "--taught-epochs",
-        type=flags.bounded(int, 0),
+        type=cli.bounded(int, 0),
         metavar="EPOCHS",
         help="that follow, in which the network is its own teacher (default: half of --epochs); "
         "with --resume, another number begins only these anew",
@@ -139,7 +142,7 @@ def load_encoder(model: keras.Model, asked: str) -> str:
 def train(stage: Stage, arguments: argparse.Namespace) -> None:
     """Builds the network, trains it and writes it."""
     models_dir, epochs, batch_size = arguments.models_dir, arguments.epochs, arguments.batch_size
-    strategy = devices.pick_strategy()
+    strategy = hardware.pick_strategy()
     copies = strategy.num_replicas_in_sync
     if batch_size % copies:
         raise console.UserError(
@@ -154,7 +157,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     build = builder(arguments, size, len(classes))
     with strategy.scope():
-        keras.mixed_precision.set_global_policy(devices.resolve_precision(arguments.precision))
+        keras.mixed_precision.set_global_policy(hardware.resolve_precision(arguments.precision))
         model = build()
         keras.mixed_precision.set_global_policy("float32")
         for note in check_network(model, size, len(classes)):
@@ -184,7 +187,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     # First from the masks alone, then from the network that this gave, too.
     if not arguments.resume:
         forget(stage, PARTS[1])
-    history = fitting.fit(
+    history = loop.fit(
         model,
         optimizer,
         stage.apart_from(*ONLY_TAUGHT),
@@ -235,7 +238,7 @@ def learn_from_itself(
         steps = steps_per_epoch(images, asked.batch_size) * asked.taught_epochs
         rate = TAUGHT_RATE * asked.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
-    return fitting.fit(
+    return loop.fit(
         model,
         optimizer,
         stage,
@@ -256,7 +259,7 @@ def finish(
     class_weights: list[float] | None,
 ) -> None:
     """Puts the model and what belongs to it in place, and only then forgets the training."""
-    best = history[fitting.best_epoch(history)]
+    best = history[loop.best_epoch(history)]
     metrics = {
         "parameters": model.count_params(),
         "best_epoch": best["epoch"],
@@ -268,7 +271,7 @@ def finish(
     title = f"{model.name} on {source}"
     beside = ("original_training.csv", "original_training.png")
     with stage.new_artifact("original", metrics, beside) as (path, table, picture):
-        keras_models.save_model(model, path)
+        keras_files.save_model(model, path)
         write_csv(table, history)
         charts.save(charts.curves(history, title, load_classes(stage.models_dir)), picture)
     forget(stage, *PARTS)

@@ -1,52 +1,42 @@
 """What several test files share: a small finished run, drawn pictures, scripts as subprocesses."""
 
+from __future__ import annotations
+
 import fcntl
-import io
 import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
-sys.path.insert(0, str(ROOT))
-
-import data_preparation  # noqa: E402 (the package comes first: it sets what TensorFlow reads)
-from pipeline import synthetic, timing  # noqa: E402
-from pipeline.artifacts import (  # noqa: E402
+from pipeline.base.artifacts import (
     ARTIFACTS,
     MODELS,
-    artifact_path,
-    record_path,
-    sha256,
-    write_record,
 )
-from pipeline.packages import keras, layers  # noqa: E402
-from pipeline.stages import Stage  # noqa: E402
-
-CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animals
-SIZE = 32  # pixels: the smallest image that the network takes
-COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
-PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
-EPOCHS = ("--epochs", "3", "--taught-epochs", "2")
-TRAINING = ("--encoder", "imagenet", *EPOCHS, "--batch-size", "8", "--seed", "7")
-STOPPED = "state_after_an_epoch.npz"
-PARTS = ("original", "taught")  # of a training, by the names of their states
-STOPPED_TAUGHT = ("state_before_taught.npz", "state_after_a_taught_epoch.npz")
-HISTORY = """epoch,loss,mean_iou,iou_pet,iou_background,iou_border,learning_rate,images_per_second
-1,1.5,0.4,0.4,0.5,0.3,0.001,30
-2,1.2,0.5,0.5,0.6,0.4,0.0005,30
-"""
-
+from pipeline.base.stage import Stage
+from pipeline.evaluation import latency, memory
+from tests.helpers.pictures import PhotoFolder
+from tests.helpers.runs import (
+    CLASSES,
+    OWN_CONVERSION,
+    OWN_NETWORK,
+    OWN_TRAINING,
+    PARTS,
+    PRUNING,
+    SHARED_DATA,
+    STOPPED,
+    STOPPED_TAUGHT,
+    TRAINING,
+    copy_code,
+    edit,
+    make_data_set,
+    run_script,
+    start_script,
+)
 
 # The files that the workers begin with: two that make what others share, in one worker each, two
 # that need nothing of it, and then the dearest, so that none of these is left to the end.
@@ -61,103 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
-def trained(models_dir, name, table=HISTORY):
-    """A model's record and the table of its training beside it."""
-    path = models_dir / f"{name}_training.csv"
-    path.write_text(table)
-    artifact_path(models_dir, name).write_text("")
-    record = {key: {} for key in ("inputs", "settings", "code", "versions", "metrics")}
-    record |= {"sha256": "", "wall_seconds": 1, "beside": {path.name: sha256(path)}}
-    write_record(record_path(models_dir, name), record)
-
-
-def start_script(script: str | Path, *arguments: object, **environment: str) -> subprocess.Popen:
-    """A script as its user starts it, with pipes for what it prints."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def run_script(
-    script: str | Path, *arguments: object, **environment: str
-) -> subprocess.CompletedProcess:
-    """The same, waited for."""
-    process = start_script(script, *arguments, **environment)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def make_data_set(
-    models_dir: Path, size: int = SIZE, seed: int = 7, counts: dict[str, int] = COUNTS
-) -> None:
-    """A synthetic data set of a few small pictures."""
-    where = ["--models-dir", str(models_dir), "--dataset", "synthetic"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "COUNTS", counts)
-        data_preparation.main([*where, "--image-size", str(size), "--seed", str(seed)])
-
-
 # --- pictures -----------------------------------------------------------------------------
-
-
-def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
-    """An image as the bytes of a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def halves(width: int, height: int) -> Image.Image:
-    """A trimap whose left half is pet and whose right half is background."""
-    trimap = np.full((height, width), 2, np.uint8)
-    trimap[:, : width // 2] = 1
-    return Image.fromarray(trimap)
-
-
-def photograph(width: int, height: int) -> Image.Image:
-    """Left half one colour, right half another: the picture that `halves` is the truth of."""
-    pixels = np.empty((height, width, 3), np.uint8)
-    pixels[:, : width // 2], pixels[:, width // 2 :] = (220, 40, 60), (30, 90, 200)
-    return Image.fromarray(pixels)
-
-
-def blobs(number: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks of large smooth blobs; each class has a colour of its own."""
-    coarse = np.random.default_rng(seed).normal(0, 1, (number, 4, 4, 3)).astype(np.float32)
-    smooth = [
-        [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in planes]
-        for planes in coarse.transpose(0, 3, 1, 2)
-    ]
-    masks = np.stack([np.stack(planes) for planes in smooth]).argmax(axis=1).astype(np.uint8)
-    return np.array([(200, 30, 30), (30, 200, 30), (30, 30, 200)], np.uint8)[masks], masks
-
-
-class PhotoFolder:
-    """A folder of photographs, as --dataset folder reads it. Ten plain ones from the start."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        for kind in ("images", "masks"):
-            (path / kind).mkdir(parents=True)
-        for number in range(10):
-            self.add_plain(f"plain{number}.jpg", 80, 60 + number)
-
-    def add(self, name: str, image: bytes, mask: bytes) -> None:
-        (self.path / "images" / name).write_bytes(image)
-        (self.path / "masks" / name).with_suffix(".png").write_bytes(mask)
-
-    def add_plain(self, name: str, width: int, height: int) -> None:
-        image = encoded(photograph(width, height), "png" if name.endswith(".png") else "jpeg")
-        self.add(name, image, encoded(halves(width, height), "png"))
-
-    def prepare(self, models_dir: Path, *arguments: str) -> None:
-        """Makes a data set of 64 x 64 pixels of it."""
-        where = ["--models-dir", str(models_dir), "--data-dir", str(self.path)]
-        data_preparation.main([*where, "--dataset", "folder", "--image-size", "64", *arguments])
 
 
 @pytest.fixture
@@ -166,46 +60,6 @@ def folder(tmp_path) -> PhotoFolder:
 
 
 # --- a network ----------------------------------------------------------------------------
-
-
-def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Running statistics that fit the random weights, as after training."""
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = 0.0  # those of these images, at once
-    model(images, training=True)
-    return model
-
-
-def toy_network() -> tuple[keras.Model, np.ndarray]:
-    """A network of few operators, of every kind that ours have and more, and calibration images.
-
-    Biases are random: equal ones, as zeros are, would be stored once in a file.
-    """
-    keras.utils.set_random_seed(0)
-    image = layers.Input((SIZE, SIZE, 3))
-    biased = {"padding": "same", "bias_initializer": "random_normal"}
-    x = layers.Conv2D(32, 3, 2, activation="relu", **biased)(image)
-    x = layers.DepthwiseConv2D(3, **biased)(x)
-    x = layers.Conv2D(64, 3, activation="relu", **biased)(x)
-    x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
-    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
-    return model, np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
-
-
-def that_crashes(content: bytes) -> bytes:
-    """An int8 .tflite file with all scales 0, on which LiteRT 2.3 ends in a segmentation fault."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    from pipeline.tflite_files import SharingBuilder
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for tensor in model.subgraphs[0].tensors:
-        if tensor.quantization is not None and tensor.quantization.scale is not None:
-            tensor.quantization.scale = np.zeros_like(tensor.quantization.scale)
-    builder = SharingBuilder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 # --- runs ---------------------------------------------------------------------------------
@@ -305,16 +159,16 @@ def evaluated_run(finished_run, made_once) -> Path:
     """
     import evaluation
 
-    latency = {"median": 2.0, "p90": 2.5, "after_another": 3.0, "first": 30.0, "runs": 100}
+    times = {"median": 2.0, "p90": 2.5, "after_another": 3.0, "first": 30.0, "runs": 100}
 
     def make(models_dir: Path) -> None:
         shutil.copytree(finished_run, models_dir)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                timing, "measure_latency", lambda _, names, *__: dict.fromkeys(names, latency)
+                latency, "measure_latency", lambda _, names, *__: dict.fromkeys(names, times)
             )
             patch.setattr(
-                timing, "measure_memory", lambda _, names, __: dict.fromkeys(names, 10**7)
+                memory, "measure_memory", lambda _, names, __: dict.fromkeys(names, 10**7)
             )
             evaluation.main(["--models-dir", str(models_dir)])
 
@@ -322,45 +176,6 @@ def evaluated_run(finished_run, made_once) -> Path:
 
 
 # --- the code, edited -----------------------------------------------------------------------
-
-FAST = ("--learning-rate", "0.01", "--seed", "7")
-OWN_EPOCHS = ("--epochs", "2", "--taught-epochs", "0")
-OWN_TRAINING = ("--architecture", "tiny", *OWN_EPOCHS, "--batch-size", "8", *FAST)
-OWN_NETWORK = '''
-def tiny(size: tuple[int, int], classes: int) -> keras.Model:
-    """A network of somebody's own: MobileNet's input scaling, a kernel worth pruning."""
-    image = layers.Input((*size, 3))
-    x = layers.Rescaling(2, -1)(image)
-    skip = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(x)
-    x = layers.Conv2D(64, 3, 2, padding="same", use_bias=False)(skip)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
-    x = layers.Conv2D(64, 3, padding="same", activation="relu")(layers.Concatenate()([x, skip]))
-    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
-    return keras.Model(image, layers.Conv2D(classes, 1, name="logits")(x), name="tiny")
-
-
-NETWORKS = {"tiny": tiny, '''
-OWN_CONVERSION = """
-    "int16": Variant("int16_quantized_model.tflite", weights="int8", activations="int16"),
-    "float16": Variant("""
-
-
-def copy_code(project: Path) -> Path:
-    """A copy of the project's code that may be edited."""
-    project.mkdir(exist_ok=True)
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, project)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=ignored)
-    return project
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    """Changes what reads so in a file; a test whose edit changes nothing proves nothing."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 @pytest.fixture(scope="session")
@@ -410,7 +225,7 @@ def numbers() -> dict:
     """A small fabricated evaluation: the names, fields and nesting of evaluation.json."""
     rows = []
     for k, name in enumerate(MODELS):
-        latency = {
+        times = {
             "median": 2.0 + k,
             "p90": 2.5 + k,
             "after_another": 3.0 + k,
@@ -427,8 +242,8 @@ def numbers() -> dict:
             "activation_kb": 768.0 if ARTIFACTS[name][0].endswith(".tflite") else None,
             "multiply_accumulates": 185_391_200,
             "activation_peak": [["block1_expand", 614_400], ["block1_depthwise", 153_600]],
-            "latency_ms": latency,
-            "latency_ms_all_threads": latency,
+            "latency_ms": times,
+            "latency_ms_all_threads": times,
             "memory_bytes": 10_000_000 + k,
             "mean_iou": 0.76,
             "mean_iou_interval": [0.7512, 0.7688],

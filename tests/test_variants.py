@@ -4,10 +4,9 @@ whose scripts run as their user runs them.
 
 import json
 
-from conftest import OWN_CONVERSION, TRAINING, copy_code, edit, run_script
-
-from pipeline.artifacts import MODELS
+from pipeline.base.artifacts import MODELS
 from pipeline.variants import VARIANTS
+from tests.helpers.runs import OWN_CONVERSION, TRAINING, copy_code, edit, run_script
 
 
 def test_entry_of_the_table_does_not_train_the_network_again(run_copy, tmp_path, own_output):

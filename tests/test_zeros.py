@@ -4,15 +4,16 @@ layer.
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SIZE
 
-from pipeline import networks, zeros
-from pipeline.dataset import load_split
-from pipeline.fitting import make_train_step
-from pipeline.keras_models import load_model, validation_iou
-from pipeline.losses import segmentation_loss
-from pipeline.optimizers import make_optimizer
-from pipeline.packages import layers, tf, tfmot
+from pipeline.base.lazy import layers, tf, tfmot
+from pipeline.data.dataset import load_split
+from pipeline.inference.keras_files import load_model, validation_iou
+from pipeline.pruning import magnitude
+from pipeline.training import networks
+from pipeline.training.loop import make_train_step
+from pipeline.training.losses import segmentation_loss
+from pipeline.training.optimizers import make_optimizer
+from tests.helpers.runs import CLASSES, SIZE
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_first_last_depthwise_and_tiny_layers_are_whole(pruned, finished_run):
         layer
         for layer in pruned.layers
         if any(hasattr(layer, name) for name in kernel_names)
-        and layer.name not in zeros.kernels(pruned)
+        and layer.name not in magnitude.kernels(pruned)
     ]
     assert {"stem", "logits_block"} <= {layer.name for layer in whole}
     assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in whole) == 18
@@ -37,7 +38,7 @@ def test_first_last_depthwise_and_tiny_layers_are_whole(pruned, finished_run):
 
 
 def test_most_weights_are_in_pruned_layers(pruned):
-    chosen = zeros.kernels(pruned).values()
+    chosen = magnitude.kernels(pruned).values()
     prunable = sum(kernel.shape.num_elements() for kernel in chosen)
     assert prunable > 0.75 * pruned.count_params()
 
@@ -45,8 +46,8 @@ def test_most_weights_are_in_pruned_layers(pruned):
 def test_classic_network_is_pruned_and_unwrapped_too():
     """In four steps, fewer than lie between two updates of the masks in a long run."""
     model = networks.classic_unet((SIZE, SIZE), len(CLASSES))
-    names = zeros.kernels(model)
-    student = zeros.wrap(model, dict.fromkeys(names, 0.5), 4)
+    names = magnitude.kernels(model)
+    student = magnitude.wrap(model, dict.fromkeys(names, 0.5), 4)
     callback = tfmot.sparsity.keras.UpdatePruningStep()
     callback.set_model(student)
     callback.on_train_begin()
@@ -65,7 +66,7 @@ def test_classic_network_is_pruned_and_unwrapped_too():
     callback.on_epoch_end(None)
     plain = tfmot.sparsity.keras.strip_pruning(student)
     achieved = {
-        name: layer["sparsity"] for name, layer in zeros.layer_sparsity(plain, names).items()
+        name: layer["sparsity"] for name, layer in magnitude.layer_sparsity(plain, names).items()
     }
     assert {"down64b", "bottleneckb", "up128_transposed", "up64a"} <= set(achieved)
     assert achieved == pytest.approx(dict.fromkeys(achieved, 0.5), abs=0.005)
@@ -77,23 +78,23 @@ def test_one_threshold_for_all_kernels_by_hand():
     """Of 8 weights the 4 smallest: 1, 2, 3 of the first kernel and 4 of the second."""
     first, second = tf.Variable([[1.0, -2.0], [3.0, 9.0]]), tf.Variable([[-4.0, 5.0], [6.0, 7.0]])
     kernels = {"first": first, "second": second}
-    assert zeros.layer_shares(kernels, 0.5) == {"first": 0.75, "second": 0.25}
-    assert zeros.layer_shares(kernels, 0.25) == {"first": 0.5, "second": 0.0}
+    assert magnitude.layer_shares(kernels, 0.5) == {"first": 0.75, "second": 0.25}
+    assert magnitude.layer_shares(kernels, 0.25) == {"first": 0.5, "second": 0.0}
 
 
 def test_no_kernel_loses_its_largest_weights_and_the_others_make_up_for_it():
     random = np.random.default_rng(0)
     tiny, large = (tf.Variable(size * random.normal(size=(100, 100))) for size in (1e-3, 1.0))
-    shares = zeros.layer_shares({"tiny": tiny, "large": large}, 0.6)
-    assert shares == pytest.approx({"tiny": 1 - zeros.LEAST_KEPT, "large": 0.22})
-    most = zeros.layer_shares({"tiny": tiny, "large": large}, 0.98)
+    shares = magnitude.layer_shares({"tiny": tiny, "large": large}, 0.6)
+    assert shares == pytest.approx({"tiny": 1 - magnitude.LEAST_KEPT, "large": 0.22})
+    most = magnitude.layer_shares({"tiny": tiny, "large": large}, 0.98)
     assert most == pytest.approx({"tiny": 0.98, "large": 0.98})
 
 
 def test_kernels_with_zeros_already_count_them():
     """A network that was pruned before: its zeros are the smallest weights."""
     sparse, dense = tf.Variable([0.0, 0.0, 0.0, 8.0]), tf.Variable([1.0, 2.0, 3.0, 4.0])
-    assert zeros.layer_shares({"sparse": sparse, "dense": dense}, 0.25) == {
+    assert magnitude.layer_shares({"sparse": sparse, "dense": dense}, 0.25) == {
         "sparse": 0.5,
         "dense": 0.0,
     }
@@ -101,16 +102,16 @@ def test_kernels_with_zeros_already_count_them():
 
 def test_total_counts_weights_and_not_layers():
     small, large = {"weights": 100, "sparsity": 0.0}, {"weights": 300, "sparsity": 0.8}
-    assert zeros.total_sparsity({"small": small, "large": large}) == pytest.approx(0.6)
-    assert zeros.total_sparsity({}) == 0
+    assert magnitude.total_sparsity({"small": small, "large": large}) == pytest.approx(0.6)
+    assert magnitude.total_sparsity({}) == 0
 
 
 def test_scan_tries_every_layer_alone_and_leaves_the_model_as_it_was(finished_run):
     model = load_model(finished_run, "original")
     images, masks = (part[:] for part in load_split(finished_run, "validation"))
     before = model.get_weights()
-    rows = zeros.scan_sensitivity(model, images, masks)
-    assert [row["layer"] for row in rows] == list(zeros.kernels(model, 0))
+    rows = magnitude.scan_sensitivity(model, images, masks)
+    assert [row["layer"] for row in rows] == list(magnitude.kernels(model, 0))
     for was, now in zip(before, model.get_weights()):
         np.testing.assert_array_equal(was, now)
     # By hand, for one layer and level:

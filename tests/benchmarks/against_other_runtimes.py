@@ -57,11 +57,14 @@ import runtimes
 from runtimes import File, Network
 
 import quantization
-from pipeline import console, flags, metrics, packages, timing
-from pipeline.artifacts import MODELS_DIR, SEED, command, read_record, sha256, write_json
-from pipeline.conversion import calibration_sample
-from pipeline.dataset import load_classes, load_split
-from pipeline.keras_models import load_model
+from pipeline.base import cli, console, lazy
+from pipeline.base.artifacts import MODELS_DIR, command, read_record, sha256, write_json
+from pipeline.base.cli import SEED
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.evaluation import bootstrap, latency
+from pipeline.inference import iou
+from pipeline.inference.keras_files import load_model
+from pipeline.quantization.convert import calibration_sample
 
 THREADS = (1, 2)
 RUNS = 200  # timed, of each network and number of threads
@@ -169,10 +172,10 @@ def judge(network: Network, images: np.ndarray, masks: np.ndarray) -> dict[str, 
         network.give(image)
         network.invoke()
         logits = network.output()[0]
-        counts += [metrics.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]]
-    found = metrics.mean_iou(metrics.iou_per_class(np.sum(counts, axis=0)))
-    samples = metrics.bootstrap_mean_iou(np.array(counts), SEED)
-    return {"validation_mean_iou": float(found), "mean_iou_interval": metrics.interval(samples)}
+        counts += [iou.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]]
+    found = iou.mean_iou(iou.iou_per_class(np.sum(counts, axis=0)))
+    samples = bootstrap.bootstrap_mean_iou(np.array(counts), SEED)
+    return {"validation_mean_iou": float(found), "mean_iou_interval": bootstrap.interval(samples)}
 
 
 def measure(
@@ -268,7 +271,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--runs",
-        type=flags.bounded(int, 1),
+        type=cli.bounded(int, 1),
         default=RUNS,
         help="timed, of each, per number of threads (default: %(default)s)",
     )
@@ -315,13 +318,13 @@ def main() -> None:
             place.mkdir()
             ours += runtimes.convert_litert(network, member, place, calibration)
         rows = measure(ours, peers, images, masks, arguments.runs)
-    installed = packages.versions()
+    installed = lazy.versions()
     versions = {name: installed[name] for name in ("ai-edge-litert", "tensorflow", "numpy")}
     versions |= runtimes.versions()
     about = {
         "model": f"{name}, {arguments.model}",
         "image_size": [width, height],
-        "cpu": timing.cpu_name(),
+        "cpu": latency.cpu_name(),
         "cores": os.cpu_count(),
         "threads": list(THREADS),
         "runs": arguments.runs,

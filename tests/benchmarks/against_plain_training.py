@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from input_pipeline import real_batches, train_step
 
 import training
-from pipeline import console, networks
-from pipeline.artifacts import MODELS_DIR
-from pipeline.batches import COLOUR_CHANGE
-from pipeline.dataset import load_classes, load_split
-from pipeline.packages import keras, tf
+from pipeline.base import console
+from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.lazy import keras, tf
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.training import networks
+from pipeline.training.input_pipeline import COLOUR_CHANGE
 
 
 def plain_data(

@@ -21,10 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import console, flags, metrics, networks
-from pipeline.dataset import load_classes, load_split
-from pipeline.keras_models import load_model
-from pipeline.packages import keras, tf
+from pipeline.base import cli, console
+from pipeline.base.lazy import keras, tf
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.inference import iou
+from pipeline.inference.keras_files import load_model
+from pipeline.training import networks
 
 BATCH_SIZE = 32
 
@@ -56,10 +58,8 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of one data set")
     parser.add_argument("--split", choices=("validation", "train"), default="validation")
-    parser.add_argument(
-        "--images", type=flags.bounded(int, 1), help="the first ones (default: all)"
-    )
-    parser.add_argument("--enlarge", type=flags.bounded(float, 0.25, 4.0), metavar="FACTOR")
+    parser.add_argument("--images", type=cli.bounded(int, 1), help="the first ones (default: all)")
+    parser.add_argument("--enlarge", type=cli.bounded(float, 0.25, 4.0), metavar="FACTOR")
     arguments = parser.parse_args()
     images, masks = load_split(arguments.folders[0], arguments.split)
     classes = load_classes(arguments.folders[0])
@@ -68,9 +68,9 @@ def main() -> None:
     def show(name: str, views: np.ndarray) -> None:
         """Prints what the average of some views (views, n, height, width, classes) is worth."""
         found = views.sum(axis=0).argmax(-1)
-        iou = metrics.iou_per_class(metrics.class_counts(masks, found, len(classes)).sum(axis=0))
+        per_class = iou.iou_per_class(iou.class_counts(masks, found, len(classes)).sum(axis=0))
         each = ", ".join(f"{key} {value:.4f}" for key, value in zip(classes.names, iou))
-        console.say(f"{metrics.mean_iou(iou):.4f} ({each})  {name}")
+        console.say(f"{iou.mean_iou(per_class):.4f} ({each})  {name}")
 
     console.say(f"{len(masks)} pictures of {arguments.split}")
     everything, weights = [], []

@@ -18,8 +18,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import artifacts, console, litert, packages, sentences, timing
-from pipeline.tflite_files import gzip_bytes
+from pipeline.base import artifacts, console, lazy
+from pipeline.evaluation import latency
+from pipeline.inference import litert, timing
+from pipeline.inference.tflite_files import gzip_bytes
+from pipeline.report import findings
 
 
 def open_with_noise(path: Path, threads: int) -> Any:
@@ -58,7 +61,7 @@ def markdown(record: dict[str, Any]) -> str:
             f"{row['gzip_bytes'] / 1e6:.2f}",
             ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in both),
             ", ".join(f"{median:.2f}" for median in row["after_another_ms"]),
-            ", ".join(sentences.ratio_words(ratio, " times") for ratio in row["times_faster"]),
+            ", ".join(findings.ratio_words(ratio, " times") for ratio in row["times_faster"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -100,12 +103,12 @@ def main() -> None:
             "times_faster": [slow / quick for slow, quick in zip(firsts, medians)],
         }
         rows.append(row)
-    cpu = timing.cpu_name()
+    cpu = latency.cpu_name()
     record = {
         "cpu": cpu,
         "threads": arguments.threads,
         "runs": arguments.runs,
-        "versions": packages.versions(),
+        "versions": lazy.versions(),
         "files": rows,
     }
     console.say(f"{cpu}, {arguments.threads} thread(s), {arguments.repeats} repeats")

@@ -24,21 +24,24 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import test_mediapipe  # noqa: E402
-import test_tflite_micro  # noqa: E402
+import test_mediapipe
+import test_tflite_micro
 
-from pipeline import litert, memory_plan, metrics, synthetic  # noqa: E402
-from pipeline.artifacts import SEED, artifact_path  # noqa: E402
-from pipeline.dataset import load_classes, load_split  # noqa: E402
-from pipeline.photographs import fit_image  # noqa: E402
+from pipeline.base.artifacts import artifact_path
+from pipeline.base.cli import SEED
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.data.formats import synthetic
+from pipeline.data.image_reader import fit_image
+from pipeline.evaluation import memory_plan
+from pipeline.inference import iou, litert
 
 DRAWN_SIDE = 200  # of --drawn; pictures are drawn at twice the size
 
 
 def mean_iou(masks: np.ndarray, classes: np.ndarray, number: int) -> float:
     """Mean IoU of class maps; both uint8 (pictures, height, width)."""
-    counts = metrics.class_counts(masks, classes, number).sum(axis=0)
-    return metrics.mean_iou(metrics.iou_per_class(counts))
+    counts = iou.class_counts(masks, classes, number).sum(axis=0)
+    return iou.mean_iou(iou.iou_per_class(counts))
 
 
 def compare_shrinking(path: Path, size: tuple[int, int], number: int) -> None:

@@ -19,10 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from compare_files import time_files
 
-from pipeline import console, conversion, keras_models, litert, recipes, sentences
-from pipeline.artifacts import MODELS_DIR
-from pipeline.packages import keras, tf
-from pipeline.tflite_files import compacted
+from pipeline.base import console
+from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.lazy import keras, tf
+from pipeline.inference import keras_files, litert
+from pipeline.inference.tflite_files import compacted
+from pipeline.quantization import convert, selective
+from pipeline.report import findings
 
 # What an operator's depth must be: products per sum, kernel height x width x input channels.
 RULES: dict[str, Callable[[int], bool]] = {
@@ -36,7 +39,7 @@ RULES: dict[str, Callable[[int], bool]] = {
 
 def by_converter(model: keras.Model) -> bytes:
     """The converter's own dynamic range."""
-    converter = conversion.fixed_batch_converter(model)
+    converter = convert.fixed_batch_converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     with console.silenced():
         return compacted(converter.convert())
@@ -45,7 +48,7 @@ def by_converter(model: keras.Model) -> bytes:
 def by_rule(content: bytes, rule: Callable[[int], bool]) -> tuple[bytes, int]:
     """A float32 file quantised by a rule, and how many operators that are."""
     chosen = [operator for operator in litert.operators(content) if rule(operator.depth)]
-    return compacted(recipes.quantise_dynamic(content, chosen)), len(chosen)
+    return compacted(selective.quantise_dynamic(content, chosen)), len(chosen)
 
 
 def main() -> None:
@@ -56,8 +59,8 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
     parser.add_argument("--runs", type=int, default=200, help="of each file (default: %(default)s)")
     arguments = parser.parse_args()
-    model = keras_models.load_model(arguments.models_dir, "pruned")
-    content = conversion.convert(model, "float32")
+    model = keras_files.load_model(arguments.models_dir, "pruned")
+    content = convert.convert(model, "float32")
     files = {
         "float32": (content, 0),
         "the converter's dynamic range": (by_converter(model), "all"),
@@ -74,7 +77,7 @@ def main() -> None:
     for name, (file, count) in files.items():
         faster = medians["float32"] / medians[name]
         size = len(file) / 1e6
-        speed = sentences.ratio_words(faster, " times")
+        speed = findings.ratio_words(faster, " times")
         console.say(f"| {name} | {count} | {size:.2f} | {medians[name]:.2f} | {speed} |")
 
 

@@ -25,13 +25,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline import metrics, networks  # noqa: E402
-from pipeline.conversion import calibration_sample, convert  # noqa: E402
-from pipeline.dataset import load_split  # noqa: E402
-from pipeline.keras_models import load_model  # noqa: E402
-from pipeline.litert import set_image  # noqa: E402
-from pipeline.packages import tf  # noqa: E402
-from pipeline.timing import time_in_turns  # noqa: E402
+from pipeline.base.lazy import tf
+from pipeline.data.dataset import load_split
+from pipeline.inference import iou
+from pipeline.inference.keras_files import load_model
+from pipeline.inference.litert import set_image
+from pipeline.inference.timing import time_in_turns
+from pipeline.quantization.convert import calibration_sample, convert
+from pipeline.training import networks
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -92,9 +93,9 @@ def main() -> None:
         counts = np.zeros((3, classes), np.int64)
         for image, mask in zip(images, masks):
             prediction = run(image).argmax(-1)
-            counts += metrics.class_counts(mask[None], prediction[None], classes)[0]
-        iou = metrics.mean_iou(metrics.iou_per_class(counts))
-        print(f"{name:8} {iou:.4f} mean IoU on {len(images)} validation images", flush=True)
+            counts += iou.class_counts(mask[None], prediction[None], classes)[0]
+        mean = iou.mean_iou(iou.iou_per_class(counts))
+        print(f"{name:8} {mean:.4f} mean IoU on {len(images)} validation images", flush=True)
     picture = images[0]
     calls = {
         "inside, file alone": inside.invoke,

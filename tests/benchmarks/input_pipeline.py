@@ -20,10 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import training
-from pipeline import batches, console, fitting, losses, networks, optimizers
-from pipeline.artifacts import MODELS_DIR, SEED
-from pipeline.dataset import load_classes, load_split
-from pipeline.packages import keras, tf
+from pipeline.base import console
+from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.cli import SEED
+from pipeline.base.lazy import keras, tf
+from pipeline.data.dataset import load_classes, load_split
+from pipeline.training import input_pipeline, loop, losses, networks, optimizers
 
 IN_TURN = 10  # steps of one kind, before those of the other
 PREFETCHED = 3  # batches that were made meanwhile
@@ -34,14 +36,14 @@ def real_batches(
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The batches of one epoch after the other, without end."""
     for epoch in itertools.count():
-        yield from batches.epoch_batches(images, masks, batch_size, SEED, epoch)
+        yield from input_pipeline.epoch_batches(images, masks, batch_size, SEED, epoch)
 
 
 def train_step(model: keras.Model) -> Callable[..., tf.Tensor]:
     """What trains a model for one step, as training.py does."""
     optimizer = optimizers.make_optimizer(10_000, training.LEARNING_RATE, training.WARM_UP_STEPS)
     optimizer.build(model.trainable_variables)
-    return fitting.make_train_step(
+    return loop.make_train_step(
         model,
         optimizer,
         tf.distribute.get_strategy(),

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from compare_files import open_with_noise
 
-from pipeline import console
+from pipeline.base import console
 
 WARM_UP_RUNS = 5
 

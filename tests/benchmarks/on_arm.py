@@ -31,11 +31,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import console, flags
-from pipeline.artifacts import MODELS_DIR, SEED, artifact_path
-from pipeline.console import UserError
-from pipeline.dataset import load_split
-from pipeline.litert import open_interpreter
+from pipeline.base import cli, console
+from pipeline.base.artifacts import MODELS_DIR, artifact_path
+from pipeline.base.cli import SEED
+from pipeline.base.console import UserError
+from pipeline.data.dataset import load_split
+from pipeline.inference.litert import open_interpreter
 from pipeline.variants import VARIANTS
 
 FILES = ("int8", "float32", "float16")
@@ -83,7 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, metavar="DIR")
-    parser.add_argument("--seed", type=flags.bounded(int, 0, flags.LARGEST_SEED), default=SEED)
+    parser.add_argument("--seed", type=cli.bounded(int, 0, cli.LARGEST_SEED), default=SEED)
     parser.add_argument(
         "--files",
         nargs="+",
@@ -94,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pictures",
-        type=flags.bounded(int, 1),
+        type=cli.bounded(int, 1),
         default=20,
         help="a seeded sample of the validation split, noise if there is no data set (default: 20)",
     )

@@ -33,13 +33,16 @@ from compare_files import time_files
 
 import quantization
 import training
-from pipeline import batches, console, keras_models, losses, networks, optimizers
-from pipeline.accuracy import counts_per_image
-from pipeline.artifacts import MODELS_DIR, SEED, artifact_path, read_record, write_json
-from pipeline.conversion import calibration_sample, convert
-from pipeline.dataset import load_split
-from pipeline.metrics import bootstrap_mean_iou, interval
-from pipeline.packages import keras, tf
+from pipeline.base import console
+from pipeline.base.artifacts import MODELS_DIR, artifact_path, read_record, write_json
+from pipeline.base.cli import SEED
+from pipeline.base.lazy import keras, tf
+from pipeline.data.dataset import load_split
+from pipeline.evaluation.accuracy import counts_per_image
+from pipeline.evaluation.bootstrap import bootstrap_mean_iou, interval
+from pipeline.inference import keras_files
+from pipeline.quantization.convert import calibration_sample, convert
+from pipeline.training import input_pipeline, losses, networks, optimizers
 
 LATENCY_RUNS = 300
 
@@ -61,14 +64,14 @@ def rectangles(images: tf.Tensor, draws: tf.Tensor, least: float, more: float) -
 
 def after_augmentation(more: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     """Lets `more` change what augmentation gives; it takes images, masks and random numbers."""
-    plain = batches.augment
+    plain = input_pipeline.augment
 
     def augment(
         images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         return more(*plain(images, masks, draws, ignored), draws)
 
-    batches.augment = augment
+    input_pipeline.augment = augment
 
 
 def cutmix() -> None:
@@ -271,13 +274,13 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "cutout": ("cutout on half of the images", cutout, []),
     "milder": (
         "crops from 0.8 of the side, 6 degrees, colours 0.15",
-        setting(batches, SMALLEST_CROP=0.8, ROTATION=6.0, COLOUR_CHANGE=0.15),
+        setting(input_pipeline, SMALLEST_CROP=0.8, ROTATION=6.0, COLOUR_CHANGE=0.15),
         [],
     ),
-    "no_rotation": ("no rotation", setting(batches, ROTATION=0.0), []),
+    "no_rotation": ("no rotation", setting(input_pipeline, ROTATION=0.0), []),
     "stronger": (
         "crops from 0.5 of the side, 20 degrees, colours 0.4",
-        setting(batches, SMALLEST_CROP=0.5, ROTATION=20.0, COLOUR_CHANGE=0.4),
+        setting(input_pipeline, SMALLEST_CROP=0.5, ROTATION=20.0, COLOUR_CHANGE=0.4),
         [],
     ),
     "masks_alone": ("never its own teacher", nothing, ["--taught-epochs", "0"]),
@@ -326,7 +329,7 @@ def train(arguments: argparse.Namespace) -> None:
     settings = [f"--{key}={value}" for key, value in common.items()]
     training.main([*settings, *flags, "--resume"])
     metrics = read_record(models_dir, "original")["metrics"]
-    model = keras_models.load_model(models_dir, "original")
+    model = keras_files.load_model(models_dir, "original")
     _, calibration = calibration_sample(models_dir, quantization.CALIBRATION_IMAGES, SEED)
     artifact_path(models_dir, "int8").write_bytes(convert(model, "int8", calibration))
     images, masks = load_split(models_dir, "validation")

@@ -18,8 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline import charts, console
-from pipeline.packages import matplotlib_figure
+from pipeline.base import console
+from pipeline.base.lazy import matplotlib_figure
+from pipeline.report import charts
 
 SHOWN = {"original": charts.BLUE, "pruned": charts.GREY, "int8": charts.ORANGE}  # and their colours
 

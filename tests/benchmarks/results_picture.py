@@ -19,8 +19,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import accuracy, charts, console, dataset, pictures  # noqa: E402
-from pipeline.packages import matplotlib_figure  # noqa: E402
+from pipeline.base import console
+from pipeline.base.lazy import matplotlib_figure
+from pipeline.data import dataset
+from pipeline.evaluation import accuracy
+from pipeline.report import charts, overlays
 
 SHOWN = (3, 27, 74, 149)  # pictures of the demo's test split
 
@@ -36,11 +39,11 @@ def main() -> None:
     classes = dataset.load_classes(arguments.models_dir)
     rows = {
         "picture": images,
-        "truth": [pictures.overlay(*pair, classes) for pair in zip(images, masks)],
+        "truth": [overlays.overlay(*pair, classes) for pair in zip(images, masks)],
     }
     for name in ("original", "int8"):
         found = accuracy.class_maps(arguments.models_dir, name, images)
-        rows[name] = [pictures.overlay(*pair, classes) for pair in zip(images, found)]
+        rows[name] = [overlays.overlay(*pair, classes) for pair in zip(images, found)]
     evaluation = json.loads((ROOT / "docs" / "results.json").read_text())
 
     figure = matplotlib_figure.Figure((13, 5.6), layout="constrained")
@@ -54,7 +57,7 @@ def main() -> None:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     legend = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 9}
-    left.legend(handles=pictures.patches(classes), **legend)
+    left.legend(handles=overlays.patches(classes), **legend)
     models = [row for row in evaluation["models"] if row["file"].endswith(".tflite")]
     right.suptitle("What it costs (Oxford-IIIT Pet, test split, 128 pixels)", fontsize=11)
     size, time = right.subfigures(1, 2)

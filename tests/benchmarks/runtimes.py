@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import console, litert, memory_plan
-from pipeline.conversion import convert
-from pipeline.tflite_files import weight_counts
+from pipeline.base import console
+from pipeline.evaluation import memory_plan
+from pipeline.inference import litert
+from pipeline.inference.tflite_files import weight_counts
+from pipeline.quantization.convert import convert
 
 try:
     with console.silenced():  # they load TensorFlow

@@ -18,11 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from compare_files import time_files
 
-from pipeline import console, conversion, keras_models
-from pipeline.artifacts import MODELS_DIR, SEED
-from pipeline.packages import keras, tf
-from pipeline.rounding import round_kernels
-from pipeline.tflite_files import compacted, gzip_bytes
+from pipeline.base import console
+from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.cli import SEED
+from pipeline.base.lazy import keras, tf
+from pipeline.inference import keras_files
+from pipeline.inference.tflite_files import compacted, gzip_bytes
+from pipeline.quantization import convert
+from pipeline.quantization.gptq import round_kernels
 
 TYPES = ("float32", "float16", "int8")
 CALIBRATION_IMAGES = 50
@@ -35,7 +38,7 @@ def converted(model: keras.Model, kind: str, sparse: bool, calibration: np.ndarr
     """
     if kind == "int8":
         model = round_kernels(model, calibration)
-    converter = conversion.fixed_batch_converter(model)
+    converter = convert.fixed_batch_converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if kind != "float32" else []
     if sparse:
         converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
@@ -43,7 +46,7 @@ def converted(model: keras.Model, kind: str, sparse: bool, calibration: np.ndarr
         converter.target_spec.supported_types = [tf.float16]
     if kind == "int8":
         converter.representative_dataset = lambda: ([image[None]] for image in calibration)
-        converter.target_spec.supported_ops = conversion.operator_sets("int8")
+        converter.target_spec.supported_ops = convert.operator_sets("int8")
         converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
     with console.silenced():
         return compacted(converter.convert())
@@ -57,8 +60,8 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR)
     parser.add_argument("--runs", type=int, default=200, help="of each file (default: %(default)s)")
     arguments = parser.parse_args()
-    model = keras_models.load_model(arguments.models_dir, "pruned")
-    _, calibration = conversion.calibration_sample(arguments.models_dir, CALIBRATION_IMAGES, SEED)
+    model = keras_files.load_model(arguments.models_dir, "pruned")
+    _, calibration = convert.calibration_sample(arguments.models_dir, CALIBRATION_IMAGES, SEED)
     paths, medians = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in TYPES:

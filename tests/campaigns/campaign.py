@@ -32,8 +32,9 @@ from surroundings import cases, disk, flags, memory
 from toy import ROOT
 from trials import Campaign, Tally
 
-from pipeline import artifacts, timing
-from pipeline.packages import versions
+from pipeline.base import artifacts
+from pipeline.base.lazy import versions
+from pipeline.evaluation import latency
 
 JSON = ROOT / "docs" / "reliability.json"
 COLUMNS = {  # of the table: what is added up in it
@@ -110,7 +111,7 @@ def main() -> int:
         record = {
             "campaign": "tests/campaigns/campaign.py",
             "system": platform.platform(),
-            "cpu": timing.cpu_name(),
+            "cpu": latency.cpu_name(),
             "versions": versions(),
             "rows": sorted(every, key=lambda row: list(KINDS).index(row["kind"])),
         }

@@ -20,7 +20,10 @@ import toy
 from toy import ROOT, STAGES, Result, ask, copy_of, facts, hidden, run
 from trials import Campaign, Tally
 
-from pipeline import accuracy, console, dataset, keras_models, processes
+from pipeline.base import console, system
+from pipeline.data import dataset
+from pipeline.evaluation import accuracy
+from pipeline.inference import keras_files
 
 BUSY = ("--max-latency-ms", 1e6)
 
@@ -180,7 +183,7 @@ def diverging(campaign: Campaign) -> Tally:
 
 def all_finite(models_dir: Path, script: str) -> None:
     """Ends with 0 if no weight of a model is NaN or infinite."""
-    model = keras_models.load_model(models_dir, {"training": "original"}.get(script, "pruned"))
+    model = keras_files.load_model(models_dir, {"training": "original"}.get(script, "pruned"))
     raise SystemExit(0 if all(np.isfinite(part).all() for part in model.get_weights()) else 1)
 
 
@@ -239,7 +242,7 @@ def busy(campaign: Campaign) -> Iterator[Tally]:
     for _ in campaign.times(2):
         models_dir = copy_of(campaign.old, campaign.folder / "busy")
         loop = [sys.executable, "-c", "while True: pass"]
-        others = [subprocess.Popen(loop) for _ in range(processes.cores())]
+        others = [subprocess.Popen(loop) for _ in range(system.cores())]
         try:
             done = run(*ask("evaluation", models_dir, *BUSY), before=toy.measure_for_real)
         finally:

@@ -17,7 +17,9 @@ from PIL import Image
 from toy import ask, copy_of, run
 from trials import Campaign, Tally
 
-from pipeline import artifacts, console, keras_models, photos
+from pipeline.base import artifacts, console
+from pipeline.inference import keras_files
+from pipeline.prediction import predict
 
 
 def flips(campaign: Campaign) -> Iterator[Tally]:
@@ -27,7 +29,7 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
     def look(path: Path) -> str:
         """How a user of --model would fare: "refused", "opened", or the fault."""
         try:
-            *_, scores = photos.open_scorer(path)
+            *_, scores = predict.open_scorer(path)
             scores(picture)
         except console.UserError as error:
             return "refused in one line" if "\n" not in str(error) else "many lines"
@@ -79,10 +81,10 @@ def small_models(folder: Path) -> None:
         return
 
     def write() -> None:
-        from pipeline.conversion import convert
+        from pipeline.quantization.convert import convert
 
         model = toy.network((toy.SIZE, toy.SIZE), 3, 8)
-        keras_models.save_model(model, folder / "small.h5")
+        keras_files.save_model(model, folder / "small.h5")
         calibration = np.random.default_rng(0).random((2, toy.SIZE, toy.SIZE, 3), np.float32)
         (folder / "small.tflite").write_bytes(convert(model, "int8", calibration))
         raise SystemExit(0)

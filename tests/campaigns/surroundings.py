@@ -20,9 +20,11 @@ import toy
 from toy import ROOT, STAGES, ask, copy_of, hidden, run
 from trials import Campaign, Tally
 
-from pipeline import accuracy, artifacts, keras_models, timing
-from pipeline.conversion import convert
-from pipeline.dataset import load_split
+from pipeline.base import artifacts
+from pipeline.data.dataset import load_split
+from pipeline.evaluation import accuracy
+from pipeline.inference import keras_files
+from pipeline.quantization.convert import convert
 from pipeline.variants import VARIANTS
 
 UNSHARED = 0x00020000  # CLONE_NEWNS
@@ -154,13 +156,13 @@ def leave(ballast: Path | None, free: int) -> None:
 
 def at_the_end(fill: Callable[[], None]) -> None:
     """Fills the disk when the finished model is to be saved."""
-    save = keras_models.save_model
+    save = keras_files.save_model
 
     def save_on_a_full_disk(*arguments: Any) -> None:
         fill()
         save(*arguments)
 
-    keras_models.save_model = save_on_a_full_disk
+    keras_files.save_model = save_on_a_full_disk
 
 
 def not_writable(campaign: Campaign, place: Path, private: bool) -> Tally:
@@ -234,17 +236,17 @@ def memory(campaign: Campaign) -> Iterator[Tally]:
     place, times = campaign.folder / "memory.json", campaign.times(50)
 
     def work() -> None:
-        model = keras_models.load_model(campaign.old, "pruned")
+        model = keras_files.load_model(campaign.old, "pruned")
         images, masks = load_split(campaign.old, "test")
         calibration = images[:2].astype(np.float32) / 255
         seen: dict[str, list[int]] = {"conversions": [], "evaluations": []}
         for k in times:
             convert(model, list(VARIANTS)[k % len(VARIANTS)], calibration)
-            seen["conversions"].append(timing.resident_bytes("VmRSS"))
+            seen["conversions"].append(memory.resident_bytes("VmRSS"))
         for _ in times:
             for name in artifacts.MODELS:
                 accuracy.counts_per_image(campaign.old, name, images, masks, 3)
-            seen["evaluations"].append(timing.resident_bytes("VmRSS"))
+            seen["evaluations"].append(memory.resident_bytes("VmRSS"))
         place.write_text(json.dumps(seen))
         raise SystemExit(0)
 

@@ -27,24 +27,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import data_preparation  # noqa: E402
-import evaluation  # noqa: E402
-import pruning  # noqa: E402
-import quantization  # noqa: E402
-import training  # noqa: E402
-from pipeline import (  # noqa: E402
-    artifacts,
-    charts,
-    console,
-    networks,
-    pictures,
-    processes,
-    report,
-    synthetic,
-    timing,
-    training_states,
-)
-from pipeline.packages import keras, layers, matplotlib_figure  # noqa: E402
+import data_preparation
+import evaluation
+import pruning
+import quantization
+import training
+from pipeline.base import artifacts, console, system
+from pipeline.base.lazy import keras, layers, matplotlib_figure
+from pipeline.data.formats import synthetic
+from pipeline.evaluation import latency, memory
+from pipeline.report import charts, overlays, page
+from pipeline.training import checkpoints, networks
 
 SIZE = 32
 STAGES = {
@@ -79,12 +72,12 @@ def load() -> None:
         importlib.import_module(name)
     synthetic.COUNTS = {"train": 24, "test": 4}
     networks.NETWORKS["compact"] = network
-    processes.START = "fork"
-    timing.in_own_process = measured  # the one part of a stage that no child of this can do
-    for module in (charts, report):  # drawing takes longer than all else here
+    system.START = "fork"
+    latency.in_own_process = measured  # the one part of a stage that no child of this can do
+    for module in (charts, page):  # drawing takes longer than all else here
         module.curves = lambda *_: matplotlib_figure.Figure((1, 1))
-    report.number_charts = lambda *_: []
-    pictures.examples = lambda *_: matplotlib_figure.Figure((1, 1))
+    page.number_charts = lambda *_: []
+    overlays.examples = lambda *_: matplotlib_figure.Figure((1, 1))
 
 
 def network(size: tuple[int, int], classes: int, width: int = 64) -> keras.Model:
@@ -100,7 +93,7 @@ def network(size: tuple[int, int], classes: int, width: int = 64) -> keras.Model
 
 def measured(function: Callable[..., Any], models_dir: Path, names: Any, *_: Any) -> Any:
     """Stands in for what evaluation measures in processes of its own."""
-    if function is timing.memory_growth:
+    if function is memory.memory_growth:
         return 1_000_000
     row = {"median": 1.0, "p90": 1.1, "after_another": 1.2, "first": 2.0, "runs": 100}
     return {name: row | {"spread": 0.0, "others": 0.0, "busy": None} for name in names}
@@ -108,7 +101,7 @@ def measured(function: Callable[..., Any], models_dir: Path, names: Any, *_: Any
 
 def measure_for_real() -> None:
     """Undoes `measured`, in a child that is to start processes as the script does."""
-    timing.in_own_process, processes.START = processes.in_own_process, "spawn"
+    latency.in_own_process, system.START = system.in_own_process, "spawn"
 
 
 # --- one stage in a child -------------------------------------------------------------------
@@ -300,14 +293,14 @@ def stopped(script: str, models_dir: Path, target: Path, *more: Any, state: str 
 
 def stop_after_an_epoch(state: str) -> None:
     """Kills the process right after a state was saved whose name begins so."""
-    save = training_states.TrainingState.save
+    save = checkpoints.TrainingState.save
 
     def save_and_die(self: Any, *arguments: Any) -> None:
         save(self, *arguments)
         if self.path.name.startswith(state):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training_states.TrainingState.save = save_and_die
+    checkpoints.TrainingState.save = save_and_die
 
 
 def copy_of(models_dir: Path, target: Path) -> Path:

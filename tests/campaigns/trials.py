@@ -12,7 +12,7 @@ import numpy as np
 import toy
 from toy import Result, ask, copy_of, facts, hidden, run
 
-from pipeline import artifacts, console
+from pipeline.base import artifacts, console
 
 NEVER = ("traceback", "crash", "hang", "silent", "many lines", "lost", "wrong", "code run", "left")
 

@@ -1,0 +1,94 @@
+"""The command line: what all scripts have in common, and numbers that have a range."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.artifacts import MODELS_DIR
+
+SEED = 7  # of --seed
+LARGEST_SEED = 2**32 - 1  # NumPy's
+
+
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with a script's docstring as its help and the flags that all scripts share."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        default=MODELS_DIR,
+        metavar="DIR",
+        help="where artifacts are read and written (default: models/)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=bounded(int, 0, LARGEST_SEED),
+        default=SEED,
+        help="random seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="do nothing if code, settings, inputs and packages are as they were",
+    )
+    parser.add_argument(
+        "--accept-edits",
+        action="store_true",
+        help="edits of the code and other versions of packages changed nothing: note that in the "
+        "record of what was made before, and do not make it anew; --resume goes on, too",
+    )
+    return parser
+
+
+def add_training(
+    parser: argparse.ArgumentParser,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float | None = None,
+    of: str = "",
+) -> None:
+    """Adds the flags of every stage that trains, with its defaults.
+
+    Args:
+        learning_rate: None for a stage that does not offer it.
+        of: what the training is, for the help: "of --qat".
+    """
+    parser.add_argument(
+        "--epochs", type=bounded(int, 1), default=epochs, help=f"{of} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=bounded(int, 1),
+        default=batch_size,
+        help=f"images per step {of}, over all devices (default: %(default)s)",
+    )
+    if learning_rate is not None:
+        parser.add_argument(
+            "--learning-rate",
+            type=bounded(float, 0),
+            default=learning_rate,
+            help="peak learning rate of AdamW (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from an unfinished run of the same settings"
+    )
+
+
+def bounded(kind: Callable[[str], Any], low: float, high: float = math.inf) -> Callable:
+    """An argparse type: finite numbers of `kind` in low..high, both included."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not (math.isfinite(value) and low <= value <= high):
+            limits = f"between {low} and {high}" if high < math.inf else f"at least {low}"
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number {limits}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names the type in its own messages
+    return convert

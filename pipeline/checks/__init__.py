@@ -1,0 +1,1 @@
+"""Checks that change no result: a network before training, operators of a finished file."""

@@ -1,0 +1,1 @@
+"""The data set: pictures and masks read, audited, split, written once and memory-mapped."""

@@ -1,0 +1,1 @@
+"""One module per format that pictures and masks come in; `registry` picks it."""

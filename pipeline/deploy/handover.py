@@ -1,0 +1,117 @@
+"""A folder to hand over: the int8 file and all that somebody needs who has only a device.
+
+int8_quantized_model.tflite          the model
+contract.json, labels.txt            what goes in, what comes out, the classes
+picture.rgb, picture.logits          a test picture as raw bytes, and the output that it must give
+model.h, model.cc                    the same for microcontrollers
+run_on_device.py                     checks the picture, times the model, looks at photos
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.base.artifacts import artifact_path, atomic, stale_reason
+from pipeline.base.console import UserError, say
+from pipeline.data.dataset import load_split
+from pipeline.deploy import run_on_device
+from pipeline.evaluation.memory_plan import plan
+from pipeline.inference.contract import read
+from pipeline.inference.litert import open_interpreter, set_image
+
+ALIGNMENT = 16  # bytes, of the model in a microcontroller's memory, as TFLite Micro asks
+
+
+def write_folder(models_dir: Path, folder: Path) -> None:
+    """Writes the int8 file of a models folder, and what belongs to it, into `folder`.
+
+    Raises:
+        UserError: there is no int8 file, it is stale, or the folder cannot be written.
+    """
+    path = artifact_path(models_dir, "int8")
+    if reason := stale_reason(models_dir, "int8"):
+        raise UserError(reason)
+    contract = {"file": path.name, **read(path)}
+    picture = load_split(models_dir, "validation")[0][0]
+    interpreter = open_interpreter(path)
+    set_image(interpreter, picture)
+    interpreter.invoke()
+    logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+    content = path.read_bytes()
+    header, source = c_header(content, contract), c_source(content)
+    files = {
+        path.name: content,
+        "contract.json": (json.dumps(contract, indent=1) + "\n").encode(),
+        "labels.txt": "".join(f"{name}\n" for name in contract["output"]["classes"]).encode(),
+        "picture.rgb": picture.tobytes(),
+        "picture.logits": np.ascontiguousarray(logits).tobytes(),
+        "model.h": header.encode(),
+        "model.cc": source.encode(),
+        "run_on_device.py": Path(run_on_device.__file__).read_bytes(),
+    }
+    for name, written in files.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(written)
+    size = sum(map(len, files.values()))
+    say(f"wrote {folder}: {len(files)} files, {size / 1e6:.1f} MB; try it there with:")
+    say("  pip install ai-edge-litert numpy pillow && python run_on_device.py")
+
+
+def c_header(content: bytes, contract: dict) -> str:
+    """What a C or C++ program must know of the model, as constants."""
+    image, logits = contract["input"], contract["output"]
+    _, height, width, channels = image["shape"]
+    names = ", ".join(json.dumps(name) for name in logits["classes"])
+    return f"""// Made by quantization.py --export. Picture: RGB, rows from the top.
+#ifndef SEGMENTATION_MODEL_H_
+#define SEGMENTATION_MODEL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const uint8_t kModel[]; // aligned to {ALIGNMENT} bytes
+extern const size_t kModelSize;
+
+#ifdef __cplusplus
+}}
+#endif
+
+#define MODEL_HEIGHT {height}
+#define MODEL_WIDTH {width}
+#define MODEL_CHANNELS {channels}
+#define MODEL_INPUT_SCALE {image["scale"]!r}f
+#define MODEL_INPUT_ZERO_POINT ({image["zero_point"]})
+#define MODEL_OUTPUT_SCALE {logits["scale"]!r}f
+#define MODEL_OUTPUT_ZERO_POINT ({logits["zero_point"]})
+#define MODEL_CLASSES {len(logits["classes"])}
+#define MODEL_CLASS_NAMES {{{names}}}
+// Bytes of TFLite Micro's arena for activations; its bookkeeping comes on top.
+#define MODEL_ACTIVATION_BYTES {plan(content).activation_bytes}
+
+#endif // SEGMENTATION_MODEL_H_
+"""
+
+
+def c_source(content: bytes) -> str:
+    """The model as a C array; compiles as C and as C++."""
+    numbers = textwrap.fill(", ".join(map(str, content)), 100)
+    return f"""#include "model.h"
+
+#ifdef __cplusplus
+alignas({ALIGNMENT})
+#else
+_Alignas({ALIGNMENT})
+#endif
+const uint8_t kModel[] = {{
+{numbers}
+}};
+const size_t kModelSize = sizeof(kModel);
+"""

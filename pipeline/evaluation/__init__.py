@@ -1,0 +1,1 @@
+"""What is measured: accuracy with intervals, latency, memory, the plan of activations."""

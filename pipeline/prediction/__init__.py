@@ -1,0 +1,1 @@
+"""Photos of one's own, segmented with a finished model."""

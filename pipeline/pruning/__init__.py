@@ -1,0 +1,1 @@
+"""Magnitude pruning (zeros) and channel pruning with its dependency graph."""

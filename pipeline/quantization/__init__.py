@@ -1,0 +1,1 @@
+"""Keras to .tflite: conversion, calibration, GPTQ, mixed precision, QAT, verification."""

@@ -1,0 +1,1 @@
+"""What is shown: charts, tables, findings, overlays, the report page, and limits (gates)."""

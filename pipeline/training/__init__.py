@@ -1,0 +1,1 @@
+"""Networks, loss, optimizer, augmentation and the training loop with its checkpoints."""

@@ -1,0 +1,152 @@
+"""COCO JSON: polygons and run lengths become masks, the smaller object over the larger."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.base.console import UserError
+from pipeline.data.formats.coco import jsons_in, read_coco
+from pipeline.data.image_reader import Unreadable
+from tests.helpers.coco_sets import HEIGHT, WIDTH, coco, rectangle, write_coco
+from tests.helpers.drawn_sets import prepare
+
+
+def run_lengths(mask):
+    """Uncompressed run lengths of COCO: down the columns, beginning with how many are 0."""
+    flat = np.asarray(mask, np.uint8).T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": counts if flat[0] == 0 else [0, *counts]}
+
+
+def mask_of(path):
+    example = next(read_coco(path).splits["train"].read())
+    return np.asarray(Image.open(io.BytesIO(example.mask())))
+
+
+def test_smaller_object_wins_whatever_the_order(tmp_path):
+    large, small = rectangle(2, 2, 30, 30), rectangle(8, 8, 16, 16)
+    expected = np.zeros((HEIGHT, WIDTH), int)
+    expected[2:30, 2:30] = 1
+    expected[8:16, 8:16] = 2
+    for objects in ([(1, [large]), (4, [small])], [(4, [small]), (1, [large])]):
+        np.testing.assert_array_equal(
+            mask_of(write_coco(tmp_path / "c.json", coco(1, objects))), expected
+        )
+
+
+def test_run_lengths_and_several_polygons_and_no_object(tmp_path):
+    shape = np.zeros((HEIGHT, WIDTH), int)
+    shape[:5, 3:20] = shape[20:, 30:] = 1
+    path = write_coco(tmp_path / "c.json", coco(1, [(4, run_lengths(shape))]))
+    np.testing.assert_array_equal(mask_of(path), shape)
+    two = [rectangle(3, 0, 20, 5), rectangle(30, 20, 40, 32)]
+    np.testing.assert_array_equal(mask_of(write_coco(path, coco(1, [(4, two)]))), shape)
+    content = coco(2, [(4, two)])
+    content["annotations"].pop(0)
+    assert not mask_of(write_coco(path, content)).any()
+
+
+def test_compressed_run_lengths_are_read(tmp_path):
+    from pycocotools import mask
+
+    shape = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    shape[4:9, 7:30] = 1
+    encoded = mask.encode(shape)
+    encoded["counts"] = encoded["counts"].decode()
+    path = write_coco(tmp_path / "c.json", coco(1, [(1, encoded)]))
+    np.testing.assert_array_equal(mask_of(path), shape)
+
+
+def test_classes_are_the_categories_with_objects_after_the_background(tmp_path):
+    objects = [(4, [rectangle(0, 0, 9, 9)]), (1, [rectangle(20, 20, 30, 30)])]
+    path = write_coco(tmp_path / "set" / "c.json", coco(12, objects), "images")
+    done = prepare(tmp_path / "models", path)
+    assert done.classes.names == ("background", "dog", "cat")
+    assert done.counts == {"train": 9, "validation": 1, "test": 2}
+    assert set(np.unique(done.all_masks)) == {0, 1, 2}
+    assert done.left_out == ["category never: has no object, not looked at"]
+
+
+def test_category_background_is_the_background(tmp_path):
+    """Roboflow writes one, of nothing."""
+    whole = [rectangle(0, 0, WIDTH, HEIGHT)]
+    objects = [(1, whole), (4, [rectangle(0, 0, 9, 9)])]
+    path = write_coco(tmp_path / "c.json", coco(1, objects, ("background", "cat")))
+    assert read_coco(path).labels.names == ("background", "cat")
+    assert mask_of(path)[:9, :9].min() == 1 and mask_of(path)[9:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "folder"),
+    [
+        ("annotations/instances_train2017.json", "annotations/instances_val2017.json", "../{}2017"),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json", "."),
+    ],
+)
+def test_other_splits_lie_beside_it(tmp_path, train, validation, folder):
+    objects = [(1, [rectangle(0, 0, 9, 9)])]
+    write_coco(tmp_path / train, coco(5, objects), folder.format("train"))
+    write_coco(tmp_path / validation, coco(3, objects), folder.format("val"))
+    assert jsons_in(tmp_path) == tmp_path / train
+    found = read_coco(tmp_path / train)
+    assert {split: part.number for split, part in found.splits.items()} == {
+        "train": 5,
+        "validation": 3,
+    }
+    for part in found.splits.values():  # files count from the folder of the source
+        for each in part.read():
+            assert (found.folder / each.file).samefile(each.image), each.file
+    for part in found.splits.values():
+        assert all(example.image.exists() for example in part.read())
+    assert len(found.files()) == 10 and all(
+        (found.folder / name).exists() for name in found.files()
+    )
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 1, 2, 2]], "no polygon of three points"),  # four numbers would be read as a box
+        ([[1, 1, 2, 2, 3]], "no polygon of three points"),
+        ([], "no polygon"),
+        (None, "no polygon"),
+        ([[1, 1, 2, 2, "x", 3]], "could not convert"),
+        ([[1, 1, float("nan"), 2, 3, 3]], "no number"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "do not fill the picture"),
+        ({"size": [HEIGHT, WIDTH], "counts": [-5, 5 + HEIGHT * WIDTH]}, "do not fill"),
+        ({"size": [9, 9], "counts": [81]}, "has the size"),
+        ({"counts": [81]}, "size"),
+    ],
+)
+def test_object_that_has_no_outline_is_one_unreadable_mask(tmp_path, segmentation, reason):
+    """Some of these make pycocotools read memory that is not its own."""
+    path = write_coco(tmp_path / "c.json", coco(1, [(1, segmentation)]))
+    example = next(read_coco(path).splits["train"].read())
+    expected = rf"the objects of i00\.jpg cannot be drawn \(object 0: .*{reason}"
+    with pytest.raises(Unreadable, match=expected):
+        example.mask()
+
+
+def test_file_that_is_none_or_knows_no_pictures_is_refused(tmp_path):
+    path = tmp_path / "c.json"
+    whole = coco(1, [(1, [rectangle(0, 0, 9, 9)])])
+    broken = [b"", b"[]", b"{}", b'{"images": []}', b"\xff\xfe"]
+    lacking = [{**whole, "images": []}, {**whole, "categories": [{"id": 1}]}]
+    lacking.append({**whole, "annotations": [{"image_id": 99}]})
+    for content in (*broken, *(json.dumps(each).encode() for each in lacking)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"c\.json is no COCO JSON with images, annotations"):
+            read_coco(path)
+    path.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"names i00\.jpg, which is neither beside it"):
+        read_coco(path)
+    write_coco(path, {**whole, "categories": [{"id": 7, "name": "other"}]})
+    with pytest.raises(UserError, match="objects have the category 1, which has no name"):
+        read_coco(path)
+    write_coco(path, {**whole, "annotations": []})
+    with pytest.raises(UserError, match="1 classes, and 2 to 150 are possible"):
+        read_coco(path)

@@ -1,0 +1,116 @@
+"""Which picture each prepared example was: in the order of the arrays, told or not told wrongly."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from pipeline.base.artifacts import sha256
+from pipeline.base.console import UserError
+from pipeline.data.dataset import names_of
+from pipeline.data.dataset_writer import ListWriter
+from tests.helpers.drawn_sets import prepare, save, stripes, write_set
+
+
+def listed(models_dir):
+    """The one list of a models folder, by split."""
+    (path,) = (models_dir / "dataset").glob("examples-*.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for row in rows:
+        names = found.setdefault(row["split"], [])
+        assert int(row["number"]) == len(names), "numbers count from 0 without a gap"
+        names.append(row["picture"])
+    return path, found
+
+
+def test_list_names_the_picture_of_every_row_of_every_split(tmp_path):
+    """The green of a drawn picture is 7 times its number: arrays and list must agree on it."""
+    found = prepare(tmp_path / "models", write_set(tmp_path / "set", 30))
+    path, names = listed(tmp_path / "models")
+    assert {split: len(each) for split, each in names.items()} == found.counts
+    for split, images in found.images.items():
+        numbers = images[:, 0, 0, 1] // 7
+        assert names[split] == [f"images/p{number:02}.png" for number in numbers]
+    assert list(names) == ["train", "validation", "test"], "one split after the other"
+    assert found.record["listing"] == [path.name, sha256(path)]
+    wanted = names_of(tmp_path / "models", "test", [4, 1, 99])
+    assert wanted == {1: names["test"][1], 4: names["test"][4]}
+
+
+def test_example_that_is_left_out_shifts_no_name(tmp_path):
+    folder = write_set(tmp_path / "set", 20)
+    for number in (2, 7):
+        (folder / f"masks/p{number:02}.png").unlink()
+    (folder / "images/p04.png").write_bytes((folder / "images/p04.png").read_bytes()[:-40])
+    found = prepare(tmp_path / "models", folder, "--skip-bad", "0.5")
+    _, names = listed(tmp_path / "models")
+    assert sum(found.counts.values()) == 17
+    for split, images in found.images.items():
+        numbers = images[:, 0, 0, 1] // 7
+        assert names[split] == [f"images/p{number:02}.png" for number in numbers]
+
+
+def test_picture_of_another_name_changes_the_list_and_no_fingerprint(tmp_path):
+    folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
+    first = prepare(models_dir, folder)
+    before, names = listed(models_dir)
+    for kind in ("images", "masks"):
+        (folder / kind / "p11.png").rename(folder / kind / "p12 a,b.png")
+    again = prepare(models_dir, folder, "--if-needed")
+    after, others = listed(models_dir)  # the old one is gone
+    assert again.record["fingerprint"] == first.record["fingerprint"] and before != after
+    changed = {name for names in others.values() for name in names} - {
+        name for each in names.values() for name in each
+    }
+    assert changed == {"images/p12 a,b.png"}
+
+
+def test_list_that_was_changed_is_told_and_one_that_never_was_is_none(tmp_path, small_data):
+    assert names_of(small_data, "test", range(8)) == {}, "drawn pictures have no file"
+    assert not list((small_data / "dataset").glob("examples-*"))
+    models_dir = tmp_path / "models"
+    prepare(models_dir, write_set(tmp_path / "set", 12))
+    path, _ = listed(models_dir)
+    path.write_text(path.read_text().replace("p0", "p1"))
+    with pytest.raises(UserError, match=r"was changed after .* with: python .*data_preparation"):
+        names_of(models_dir, "test", [0])
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        names_of(models_dir, "test", [0])
+
+
+def test_odd_names_come_back_as_they_were(tmp_path):
+    names = ["a b.png", 'the "best", one.jpg', "zwei\nzeilen.png", "größe.webp", "=1+1.png", ""]
+    writer = ListWriter()
+    for name in names:
+        writer.add("test", name)
+    writer.add("train", b"not \xff utf-8.png".decode("utf-8", "surrogateescape"))
+    name, digest = writer.write(tmp_path)
+    assert digest == sha256(tmp_path / name)
+    rows = list(csv.reader(io.StringIO((tmp_path / name).read_bytes().decode("utf-8"))))
+    assert rows[0] == ["split", "number", "picture"]
+    assert rows[1] == ["train", "0", "not ? utf-8.png"]
+    assert [row[2] for row in rows[2:]] == names
+
+
+def test_failed_preparation_leaves_the_old_list_and_no_new_one(tmp_path, monkeypatch):
+    from pipeline.data import dataset
+
+    folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
+    prepare(models_dir, folder)
+    before, names = listed(models_dir)
+    save(folder / "images/q.png", stripes(12, 3)[0])
+    save(folder / "masks/q.png", stripes(12, 3)[1])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "write_record", full)
+        with pytest.raises(OSError, match="No space"):
+            prepare(models_dir, folder)
+    assert listed(models_dir) == (before, names)
+    assert np.unique(names["test"]).size == len(names["test"])

@@ -1,0 +1,331 @@
+"""The one photo reader: upright, RGB, and one word for whatever is wrong; sizes that fit."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.data import image_reader
+from pipeline.data.image_reader import (
+    TURNS,
+    Unreadable,
+    agrees,
+    fit_image,
+    fitted_box,
+    open_photograph,
+    open_upright,
+    same_shape,
+    turn_mask,
+)
+from tests.helpers.pictures import encoded
+from tests.helpers.runs import ROOT
+
+WHITE = (255, 255, 255)
+
+
+def read(source, name="photo"):
+    return np.asarray(open_photograph(source, name))
+
+
+def gradient(width=24, height=16):
+    """A picture that no turn leaves as it is."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 10, y * 15, x * 0 + 60], -1).astype(np.uint8))
+
+
+# --- every kind of picture ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["png", "bmp", "tiff", "webp", "gif", "jpeg", "ppm", "jpeg2000"])
+def test_formats_and_bytes_and_paths_mean_the_same(tmp_path, form):
+    flat = Image.new("RGB", (20, 10), (220, 40, 60))
+    path = tmp_path / "without suffix"
+    path.write_bytes(encoded(flat, form))
+    for source in (path, path.read_bytes()):
+        pixels = read(source)
+        assert pixels.shape == (10, 20, 3) and pixels.dtype == np.uint8
+        assert np.abs(pixels.astype(int) - (220, 40, 60)).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGB"])
+def test_modes_keep_what_they_show(mode):
+    half = Image.new("L", (16, 8), 255)
+    half.paste(0, (0, 0, 8, 8))
+    form = "tiff" if mode == "CMYK" else "png"
+    pixels = read(encoded(half.convert("RGB").convert(mode), form))
+    assert (pixels[:, :8] == 0).all() and (pixels[:, 8:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_lie_over_white(mode):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (4, 0, 8, 8))
+    if mode == "P":
+        data = encoded(with_two_blacks(), "png", transparency=1)
+    else:
+        data = encoded(picture.convert(mode), "png")
+    pixels = read(data)
+    assert (pixels[:, :4] == 0).all() and (pixels[:, 4:] == 255).all()
+
+
+def with_two_blacks():
+    indices = np.zeros((8, 8), np.uint8)
+    indices[:, 4:] = 1
+    picture = Image.fromarray(indices)
+    picture.putpalette([0] * 6)
+    return picture
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
+    values = np.array([[0, 256, 257, 128 * 257, 65535]], np.uint16)
+    pixels = read(encoded(Image.fromarray(values), form))
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+def test_fractions_are_read_and_what_has_no_scale_is_refused():
+    assert read(encoded(Image.fromarray(np.float32([[0, 0.5, 1]])), "tiff"))[0, :, 0].tolist() == [
+        *(0, 127, 255)
+    ]
+    for values in (np.float32([[-3, 8000]]), np.float32([[0, np.nan]]), np.int32([[0, 70000]])):
+        with pytest.raises(Unreadable, match="save it with 8 or 16 bits"):
+            read(encoded(Image.fromarray(values), "tiff"))
+
+
+# --- EXIF orientation ---------------------------------------------------------------------
+
+
+def stored_as(upright, orientation, form="png"):
+    """The file of a camera that was held so: its pixels, turned as EXIF says, are upright."""
+    stored = upright
+    if orientation in TURNS:
+        back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
+        stored = upright.transpose(back)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(stored, form, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photograph_is_upright_however_it_was_stored(orientation, form):
+    options = {"lossless": True} if form == "webp" else {}
+    upright = gradient()
+    data = stored_as(upright, orientation)
+    if form != "png":  # the same pixels in another file
+        with Image.open(io.BytesIO(data)) as picture:
+            exif = picture.getexif().tobytes()
+            data = encoded(picture.convert("RGB"), form, exif=exif, **options)
+    np.testing.assert_array_equal(read(data), np.asarray(upright))
+    with Image.open(io.BytesIO(data)) as picture:  # and as Pillow itself has it
+        np.testing.assert_array_equal(read(data), np.asarray(ImageOps.exif_transpose(picture)))
+
+
+@pytest.mark.parametrize("value", [0, 9, 77])
+def test_orientation_that_means_nothing_turns_nothing(value):
+    upright = gradient()
+    np.testing.assert_array_equal(read(stored_as(upright, value)), np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_exif_data_spoils_no_photograph():
+    data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read(data), np.asarray(gradient()))
+
+
+@pytest.mark.parametrize("form", ["jpeg", "tiff"])
+def test_mask_of_the_stored_size_is_turned_with_the_image(form):
+    upright, mask = gradient(), gradient().getchannel(0)
+    data = stored_as(upright, 6, form)
+    image, stored = open_upright(data, "photo")
+    turned = mask.transpose(TURNS[8])
+    for drawn in (mask, turned):
+        assert agrees(data, "photo", drawn.size)[0]
+        assert turn_mask(drawn, image, stored).tobytes() == mask.tobytes()
+    half = turned.resize((8, 12), Image.Resampling.NEAREST)
+    assert turn_mask(half, image, stored).size == (12, 8)
+    assert not agrees(data, "photo", (24, 24))[0]
+    assert not agrees(encoded(upright, form), "photo", turned.size)[0], "no EXIF, no turn"
+
+
+def test_mask_of_a_square_photograph_stays_as_it_is_drawn():
+    square = gradient(16, 16)
+    image, stored = open_upright(stored_as(square, 6), "photo")
+    mask = square.getchannel(0)
+    assert turn_mask(mask, image, stored) is mask
+
+
+# --- what cannot be read ------------------------------------------------------------------
+
+
+def huge(form):
+    """A head that claims 20000 x 20000 pixels, and little behind it."""
+    small = encoded(Image.new("L", (8, 8)), form)
+    side = 20_000
+    if form == "gif":
+        return small[:6] + struct.pack("<HH", side, side) + small[10:]
+    if form == "bmp":
+        return small[:18] + struct.pack("<ii", side, side) + small[26:]
+    head = b"IHDR" + struct.pack(">II", side, side) + small[24:29]
+    return small[:12] + head + struct.pack(">I", zlib.crc32(head)) + small[33:]
+
+
+@pytest.mark.parametrize("form", ["gif", "bmp", "png"])
+def test_more_pixels_than_the_limit_are_refused_by_the_head_alone(form):
+    expected = r"^photo has, or claims to have, more than 100 million pixels$"
+    with pytest.raises(Unreadable, match=expected):
+        read(huge(form))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_limit_is_that_of_the_constant(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # half of what is read, as everywhere
+    assert read(encoded(Image.new("L", (20, 10)), "png")).shape == (10, 20, 3)
+    with pytest.raises(Unreadable, match="million pixels"):
+        read(encoded(Image.new("L", (21, 10)), "png"))
+
+
+def test_every_way_not_to_be_a_file_is_told_apart(tmp_path):
+    whole = encoded(gradient(200, 160), "png")
+    cases = {
+        "gone.jpg": "is missing",
+        "link.jpg": "is a link to a file that is not there",
+        "folder.jpg": "is no file but a folder",
+        "pipe.jpg": "is no file but a device",
+        "empty.jpg": "is no picture of a known format, or damaged",
+        "text.jpg": "is no picture of a known format, or damaged",
+        "cut.png": "cannot be read (",
+    }
+    (tmp_path / "link.jpg").symlink_to("nowhere/gone.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    for name, reason in cases.items():
+        with pytest.raises(Unreadable) as caught:
+            open_photograph(tmp_path / name, name)
+        assert str(caught.value).startswith(f"{name} {reason}")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied"), "may not be read"),
+        (RuntimeError("Failed to decode frame 0"), r"cannot be read \(Failed to decode frame 0\)"),
+        (IndexError(), r"cannot be read \(IndexError\)"),
+        (struct.error("unpack\nrequires"), r"cannot be read \(unpack\)"),
+    ],
+)
+def test_whatever_pillow_raises_is_one_kind_of_fault(monkeypatch, error, reason):
+    """AVIF raises RuntimeError, damaged TIFF struct.error; as root, nothing is forbidden."""
+
+    def fails(_):
+        raise error
+
+    data = encoded(gradient(), "bmp")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
+    with pytest.raises(Unreadable, match=f"^photo {reason}"):
+        read(data)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_picture(monkeypatch):
+    def fails(_):
+        raise MemoryError
+
+    data = encoded(gradient(), "bmp")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
+    with pytest.raises(MemoryError):
+        read(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_of_all_formats_never_escape():
+    """Single bytes of heads and bodies, turned over."""
+    random = np.random.default_rng(0)
+    for form in ("gif", "bmp", "png", "tiff", "webp", "jpeg", "avif", "ico", "tga", "pcx", "sgi"):
+        whole = encoded(gradient(), form)
+        for _ in range(20):
+            data = bytearray(whole)
+            for place in random.integers(0, len(data), 3):
+                data[place] ^= int(random.integers(1, 256))
+            try:
+                assert read(bytes(data)).shape[2] == 3
+            except Unreadable as error:
+                assert str(error).startswith("photo ")
+
+
+def test_what_pillow_warns_of_stays_off_the_terminal(tmp_path):
+    data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    (tmp_path / "photo.png").write_bytes(data)
+    program = """
+import sys, pathlib
+from pipeline.photographs import open_photograph
+print(open_photograph(pathlib.Path(sys.argv[1]), "photo").size)
+"""
+    command = [sys.executable, "-c", program, tmp_path / "photo.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(24, 16)\n", "")
+
+
+def test_programs_are_not_started_for_a_picture():
+    assert "EPS" not in image_reader.formats() and ".eps" not in image_reader.suffixes()
+    wanted = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    assert wanted <= image_reader.suffixes()
+
+
+# --- shapes and sizes ---------------------------------------------------------------------
+
+
+def test_sizes_of_one_picture_differ_by_rounding_only():
+    for other in ((480, 360), (481, 360), (240, 180), (239, 180), (960, 721), (48, 36), (53, 40)):
+        assert same_shape((480, 360), other) and same_shape(other, (480, 360)), other
+    for other in ((360, 480), (480, 362), (480, 480), (240, 190), (0, 0)):
+        assert not same_shape((480, 360), other), other
+
+
+def test_stretching_is_what_it_always_was():
+    image = gradient(50, 40)
+    expected = image.resize((64, 32), Image.Resampling.BILINEAR)
+    assert fit_image(image, (32, 64), "stretch").tobytes() == expected.tobytes()
+    assert fitted_box((50, 40), (32, 64), "stretch") == (0, 0, 64, 32)
+
+
+@pytest.mark.parametrize("photo", [(40, 80), (80, 40), (64, 64), (1, 500), (333, 100)])
+def test_padding_keeps_the_shape_and_says_where_the_photograph_lies(photo):
+    image, size = Image.new("RGB", photo, WHITE), (32, 64)
+    padded = np.asarray(fit_image(image, size, "pad"))
+    left, top, right, bottom = fitted_box(photo, size, "pad")
+    inside = np.zeros(size, bool)
+    inside[top:bottom, left:right] = True
+    assert padded.shape == (*size, 3)
+    assert (padded[inside] == 255).all() and (padded[~inside] == 0).all()
+    width, height = right - left, bottom - top
+    assert width == 64 or height == 32
+    exact = min(64 / photo[0], 32 / photo[1])
+    assert abs(width - max(1, exact * photo[0])) <= 0.5
+    assert abs(height - max(1, exact * photo[1])) <= 0.5
+    assert abs(left - (64 - right)) <= 1 and abs(top - (32 - bottom)) <= 1
+    mask = fit_image(image.getchannel(0), size, "pad", Image.Resampling.NEAREST, 9)
+    assert (np.asarray(mask) == np.where(inside, 255, 9)).all()
+
+
+@pytest.mark.parametrize("photo", [(40, 80), (80, 30), (64, 32)])
+def test_cropping_keeps_the_shape_and_cuts_the_same_on_both_sides(photo):
+    left, top, right, bottom = fitted_box(photo, (32, 64), "crop")
+    assert (right - left) / (bottom - top) == pytest.approx(2)
+    assert left == pytest.approx(photo[0] - right) and top == pytest.approx(photo[1] - bottom)
+    assert min(left, top) == 0 and min(left, top, photo[0] - right, photo[1] - bottom) >= 0
+    image = gradient(*photo)
+    box = tuple(round(edge) for edge in (left, top, right, bottom))
+    cut = image.crop(box).resize((64, 32), Image.Resampling.NEAREST)
+    found = fit_image(image, (32, 64), "crop", Image.Resampling.NEAREST)
+    assert np.mean(np.asarray(found) != np.asarray(cut)) < 0.05

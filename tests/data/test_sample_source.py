@@ -1,0 +1,151 @@
+"""One picture and its mask: any shape and mode is taken, and both stay on top of each other."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.classes import IGNORED, make_classes
+from pipeline.data.image_reader import TURNS, Unreadable, fitted_box
+from pipeline.data.label_mapping import Meaning
+from pipeline.data.sample_source import CHUNK, Example, decode, in_threads
+from tests.helpers.drawn_sets import stripes
+from tests.helpers.pictures import encoded, halves, photograph
+
+SIZE = (64, 64)
+TRIMAP = Meaning(make_classes(("pet", "background", "border")), {1: 0, 2: 1, 3: 2}, frozenset())
+MODES = {
+    "landscape": (500, 375, lambda image: encoded(image, quality=95)),
+    "portrait": (333, 500, lambda image: encoded(image, quality=95)),
+    "smaller than the square": (50, 40, lambda image: encoded(image, "png")),
+    "RGBA": (500, 375, lambda image: encoded(image.convert("RGBA"), "png")),
+    "palette": (333, 500, lambda image: encoded(image.quantize(), "png")),
+    "CMYK": (500, 375, lambda image: encoded(image.convert("CMYK"), quality=95)),
+}
+
+
+def decoded(image, mask, size=SIZE, fit="stretch", meaning=TRIMAP):
+    return decode(Example(image, mask, "photo", "mask"), meaning, False, size, fit)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_photograph_of_any_size_and_mode_keeps_its_colours_and_halves(mode):
+    width, height, encode = MODES[mode]
+    image, mask = decoded(encode(photograph(width, height)), encoded(halves(width, height), "png"))
+    edge = 64 * (width // 2) / width
+    left, right = int(edge - 2), int(edge + 3)
+    assert (mask[:, :left] == 0).all() and (mask[:, right:] == 1).all()
+    assert set(np.unique(mask)) == {0, 1}
+    assert np.abs(image[:, :left].astype(int) - (220, 40, 60)).max() <= 6
+    assert np.abs(image[:, right:].astype(int) - (30, 90, 200)).max() <= 6
+
+
+def test_grey_photograph_becomes_three_equal_channels():
+    grey = photograph(500, 375).convert("L")
+    image, mask = decoded(encoded(grey, quality=95), encoded(halves(500, 375), "png"))
+    assert (image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all()
+    assert abs(int(image[5, 5, 0]) - grey.getpixel((5, 5))) <= 3
+    assert np.mean(mask == 0) == 0.5
+
+
+def test_shrinking_averages_pixels_but_never_classes():
+    """Fine stripes: the picture turns grey instead of flickering, no class appears in between."""
+    lines = np.zeros((512, 512, 3), np.uint8)
+    lines[:, ::2] = 255
+    trimap = np.where(np.indices((512, 512)).sum(axis=0) % 2, 1, 3).astype(np.uint8)
+    image, mask = decoded(*(encoded(Image.fromarray(each), "png") for each in (lines, trimap)))
+    assert np.abs(image.astype(int) - 127).max() <= 6
+    assert set(np.unique(mask)) <= {0, 2}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 32)])
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(120, 40), (40, 120), (64, 64)])
+def test_mask_stays_on_its_image_at_any_size_and_shape(size, fit, shape):
+    """The photograph shows the class in red; what is added around is black and no class."""
+    meaning = Meaning(make_classes(("a", "b"), ignored=True), {0: 0, 1: 1}, frozenset())
+    pixels, truth = stripes(0, 2, *shape)
+    source = (encoded(Image.fromarray(each), "png") for each in (pixels, truth))
+    image, mask = decoded(*source, size, fit, meaning)
+    assert image.shape == (*size, 3) and mask.shape == size
+    outside = mask == IGNORED
+    left, top, right, bottom = (int(edge) for edge in fitted_box(shape, size, fit))
+    if fit == "pad":
+        assert not outside[top:bottom, left:right].any()
+        assert outside.sum() == mask.size - (right - left) * (bottom - top)
+        assert (image[outside] == 0).all()
+    else:
+        assert not outside.any()
+    assert ((image[..., 0] > 127) == (mask == 1))[~outside].mean() > 0.96
+
+
+def test_mask_of_another_resolution_is_padded_as_its_image():
+    """By itself, a mask of 64 x 33 pixels would be a row lower than its image."""
+    meaning = Meaning(make_classes(("a", "b"), ignored=True), {0: 0, 1: 1}, frozenset())
+    pixels, truth = stripes(0, 2, 640, 336)
+    small = Image.fromarray(truth).resize((64, 33), Image.Resampling.NEAREST)
+    source = encoded(Image.fromarray(pixels + 1), "png"), encoded(small, "png")
+    image, mask = decoded(*source, (64, 64), "pad", meaning)
+    assert fitted_box((640, 336), (64, 64), "pad") != fitted_box((64, 33), (64, 64), "pad")
+    assert ((mask != IGNORED) == image.any(axis=-1)).all()
+
+
+@pytest.mark.parametrize("drawn_on", ["upright", "stored"])
+def test_sideways_photograph_and_its_mask_come_out_upright(drawn_on):
+    """A phone's: pixels stored sideways, the mask as labelling tools show it, or as stored."""
+    pixels, truth = (Image.fromarray(each) for each in stripes(1, 3, 60, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = encoded(pixels.transpose(TURNS[8]), "png", exif=exif.tobytes())
+    mask = truth if drawn_on == "upright" else truth.transpose(TURNS[8])
+    meaning = Meaning(make_classes(("a", "b", "c")), {0: 0, 1: 1, 2: 2}, frozenset())
+    found = decoded(stored, encoded(mask, "png"), meaning=meaning)
+    expected = decoded(encoded(pixels, "png"), encoded(truth, "png"), meaning=meaning)
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("broken", ["photo", "mask"])
+def test_damaged_file_is_named(broken):
+    files = {"photo": encoded(photograph(80, 60)), "mask": encoded(halves(80, 60), "png")}
+    files[broken] = files[broken][:60]
+    with pytest.raises(Unreadable, match=f"^{broken} "):
+        decoded(files["photo"], files["mask"])
+
+
+def test_mask_that_changed_since_it_was_looked_at_is_named():
+    with pytest.raises(Unreadable, match=r"^mask has changed since it was looked at$"):
+        decoded(encoded(photograph(80, 60)), encoded(Image.new("L", (80, 60), 9), "png"))
+
+
+def test_many_are_worked_on_in_order_and_few_are_in_memory():
+    alive, most, number = 0, 0, 3 * CHUNK + 5
+
+    class Watched(bytes):
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    def stream():
+        nonlocal alive, most
+        for k in range(number):
+            alive += 1
+            most = max(most, alive)
+            yield Example(Watched(b"%d" % k), b"", "", "")
+
+    class Bar:
+        count = 0
+
+        def update(self):
+            self.count += 1
+
+    bar = Bar()
+    found = [result for _, result in in_threads(lambda one: int(one.image), stream(), bar)]
+    assert found == list(range(number)) and bar.count == number
+    assert most <= 2 * CHUNK + 1
+
+
+def test_lazy_pictures_are_asked_for_when_they_are_needed():
+    image, mask = (encoded(each, "png") for each in (photograph(80, 60), halves(80, 60)))
+    now = decoded(image, mask)
+    later = decoded(lambda: image, lambda: mask)
+    assert all((one == other).all() for one, other in zip(now, later))

@@ -1,0 +1,186 @@
+"""Which examples are used and for what: by the source, else by the seed; never test for two."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipeline.base.console import UserError
+from pipeline.data import dataset
+from pipeline.data.audit import Findings
+from pipeline.data.dataset import SPLITS
+from pipeline.data.sample_source import SIZES, UNPAIRED, UNREADABLE, Fault
+from pipeline.data.split_selection import FEW, LEFT_OUT, cut, luck, refuse
+from tests.helpers.drawn_sets import prepare, save, stripes, write_set
+
+VALUES = (0, 1)
+
+
+def chosen(seed=7, **held):
+    """By split of the source, how many go where."""
+    codes = cut(Findings(held=held), seed)
+    names = (*SPLITS, "left out")
+    count = {
+        split: Counter(names[3 if code == LEFT_OUT else code] for code in part)
+        for split, part in codes.items()
+    }
+    return count, codes
+
+
+def test_flat_source_is_cut_in_three():
+    count, codes = chosen(train=[VALUES] * 40)
+    assert count == {"train": {"train": 29, "validation": 3, "test": 8}}
+    assert (chosen(train=[VALUES] * 40)[1]["train"] == codes["train"]).all()
+    assert (chosen(8, train=[VALUES] * 40)[1]["train"] != codes["train"]).any()
+
+
+def test_what_the_source_has_cut_stays_so():
+    assert chosen(train=[VALUES] * 20, validation=[VALUES] * 5, test=[VALUES] * 7)[0] == {
+        "train": {"train": 20},
+        "validation": {"validation": 5},
+        "test": {"test": 7},
+    }
+
+
+def test_validation_is_never_made_the_test_split():
+    count = chosen(train=[VALUES] * 20, validation=[VALUES] * 5)[0]
+    assert count == {"train": {"train": 16, "test": 4}, "validation": {"validation": 5}}
+
+
+def test_missing_validation_comes_out_of_training():
+    count = chosen(train=[VALUES] * 20, test=[VALUES] * 5)[0]
+    assert count == {"train": {"train": 18, "validation": 2}, "test": {"test": 5}}
+
+
+def test_what_has_a_fault_is_in_no_split():
+    held = [VALUES if k % 4 else None for k in range(40)]
+    count, codes = chosen(train=held)
+    assert count["train"] == {"train": 22, "validation": 2, "test": 6, "left out": 10}
+    assert (codes["train"][::4] == LEFT_OUT).all()
+
+
+def test_too_few_or_an_empty_split_are_refused():
+    with pytest.raises(UserError, match=r"only 9 pictures with masks .* at least 10 are needed"):
+        chosen(train=[VALUES] * 9)
+    with pytest.raises(UserError, match="only 12 pictures with masks can be used, none for test"):
+        chosen(train=[VALUES] * 12, test=[None] * 12)
+    with pytest.raises(UserError, match=r"only 0 pictures .* none for train"):
+        chosen(train=[])
+
+
+def test_faults_are_told_by_kind_and_only_above_the_share():
+    faults = [
+        Fault(SIZES, "s"),
+        Fault(UNREADABLE, "u"),
+        Fault(UNPAIRED, "p; do"),
+        Fault(SIZES, "t"),
+    ]
+    refuse(faults, 100, 0.04)
+    with pytest.raises(UserError) as caught:
+        refuse(faults, 100, 0.03)
+    assert str(caught.value) == (
+        "p; do; and image and mask of different shape (2): s; and unreadable (1): u; "
+        "to go on without: --skip-bad 0.04"
+    )
+    with pytest.raises(UserError, match=r"^p; do; and image.* \(2\): s; and unreadable \(1\): u$"):
+        refuse(faults, 4, 0.5)
+    refuse([], 100, 0)
+
+
+# --- a class that training does not contain -----------------------------------------------
+
+
+def write_rare(folder, rare):
+    """A folder with a third class in one picture, of the split `rare`."""
+    for split in ("train", "val", "test"):
+        part = {"image": f"images/{split}/p{{}}.png", "mask": f"masks/{split}/p{{}}.png"}
+        write_set(folder, 6, classes=2, **part)
+    if rare:
+        save(folder / f"masks/{rare}/p0.png", stripes(0, 3)[1])
+    return folder
+
+
+def test_class_without_a_training_picture_is_refused_and_may_be_allowed(tmp_path):
+    folder = write_rare(tmp_path / "set", "val")
+    expected = r"no mask of the training split holds 'c'; 1 pictures of other splits do; .*--seed"
+    flags = ("--names", "a,b,c")
+    with pytest.raises(UserError, match=expected):
+        prepare(tmp_path / "models", folder, *flags)
+    assert not list((tmp_path / "models").rglob("*.npy"))
+    found = prepare(tmp_path / "models", folder, *flags, "--skip-bad", "0.01")
+    assert found.classes.names == ("a", "b", "c")
+    assert found.record["splits"]["train"]["class_pictures"]["c"] == 0
+
+
+def test_class_that_nobody_drew_is_told_how_to_be_dropped(tmp_path):
+    folder = write_rare(tmp_path / "set", None)
+    flags = ("--names", "a,b,c,d")
+    expected = r"holds 'c' \(nor 1 more classes\); name only classes that are drawn: --names"
+    with pytest.raises(UserError, match=expected):
+        prepare(tmp_path / "models", folder, *flags)
+
+
+def test_masks_that_count_from_one_and_lack_the_last_class_get_their_mapping(tmp_path):
+    """Trimaps without a border: whether 1 and 2 are the first two or the last two is not known."""
+    write_set(tmp_path / "set", 12, classes=2)
+    for k in range(12):
+        save(tmp_path / f"set/masks/p{k:02}.png", stripes(k, 2)[1] + 1)
+    flags = ("--names", "pet,background,border")
+    with pytest.raises(UserError, match="if masks count from 1: --label-mapping 1:0,2:1,3:2"):
+        prepare(tmp_path / "models", tmp_path / "set", *flags)
+    unnamed = prepare(tmp_path / "models", tmp_path / "set")
+    assert unnamed.classes.names == ("class 1", "class 2"), "two classes are two classes"
+    assert set(np.unique(unnamed.all_masks)) == {0, 1}
+
+
+def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 1)  # so that some arrays are written before it
+    write_set(tmp_path / "set", 12)
+    path = tmp_path / "set/images/p03.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    old = prepare(tmp_path / "models", write_set(tmp_path / "other", 12, classes=2))
+    with pytest.raises(UserError, match=r"images/p03\.png .*mend or remove it.*--skip-bad 0\.09"):
+        prepare(tmp_path / "models", tmp_path / "set")
+    kept = {path.name for path in (tmp_path / "models" / "dataset").glob("*.npy")}
+    assert kept == {name for shards in old.record["files"].values() for name, _ in shards}
+    found = prepare(tmp_path / "models", tmp_path / "set", "--skip-bad", "0.1")
+    assert sum(found.counts.values()) == 11
+    assert len(found.left_out) == 1 and "images/p03.png" in found.left_out[0]
+    assert found.record["metrics"]["audit"]["left_out"][UNREADABLE] == 1
+
+
+# --- too few ------------------------------------------------------------------------------
+
+
+def facts(examples, **pictures):
+    return {"examples": examples, "class_pictures": pictures}
+
+
+def test_splits_and_classes_of_few_pictures_are_named_in_one_line():
+    splits = {
+        "train": facts(50, road=50, car=FEW, sky=4),
+        "validation": facts(FEW - 1, road=2, car=1, sky=0),
+        "test": facts(FEW, road=FEW, car=3, sky=6),
+    }
+    said = luck(splits)
+    assert "\n" not in said and said.startswith(f"note: fewer than {FEW} pictures")
+    # The rarest class first; those of a split that is itself too small go without saying.
+    assert said.endswith(": validation (9), car (in 3 of test), sky (in 4 of train, 6 of test)")
+
+
+def test_nothing_is_said_where_there_are_enough():
+    enough = facts(FEW, road=FEW, car=FEW)
+    assert luck(dict.fromkeys(SPLITS, enough)) == ""
+
+
+def test_of_many_rare_classes_the_rarest_are_named():
+    rare = {f"c{k}": k for k in range(FEW)}
+    said = luck({"train": facts(50, **rare), "test": facts(50, c0=50)})
+    assert said.endswith("c4 (in 4 of train), 5 more classes") and "c5" not in said
+
+
+def test_preparation_says_it_of_its_own_splits(tmp_path, capsys):
+    """40 pictures: 29 for training, 3 for validation, 8 for the test."""
+    prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert len(notes) == 1 and notes[0].endswith("validation (3), test (8)")

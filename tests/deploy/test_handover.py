@@ -1,0 +1,124 @@
+"""The folder that is handed over works for somebody who has nothing else of this project."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.base.artifacts import artifact_path
+from pipeline.base.console import UserError
+from pipeline.deploy import handover
+from pipeline.evaluation.memory_plan import plan
+from tests.helpers.runs import CLASSES, run_script
+
+FILES = {
+    *("int8_quantized_model.tflite", "contract.json", "labels.txt", "picture.rgb"),
+    *("picture.logits", "model.h", "model.cc", "run_on_device.py"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "handover"
+    handover.write_folder(finished_run, folder)
+    return folder
+
+
+def test_folder_holds_what_is_promised(folder, finished_run):
+    assert {path.name for path in folder.iterdir()} == FILES
+    model = artifact_path(finished_run, "int8").read_bytes()
+    assert (folder / "int8_quantized_model.tflite").read_bytes() == model
+    assert (folder / "labels.txt").read_text().split() == list(CLASSES)
+
+
+def run_on_device(folder, *photos):
+    """In another place, and by a Python that cannot see the project."""
+    return subprocess.run(
+        [sys.executable, "-I", str(folder / "run_on_device.py"), *map(str, photos)],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_program_checks_the_picture_and_looks_at_photos(folder, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((50, 70, 3), 120, np.uint8)).save(photo)
+    done = run_on_device(folder, photo)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("OK\n") and re.search(r"\d+\.\d\d ms an image", done.stdout)
+    assert "pet, background, border" in done.stdout
+    with Image.open(tmp_path / "photo.classes.png") as classes:
+        assert set(np.unique(classes)) <= {0, 127, 254}
+
+
+def test_program_finds_another_output(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    logits = np.fromfile(copy / "picture.logits", np.int8)
+    (-logits).tofile(copy / "picture.logits")
+    done = run_on_device(copy)
+    assert done.returncode == 1 and re.search(r"\d+ of 1024 pixels differ", done.stdout)
+
+
+PROGRAM = r"""
+#include <stdio.h>
+#include "model.h"
+int main(void) {
+  static const char *names[] = MODEL_CLASS_NAMES;
+  printf("%zu %d %d %d ", kModelSize, MODEL_HEIGHT, MODEL_WIDTH, MODEL_CHANNELS);
+  printf("%.9g %d ", (double)MODEL_INPUT_SCALE, MODEL_INPUT_ZERO_POINT);
+  printf("%d %s %d ", MODEL_CLASSES, names[0], MODEL_ACTIVATION_BYTES);
+  printf("%lu\n", (unsigned long)((size_t)kModel % 16));
+  FILE *out = fopen("copy.bin", "wb");
+  fwrite(kModel, 1, kModelSize, out);
+  fclose(out);
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc -std=c11 -xc", "g++ -std=c++17 -xc++"])
+def test_c_source_compiles_without_a_warning_and_is_the_file(folder, tmp_path, compiler):
+    program, *flags = compiler.split()
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    (tmp_path / "main.c").write_text(PROGRAM)
+    sources = [str(tmp_path / "main.c"), str(folder / "model.cc")]
+    command = [program, "-Wall", "-Wextra", "-Werror", f"-I{folder}", *flags, *sources]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "a")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = subprocess.run(
+        [tmp_path / "a"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    content = (folder / "int8_quantized_model.tflite").read_bytes()
+    needs = plan(content).activation_bytes
+    expected = f"{len(content)} 32 32 3 0.00392156886 0 3 pet {needs} 0\n"
+    assert said.stdout == expected
+    assert (tmp_path / "copy.bin").read_bytes() == content
+
+
+def test_export_alone_converts_nothing(run_copy, tmp_path):
+    before = artifact_path(run_copy, "int8").stat().st_mtime_ns
+    arguments = ("--calibration-images", "20", "--if-needed", "--export", tmp_path / "out")
+    done = run_script("quantization.py", "--models-dir", run_copy, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "up to date, nothing to do" in done.stdout
+        and {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    )
+    assert artifact_path(run_copy, "int8").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "out" / "contract.json").read_text())["input"]["raw_pixels"]
+
+
+def test_missing_file_names_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"is missing; make it with: python quantization\.py"):
+        handover.write_folder(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,74 @@
+"""A short campaign of every kind of fault, on a toy run: nothing that must never be is seen.
+
+The long one, whose figures are in docs/reliability.md: tests/campaigns/campaign.py.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.runs import ROOT
+
+CAMPAIGNS = ROOT / "tests" / "campaigns"
+sys.path.insert(0, str(CAMPAIGNS))
+
+import campaign  # noqa: E402
+import toy  # noqa: E402
+import trials  # noqa: E402
+
+TESTED = {"busy", "figures", "cases"}  # each of their trials is a test elsewhere
+KINDS = [kind for kind in campaign.KINDS if kind not in TESTED]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A fiftieth of the campaign, in one process that loads TensorFlow once for all."""
+    path = tmp_path_factory.mktemp("campaign") / "found.json"
+    command = [sys.executable, CAMPAIGNS / "campaign.py", *KINDS, "--share", "0.02"]
+    done = subprocess.run([*command, "--write", path], capture_output=True, text=True)
+    assert path.exists(), done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(path.read_text()), done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_fault_does_what_must_never_be(short, kind):
+    record, said = short
+    rows = [row for row in record["rows"] if row["kind"] == kind]
+    assert rows and all(row["tried"] > 0 for row in rows)
+    assert [row["faults"] for row in rows] == [{}] * len(rows), said[-3000:]
+
+
+TRACE = 'Traceback (most recent call last):\n  File "x"\nKeyError: 1\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "err", "fault"),
+    [
+        (0, "", None),
+        (2, "training.py: x is missing; make it with: y\n", None),
+        (2, "usage: training.py [-h]\n  [--seed SEED]\ntraining.py: error: no\n", None),
+        (130, "training.py: interrupted\n", None),
+        (-signal.SIGKILL, "", None),
+        (1, TRACE, "traceback"),
+        (-signal.SIGSEGV, "", "crash"),
+        (2, "", "silent"),
+        (2, "one\ntwo\n", "many lines"),
+    ],
+)
+def test_fault_of_a_stage_is_told_from_a_good_end(code, err, fault):
+    assert toy.Result(code, "", err, 1.0, 0).fault == fault
+    assert toy.Result(code, "", err, 1.0, 0, hung=True).fault == "hang"
+
+
+def test_every_fault_is_in_the_table():
+    tally = trials.Tally("tries")
+    for fault in trials.NEVER:
+        tally.add("one", "stopped", fault)
+    tally.add("another", "stopped", None)
+    cells = campaign.markdown({"rows": [tally.row()]}).splitlines()[-1].strip("| ").split(" | ")
+    assert cells[:2] == ["tries", str(len(trials.NEVER) + 1)]
+    assert sum(map(int, cells[2:-1])) == len(trials.NEVER)
+    assert cells[-1] == "stopped"

@@ -1,0 +1,102 @@
+"""Scripts in surroundings that public fault reports were about: terminals, pipes, folders, cwd."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.artifacts import read_record
+from pipeline.data.dataset import load_split
+from tests.helpers.pictures import PhotoFolder
+from tests.helpers.runs import ROOT, run_script
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_folder_whose_name_the_terminal_does_not_know(tmp_path, encoding):
+    photos = PhotoFolder(tmp_path / "写真")
+    asked = ("--dataset", "folder", "--data-dir", photos.path, "--image-size", 32)
+    done = run_script(
+        "data_preparation.py",
+        *("--models-dir", tmp_path / "モデル", *asked),
+        PYTHONIOENCODING=encoding,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wrote" in done.stdout and "?" in done.stdout
+    assert (tmp_path / "モデル" / "dataset.jpg").exists()
+
+
+def test_reader_that_leaves_after_a_line_gets_a_whole_data_set(tmp_path):
+    """`python data_preparation.py ... | head -1`."""
+    photos = PhotoFolder(tmp_path / "photos")
+    command = [sys.executable, ROOT / "data_preparation.py", "--models-dir", tmp_path / "models"]
+    command += ["--dataset", "folder", "--data-dir", photos.path, "--image-size", "32"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(120)) == (b"", 0)
+    images, _ = load_split(tmp_path / "models", "train")
+    assert len(images) == read_record(tmp_path / "models", "dataset")["splits"]["train"]["examples"]
+
+
+@pytest.fixture
+def unprivileged():
+    """What takes away the right of root to write everywhere."""
+    if os.getuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root writes everywhere, and there is no setpriv")
+    rights = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+
+
+def test_folder_that_may_be_read_and_not_written(run_copy, unprivileged):
+    """What is there can be used; what would be written is refused at once, and nothing changes."""
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    folders = [run_copy, *(path for path in run_copy.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        for script, arguments, code, says in (
+            ("quantization.py", ["--if-needed", "--calibration-images", "20"], 0, "up to date"),
+            ("quantization.py", [], 2, f"{run_copy} cannot be written (Permission denied)"),
+            ("training.py", [], 2, f"{run_copy} cannot be written (Permission denied)"),
+            ("data_preparation.py", ["--dataset", "synthetic"], 2, "Permission denied"),
+        ):
+            command = [*unprivileged, sys.executable, ROOT / script, "--models-dir", run_copy]
+            done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+            assert done.returncode == code, done.stderr
+            assert says in (done.stderr if code else done.stdout)
+            assert done.stderr.count("\n") == (code > 0)
+        assert {path: path.read_bytes() for path in before} == before
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, Path("/")])
+def test_command_in_a_message_works_where_the_user_is(tmp_path, cwd):
+    """Pasted as it is, with a flag that only prints: the path of the script, the folder quoted."""
+    models_dir = tmp_path / "my models; and 'yours'"
+    done = subprocess.run(
+        [sys.executable, ROOT / "training.py", "--models-dir", models_dir],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+    command = done.stderr.strip().split("make it with: ")[1]
+    assert done.returncode == 2 and shlex.split(command)[-1] == str(models_dir)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    pasted = subprocess.run(
+        f"{command} --help",
+        shell=True,
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (pasted.returncode, pasted.stderr) == (0, "")
+    assert "data_preparation.py" in pasted.stdout

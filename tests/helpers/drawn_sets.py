@@ -1,0 +1,65 @@
+"""Pictures and masks on disk for the tests of data preparation, and what becomes of them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_preparation
+from pipeline.base.artifacts import artifact_path, read_record
+from pipeline.data.dataset import SPLITS, load_classes, load_split
+
+
+def stripes(number, classes, width=40, height=32):
+    """Photograph and mask of `classes` upright stripes; the photograph shows the class as red."""
+    order = (np.arange(classes) + number) % classes
+    mask = np.repeat(order[np.arange(width) * classes // width][None], height, axis=0)
+    image = np.stack([mask * 255 // max(1, classes - 1), mask * 0 + 7 * number, mask * 0], -1)
+    return image.astype(np.uint8), mask.astype(np.uint8)
+
+
+def save(path, pixels, **options):
+    """Writes an array or a picture, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(path, **options)
+    return path
+
+
+def write_set(folder, number=12, classes=3, image="images/p{:02}.png", mask="masks/p{:02}.png"):
+    """A folder of `stripes`."""
+    for k in range(number):
+        pixels, truth = stripes(k, classes)
+        save(folder / image.format(k), pixels)
+        save(folder / mask.format(k), truth)
+    return folder
+
+
+def with_palette(values, colours):
+    """A mask of mode "P"."""
+    picture = Image.fromarray(np.asarray(values, np.uint8))
+    picture.putpalette([part for colour in colours for part in colour])
+    return picture
+
+
+def prepare(models_dir, data, *flags):
+    """A finished data set, without the page that shows it: record, classes, arrays by split."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_preparation.charts, "save", lambda *_: None)
+        patch.setattr(data_preparation.pictures, "examples", lambda *_: None)
+        where = ["--models-dir", str(models_dir), "--data", str(data)]
+        size = () if "--image-size" in flags else ("--image-size", "32")
+        data_preparation.main([*where, *size, *map(str, flags)])
+    arrays = {split: [part[:] for part in load_split(models_dir, split)] for split in SPLITS}
+    left_out = artifact_path(models_dir, "dataset").with_name(data_preparation.LEFT_OUT)
+    return SimpleNamespace(
+        record=read_record(models_dir, "dataset"),
+        classes=load_classes(models_dir),
+        counts={split: len(images) for split, (images, _) in arrays.items()},
+        images={split: images for split, (images, _) in arrays.items()},
+        masks={split: masks for split, (_, masks) in arrays.items()},
+        all_masks=np.concatenate([masks for _, masks in arrays.values()]),
+        all_images=np.concatenate([images for images, _ in arrays.values()]),
+        left_out=left_out.read_text().splitlines() if left_out.exists() else [],
+    )

@@ -1,0 +1,67 @@
+"""Drawn photographs and masks, encoded, and a folder of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import data_preparation
+
+
+def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
+    """An image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """A trimap whose left half is pet and whose right half is background."""
+    trimap = np.full((height, width), 2, np.uint8)
+    trimap[:, : width // 2] = 1
+    return Image.fromarray(trimap)
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Left half one colour, right half another: the picture that `halves` is the truth of."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:, : width // 2], pixels[:, width // 2 :] = (220, 40, 60), (30, 90, 200)
+    return Image.fromarray(pixels)
+
+
+def blobs(number: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks of large smooth blobs; each class has a colour of its own."""
+    coarse = np.random.default_rng(seed).normal(0, 1, (number, 4, 4, 3)).astype(np.float32)
+    smooth = [
+        [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in planes]
+        for planes in coarse.transpose(0, 3, 1, 2)
+    ]
+    masks = np.stack([np.stack(planes) for planes in smooth]).argmax(axis=1).astype(np.uint8)
+    return np.array([(200, 30, 30), (30, 200, 30), (30, 30, 200)], np.uint8)[masks], masks
+
+
+class PhotoFolder:
+    """A folder of photographs, as --dataset folder reads it. Ten plain ones from the start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for kind in ("images", "masks"):
+            (path / kind).mkdir(parents=True)
+        for number in range(10):
+            self.add_plain(f"plain{number}.jpg", 80, 60 + number)
+
+    def add(self, name: str, image: bytes, mask: bytes) -> None:
+        (self.path / "images" / name).write_bytes(image)
+        (self.path / "masks" / name).with_suffix(".png").write_bytes(mask)
+
+    def add_plain(self, name: str, width: int, height: int) -> None:
+        image = encoded(photograph(width, height), "png" if name.endswith(".png") else "jpeg")
+        self.add(name, image, encoded(halves(width, height), "png"))
+
+    def prepare(self, models_dir: Path, *arguments: str) -> None:
+        """Makes a data set of 64 x 64 pixels of it."""
+        where = ["--models-dir", str(models_dir), "--data-dir", str(self.path)]
+        data_preparation.main([*where, "--dataset", "folder", "--image-size", "64", *arguments])

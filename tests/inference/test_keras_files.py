@@ -1,0 +1,161 @@
+"""Models come back from .h5 files as they were, and nothing else comes out of such a file."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.base import artifacts
+from pipeline.base.console import UserError
+from pipeline.base.lazy import keras, layers, tf
+from pipeline.inference import keras_files
+from pipeline.training import networks
+from tests.helpers.toy_networks import toy_network
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.h5"
+    keras.utils.set_random_seed(3)
+    model = networks.compact_unet((32, 32), 3)
+    keras_files.save_model(model, path)
+    return model, path
+
+
+@pytest.mark.parametrize("build", networks.NETWORKS.values())
+def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
+    model = build((32, 32), 3)
+    keras_files.save_model(model, tmp_path / "model.h5")
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    loaded = keras_files.open_model(tmp_path / "model.h5")
+    np.testing.assert_array_equal(loaded(image).numpy(), model(image).numpy())
+
+
+def test_disk_that_fills_while_a_model_is_saved_is_the_systems_own_error(
+    saved, tmp_path, full_disk
+):
+    """HDF5 itself raises what nobody understands, or crashes."""
+    with pytest.raises(OSError) as caught:
+        keras_files.save_model(saved[0], tmp_path / "model.h5")
+    assert caught.value.strerror
+
+
+def test_predictions_are_the_largest_logits_whatever_the_batch(saved):
+    model, _ = saved
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    expected = model(images / np.float32(255)).numpy().argmax(-1)
+    for batch_size in (2, 5, 64):
+        found = np.concatenate(list(keras_files.predict(model, images, batch_size)))
+        np.testing.assert_array_equal(found, expected)
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        keras_files.open_model(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def test_lambda_layer_is_refused_and_does_not_run(tmp_path):
+    path, ran = tmp_path / "lambda.h5", tmp_path / "ran"
+    code = f"__import__('pathlib').Path({str(ran)!r}).touch()"
+    image = layers.Input((32, 32, 3))
+    model = keras.Model(image, layers.Lambda(lambda x: [x, eval(code)][0])(image))
+    ran.unlink()  # building it ran the code
+    keras_files.save_model(model, path)
+    assert "Lambda" in refused(path)
+    assert not ran.exists()
+
+
+def test_call_of_another_tensorflow_function_is_refused(tmp_path):
+    """`io.write_file` is as easy to name in a file as `reshape`."""
+    path = tmp_path / "function.h5"
+    image = layers.Input((32, 32, 3))
+    model = keras.Model(image, tf.roll(image, 1, 1))
+    keras_files.save_model(model, path)
+    assert "the function roll" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"class_name": "Custom", "config": {}},
+        {"class_name": "Lambda", "module": "keras.layers", "config": {}},
+        {"class_name": "ReLU", "config": {"layer": {"class_name": "Lambda", "config": {}}}},
+        {"class_name": "Conv2D", "module": "os", "config": {}},
+        {"class_name": "Conv2D", "registered_name": "mine>Conv2D", "config": {}},
+        {
+            "class_name": "Conv2D",
+            "config": {"kernel_initializer": {"class_name": "system", "module": "os"}},
+        },
+    ],
+)
+def test_object_that_is_no_plain_layer_is_found(config):
+    model = {"class_name": "Functional", "config": {"layers": [config]}}
+    assert keras_files.foreign_part(model)
+
+
+@pytest.mark.parametrize("kind", ["another call", "itself", "each other", "nobody"])
+def test_layers_that_wait_for_ever_are_refused(saved, tmp_path, kind):
+    """Keras would put layers together in rounds until all are, and never end."""
+    path = tmp_path / "waits.h5"
+    shutil.copy(saved[1], path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        first, second = config["config"]["layers"][1:3]
+        source = first["inbound_nodes"][0][0]
+        if kind == "another call":
+            source[1] = 4
+        else:
+            names = {"itself": first, "each other": second, "nobody": {"name": "nobody"}}
+            source[0] = names[kind]["name"]
+        file.attrs["model_config"] = json.dumps(config)
+    assert first["name"] in refused(path)
+
+
+def test_own_models_hold_nothing_foreign(saved):
+    with h5py.File(saved[1]) as file:
+        assert keras_files.foreign_part(json.loads(file.attrs["model_config"])) is None
+
+
+def test_file_of_keras_3_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "keras3.h5"
+    with h5py.File(path, "w") as file:
+        layer = {"class_name": "InputLayer", "module": "keras.layers", "config": {}}
+        config = {"class_name": "Functional", "module": "keras", "config": {"layers": [layer]}}
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"] = "3.15.1"
+    refused(path)
+
+
+def test_damaged_files_are_one_line_with_the_command(tmp_path):
+    """Bit flips, cuts and garbage: whatever h5py and Keras make of them."""
+    path = tmp_path / "original_model.h5"
+    keras_files.save_model(toy_network()[0], path)
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    for size in (0, 100, len(content) // 2):
+        path.write_bytes(content[:size])
+        assert "python training.py" in refused(path)
+    path.write_bytes(random.bytes(5000))
+    refused(path)
+    survived = 0
+    for _ in range(60):
+        flipped = bytearray(content)
+        for place in random.integers(0, 4000, 3):  # where the structure is, not the weights
+            flipped[place] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        try:
+            keras_files.open_model(path)
+            survived += 1
+        except UserError as error:
+            assert "python training.py" in str(error)
+    assert survived < 60
+
+
+def test_missing_file_names_the_command(tmp_path):
+    message = refused(tmp_path / "pruned_model.h5")
+    assert message.endswith(f"make it with: {artifacts.command('pruned', tmp_path)}")

@@ -1,0 +1,180 @@
+"""Channels: the right ones go, the smaller network computes what it did, and a stopped run goes
+on with the channels that it began with.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import pruning
+from pipeline.base.console import UserError
+from pipeline.base.lazy import keras, layers
+from pipeline.base.stage import Stage
+from pipeline.data.dataset import load_split
+from pipeline.pruning import channels
+from pipeline.pruning.dependency_graph import channel_groups
+from pipeline.training import networks
+from pipeline.training.input_pipeline import epoch_batches
+from tests.helpers.runs import CLASSES, SIZE
+
+
+def random_network(build):
+    """Random weights, with running statistics and scales that are not all alike."""
+    keras.utils.set_random_seed(3)
+    model = build((SIZE, SIZE), len(CLASSES))
+    random = np.random.default_rng(3)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            shapes = [value.shape for value in layer.get_weights()]
+            layer.set_weights([random.uniform(0.5, 1.5, shape) for shape in shapes])
+    return model
+
+
+@pytest.mark.parametrize("build", [networks.compact_unet, networks.classic_unet])
+def test_smaller_network_computes_what_the_masked_one_does(build):
+    model, masked = random_network(build), random_network(build)
+    random = np.random.default_rng(4)
+    groups = channel_groups(model)
+    kept = [
+        np.sort(random.choice(group.channels, group.channels // 2, replace=False))
+        for group in groups
+    ]
+    small = channels.remove_channels(model, groups, kept)
+    images = random.random((2, SIZE, SIZE, 3), np.float32)
+    whole = model(images).numpy()
+    channels.mask_channels(masked, groups, kept)
+    expected = masked(images).numpy()
+    # The mask does something.
+    assert np.abs(whole - expected).max() > 0.01 * np.abs(whole).max()
+    tolerance = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(small(images).numpy(), expected, atol=tolerance)
+    assert small.count_params() < 0.4 * model.count_params()
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+
+
+def test_channels_that_nothing_depends_on_go_first(small_data):
+    """Half of a group's channels are read with weight zero: the criterion must find them."""
+    model = random_network(networks.compact_unet)
+    groups = channel_groups(model)
+    (place,) = (k for k, group in enumerate(groups) if group.producers[0] == "block6_expand")
+    unread = np.sort(np.random.default_rng(0).choice(480, 240, replace=False))
+    kernel = model.get_layer("block6_project").kernel
+    values = kernel.numpy()
+    values[:, :, unread] = 0
+    kernel.assign(values)
+    total = sum(group.channels for group in groups)
+    batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
+    kept = channels.choose_channels(model, groups, 240 / total, batches)
+    np.testing.assert_array_equal(kept[place], np.setdiff1d(np.arange(480), unread))
+    assert sum(map(len, kept)) == total - 240
+
+
+# --- the plan -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classic():
+    return networks.classic_unet((SIZE, SIZE), len(CLASSES))
+
+
+@pytest.fixture
+def plan(data_copy, classic, monkeypatch):
+    """Asks for channels of the classic network; the choice itself is one that costs no time.
+
+    Returns what was planned, and how often it was chosen so far.
+    """
+    groups, chosen = channel_groups(classic), []
+
+    def choose(model, groups, share, batches, loss):
+        assert next(iter(batches))[0].shape == (4, SIZE, SIZE, 3)
+        chosen.append(share)
+        return [np.arange(8 * len(chosen), group.channels) for group in groups]
+
+    monkeypatch.setattr(channels, "choose_channels", choose)
+
+    def ask(*flags, share=0.3):
+        where = ["--models-dir", str(data_copy), "--channels", str(share)]
+        stage = Stage(pruning.__file__, pruning.parse([*where, *flags]))
+        kept = channels.planned_channels(stage, classic, groups, share, 4)
+        return [rows.tolist() for rows in kept], len(chosen)
+
+    return ask
+
+
+def test_resumed_run_takes_the_channels_of_the_stopped_one_and_a_new_one_chooses(plan):
+    first, chosen = plan()
+    assert chosen == 1
+    assert plan("--resume") == (first, 1)
+    second, chosen = plan()
+    assert second != first and chosen == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "list", "nothing", "keys"])
+def test_damaged_plan_is_one_line_and_a_new_choice(plan, data_copy, capsys, damage):
+    first, _ = plan()
+    path = channels.plan_path(data_copy)
+    whole = path.read_text()
+    damages = {"cut": whole[: len(whole) // 2], "list": "[1, 2]", "nothing": "", "keys": "{}"}
+    path.write_text(damages[damage])
+    second, chosen = plan("--resume")
+    assert second != first and chosen == 2
+    assert capsys.readouterr().out.splitlines() == [f"{path} is damaged; beginning anew"]
+    assert plan("--resume") == (second, 2)  # the new choice lies where the damaged one was
+
+
+def test_plan_of_another_run_is_one_line_and_a_new_choice(plan, data_copy, capsys):
+    first, _ = plan("--epochs", "3")
+    second, chosen = plan("--epochs", "4", "--resume")
+    assert second != first and chosen == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "the unfinished run was another one (--epochs is 4, was 3); beginning anew"
+    assert json.loads(channels.plan_path(data_copy).read_text())["kept"] == second
+
+
+def test_largest_share_leaves_one_block_of_each_kind(classic):
+    image = layers.Input((SIZE, SIZE, 3))
+    x = image
+    for filters in (8, 9, 24):  # of which 0, 8 and 16 can go
+        x = layers.Conv2D(filters, 1)(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x))
+    assert channels.removable_share(channel_groups(model)) == pytest.approx(24 / 41)
+    assert channels.removable_share([]) == 0
+    assert channels.removable_share(channel_groups(classic)) > 0.9  # more than --channels takes
+
+
+def test_largest_share_can_be_had(small_data):
+    """What is promised as possible is what the choice then takes out."""
+    keras.utils.set_random_seed(0)
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(24, 3, padding="same", activation="relu")(image)
+    x = layers.Conv2D(41, 3, padding="same", activation="relu")(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x))
+    groups = channel_groups(model)
+    batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
+    kept = channels.choose_channels(model, groups, channels.removable_share(groups), batches)
+    assert [len(rows) for rows in kept] == [8, 1]
+
+
+def test_more_than_can_go_is_refused_before_anything_is_chosen(data_copy, monkeypatch):
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(9, 1)(image)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="narrow")
+    monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
+    stage = Stage(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
+    words = r"at most 89% of the channels of narrow can go.*use --channels 0\.88 or less"
+    with pytest.raises(UserError, match=words):
+        channels.planned_channels(stage, model, channel_groups(model), 0.9, 4)
+
+
+def test_smaller_network_that_computes_something_else_is_refused():
+    image = layers.Input((SIZE, SIZE, 3))
+    layer = layers.Conv2D(len(CLASSES), 1)
+    model = keras.Model(image, layer(image))
+    other = keras.models.clone_model(model)
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    other.set_weights(model.get_weights())
+    assert channels.check_smaller(other, model, images) == 0
+    layer.kernel.assign(1.001 * layer.kernel)
+    with pytest.raises(UserError, match=r"differs from the masked one by 1\.0e-03 of the largest"):
+        channels.check_smaller(other, model, images)

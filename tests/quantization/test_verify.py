@@ -1,0 +1,84 @@
+"""Files that are refused: other classes, float where int8 was asked for, zeros that were lost."""
+
+import numpy as np
+import pytest
+
+from pipeline.base.artifacts import artifact_path, read_record
+from pipeline.base.console import UserError
+from pipeline.data.dataset import load_split
+from pipeline.inference.keras_files import load_model, predict
+from pipeline.quantization import calibration, verify
+from pipeline.quantization import convert as conversion
+from pipeline.quantization.convert import calibration_sample, convert
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+@pytest.fixture(scope="module")
+def validation(finished_run):
+    return load_split(finished_run, "validation")[0][:]
+
+
+@pytest.fixture(scope="module")
+def expected(pruned, validation):
+    return np.concatenate(list(predict(pruned, validation)))
+
+
+def test_agreement_is_the_share_of_pixels_of_the_same_class(finished_run, validation, expected):
+    path = artifact_path(finished_run, "float16")
+    same = verify.check(path, "float16", validation, expected)
+    other = expected.copy()
+    other.reshape(-1)[::20] += 1  # a twentieth
+    found = verify.check(path, "float16", validation, other)
+    assert found == pytest.approx(0.95 * same, abs=0.005)
+
+
+def test_file_of_other_classes_is_refused(finished_run, validation, expected):
+    path = artifact_path(finished_run, "float16")
+    words = r"the float16 file agrees with the pruned model on only \d+\.\d% of the pixels of 4 val"
+    with pytest.raises(UserError, match=words):
+        verify.check(path, "float16", validation, (expected + 1) % 3)
+
+
+def test_int8_file_that_computes_in_float_is_refused_unless_it_may(
+    finished_run, validation, expected
+):
+    path = artifact_path(finished_run, "dynamic")
+    with pytest.raises(UserError, match="the int8 file computes in float at"):
+        verify.check(path, "int8", validation, expected)
+    assert verify.check(path, "int8", validation, expected, mixed=True) >= 0.9
+
+
+def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
+    finished_run, pruned, validation, expected, tmp_path, monkeypatch
+):
+    assert verify.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
+    monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
+    monkeypatch.setattr(calibration, "PIXELS", (0.0, 2.0))
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert(pruned, "int8", validation.astype(np.float32) / 255))
+    with pytest.raises(UserError, match=r"the int8 input has scale .* not that of a pixel"):
+        verify.check(path, "int8", validation, expected)
+
+
+def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
+    content = artifact_path(finished_run, "int8").read_bytes()
+    found = verify.kernel_zeros(content)
+    layers = read_record(finished_run, "pruned")["metrics"]["layers"]
+    assert len(layers) > 10
+    for name, layer in layers.items():
+        assert layer["sparsity"] - 1e-4 <= found[name] <= layer["sparsity"] + 0.05
+    # Of all kernels together, large and small.
+    assert 0.5 < verify.check_zeros(content, pruned) < 0.75
+
+
+def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch):
+    monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
+    dense = load_model(finished_run, "original")
+    content = convert(dense, "int8", calibration_sample(finished_run, 8, 7)[1])
+    words = r"the int8 file has \d\.\d% zeros in \w+, the pruned model [4-8]\d\.\d%"
+    with pytest.raises(UserError, match=words):
+        verify.check_zeros(content, pruned)

@@ -1,0 +1,195 @@
+"""The charts show the numbers they are given: the best epoch, the front, the worst operators."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipeline.data.classes import make_classes
+from pipeline.report import charts
+from tests.helpers.runs import CLASSES
+
+HISTORY = [
+    {"epoch": epoch, "loss": 1 / epoch, "mean_iou": iou, **{f"iou_{name}": iou for name in CLASSES}}
+    for epoch, iou in enumerate((0.4, 0.6, 0.5), 1)
+]
+
+
+def words(figure):
+    """What is written in a figure: names, numbers, titles."""
+    figure.draw_without_rendering()  # names along an axis are made then
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".svg"])
+def test_picture_that_the_disk_does_not_hold_is_said_and_not_cut(full_disk, tmp_path, suffix):
+    figure = Figure()
+    figure.subplots().plot(range(9))
+    with pytest.raises(OSError):
+        charts.save(figure, tmp_path / f"chart{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pareto_front():
+    points = [(3.0, 0.7), (1.0, 0.5), (2.0, 0.5), (2.5, 0.8), (1.0, 0.4)]
+    assert charts.pareto_front(points) == [(1.0, 0.5), (2.5, 0.8)]
+
+
+def test_labels_are_spread_apart_in_order():
+    places = charts.spread([0.5, 0.5, 0.51, 1.0, 0.98, 0.0], 0.1)
+    assert np.diff(np.sort(places)).min() >= 0.1 - 1e-9
+    assert min(places) >= 0
+    assert max(places) <= 1
+    assert np.argsort(places, kind="stable").tolist() == [5, 0, 1, 2, 4, 3]
+
+
+def test_labels_of_close_models_move_to_both_sides():
+    assert charts.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    crowd = charts.spread([0.9] * 30, 0.1)  # more than there is room for
+    assert min(crowd) >= 0 and max(crowd) <= 1 and np.diff(crowd).min() == pytest.approx(1 / 29)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_lines_to_labels_cross(seed):
+    """Which of two lines is above, where the second begins, is above at the labels too."""
+    points = np.random.default_rng(seed).random((9, 2))
+    places = charts.spread(points[:, 1].tolist(), 0.11)
+    found = charts.untangled(points.tolist(), places, 1.05)
+    assert sorted(found) == sorted(places)
+    lines = sorted(zip(points[:, 0], points[:, 1], found))
+    for k, (x, y, place) in enumerate(lines):
+        for other_x, other_y, other in lines[k + 1 :]:
+            there = np.interp(other_x, [x, 1.05], [y, place])
+            assert (there > other_y) == (place > other)
+
+
+def test_lines_that_cross_are_swapped():
+    assert charts.untangled([(0.1, 0.9), (0.9, 0.1)], [0.0, 1.0], 1.05) == [1.0, 0.0]
+
+
+def test_curves_mark_the_best_epoch():
+    figure = charts.curves(HISTORY, "Training of a network", make_classes(CLASSES))
+    assert "0.6000" in words(figure) and "Training of a network" in words(figure)
+    assert {"mean IoU", *CLASSES} <= set(words(figure))
+    kept = charts.curves(HISTORY, "Pruning", make_classes(CLASSES), 3)
+    assert "0.5000" in words(kept) and "0.6000" not in words(kept), "the epoch that was kept"
+    loss, iou = figure.axes
+    assert loss.lines[0].get_xydata().tolist() == [[1, 1], [2, 1 / 2], [3, 1 / 3]]
+    assert [list(line.get_xydata()[0]) for line in iou.lines if len(line.get_xydata()) == 1] == [
+        [2, 0.6]
+    ]
+
+
+def test_curves_begin_anew_where_the_loss_is_another_one():
+    history = [row | {"part": part} for row, part in zip(HISTORY, (1, 1, 2))]
+    figure = charts.curves(history, "Training", make_classes(CLASSES))
+    lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert lines == [[[1, 1], [2, 1 / 2]], [[3, 1 / 3]]]
+    assert [len(line.get_xydata()) for line in figure.axes[1].lines] == [3] * 4 + [1]
+
+
+def test_curves_of_many_classes_stay_readable():
+    names = tuple(f"class {k}" for k in range(40))
+    history = [
+        {"epoch": 1, "loss": 1, "mean_iou": 0.4, **{f"iou_{name}": 0.4 for name in names}},
+        {"epoch": 2, "loss": 1, "mean_iou": 0.5, **{f"iou_{name}": None for name in names}},
+    ]
+    figure = charts.curves(history, "Training", make_classes(names))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean IoU"]
+    assert len(figure.axes[1].lines) == len(names) + 2  # the mean and its best epoch
+
+
+@pytest.mark.parametrize(("colour", "drawn"), [((0, 114, 178), "#0072b2"), ((255,) * 3, "#b2b2b2")])
+def test_line_of_a_class_can_be_seen_on_white(colour, drawn):
+    assert charts.line_colour(colour) == drawn
+
+
+def test_trade_off_joins_the_front_and_names_every_model(numbers):
+    rows = numbers["models"]
+    for k, row in enumerate(rows):
+        row["mean_iou"] = 0.70 if k == len(rows) - 1 else 0.76
+    costs = [row["bytes"] / 1e6 for row in rows]  # each is smaller than the one before
+    figure = charts.trade_off(rows, costs, "size of the file, MB")
+    front = figure.axes[0].lines[0].get_xydata().tolist()
+    assert front == [[costs[-1], 0.70], [costs[-2], 0.76]]
+    assert {"size of the file, MB", "mean IoU", *(row["name"] for row in rows)} <= set(
+        words(figure)
+    )
+
+
+def test_costs_that_differ_much_are_drawn_logarithmically(numbers):
+    rows = numbers["models"]
+    even, wide = (charts.trade_off(rows, [1.0, *[top] * 6], "ms").axes[0] for top in (5.0, 50.0))
+    assert (even.get_xscale(), even.get_xlabel()) == ("linear", "ms")
+    assert (wide.get_xscale(), wide.get_xlabel()) == ("log", "ms, logarithmic")
+    assert [text.get_text() for text in wide.get_xticklabels()] == ["1", "2", "5", "10", "20", "50"]
+
+
+def test_no_axis_of_iou_goes_where_there_is_none(numbers):
+    for row, value in zip(numbers["models"], (0.999, 0.001, 0.5, 1.0, 0.9, 0.9, 0.9)):
+        row |= {"mean_iou": value, "mean_iou_interval": [value, value]}
+    low, high = charts.trade_off(numbers["models"], [1.0] * 7, "cost").axes[0].get_ylim()
+    assert low == 0 and high == 1
+    for values in ([0.3, 0.2], [1.0, 0.99]):
+        axis = charts.bars(["a", "b"], {"pet": ("red", values)}, "IoU", "{:.3f}", most=1.0).axes[0]
+        assert axis.spines["bottom"].get_bounds() == (0, 1)
+        assert max(axis.get_xticks()) <= 1 < axis.get_xlim()[1], "room for the figures"
+
+
+def test_trade_off_draws_into_a_figure_of_ones_own(numbers):
+    from pipeline.base.lazy import matplotlib_figure
+
+    own = matplotlib_figure.Figure((4, 3))
+    assert charts.trade_off(numbers["models"], [1.0] * 7, "cost", own) is own
+    assert len(own.axes) == 1
+
+
+def test_bars_write_each_value_at_its_end():
+    groups = {"pet": ("red", [0.5, 0.25]), "border": ("blue", [0.75, 1.0])}
+    figure = charts.bars(["original", "pruned"], groups, "IoU", "{:.3f}")
+    assert {"0.500", "0.250", "0.750", "1.000", "original", "pruned", "pet", "border", "IoU"} <= (
+        set(words(figure))
+    )
+    axis = figure.axes[0]
+    assert sorted(bar.get_width() for bar in axis.patches) == [0.25, 0.5, 0.75, 1.0]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first name stands on top
+    alone = charts.bars(["original"], {"memory": ("red", [3.0])}, "MB", "{:.1f}")
+    assert "memory" not in words(alone)  # a legend of one says nothing
+
+
+def test_chart_of_zeros_has_a_cell_per_layer_and_level():
+    rows = [
+        {"layer": "stem", "weights": 1024, "30%": 0.001, "60%": 0.02},
+        {"layer": "head", "weights": 512, "30%": -0.0004, "60%": 0.1234},
+    ]
+    said = words(charts.zeros_sensitivity(rows))
+    assert {"stem (1,024)", "head (512)", "30%", "60%", "0.1", "2.0", "12.3"} <= set(said)
+
+
+def test_chart_of_int8_shows_the_worst_operators_first():
+    rows = [
+        {"layer": f"layer{k}", "kind": "CONV_2D", "snr_db": 10.0 + k, "drop": 0.01}
+        for k in range(charts.SHOWN_OPERATORS + 5)
+    ]
+    figure = charts.int8_sensitivity(rows)
+    said = words(figure)
+    assert f"Each operator in int8 alone: the {charts.SHOWN_OPERATORS} worst of {len(rows)}" in said
+    assert "layer0  conv_2d" in said and f"layer{charts.SHOWN_OPERATORS}  conv_2d" not in said
+    bars = figure.axes[0].patches
+    assert bars[-1].get_width() == 10.0 and bars[-1].get_y() > bars[0].get_y()
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_figure_is_saved_whole_or_not_at_all(tmp_path, suffix):
+    path = tmp_path / f"curves.{suffix}"
+    charts.save(charts.curves(HISTORY, "Training", make_classes(CLASSES)), path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    if suffix == "png":
+        with Image.open(path) as picture:
+            assert picture.width == 990
+    else:
+        assert "<svg" in path.read_text()
+    before = path.read_bytes()
+    with pytest.raises(AttributeError):
+        charts.save("no figure", path)
+    assert path.read_bytes() == before

@@ -1,0 +1,341 @@
+"""The first stage: a data set is replaced at once or not at all, and the real one is whole."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_preparation
+from pipeline.base.artifacts import read_record
+from pipeline.base.console import UserError
+from pipeline.base.lazy import tf, tfds
+from pipeline.data.audit import FAULTS
+from pipeline.data.classes import IGNORED
+from pipeline.data.dataset import SPLITS, load_split
+from pipeline.data.image_reader import TURNS
+from tests.helpers.drawn_sets import prepare, save, stripes, write_set
+from tests.helpers.pictures import encoded, halves, photograph
+from tests.helpers.runs import COUNTS, ROOT, make_data_set, run_script
+
+SIZE = 64
+
+
+# --- replacing a data set -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["in the middle of an array", "before dataset.json"])
+def test_killed_preparation_leaves_the_old_data_set_whole(data_copy, moment):
+    before = {split: [part[:] for part in load_split(data_copy, split)] for split in SPLITS}
+    program = f"""
+import os, signal, sys
+import numpy, data_preparation
+from pipeline import dataset, synthetic
+save, calls = numpy.save, []
+def killed(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+def save_two(file, array):
+    calls.append(file)
+    if len(calls) == 3:
+        file.write_bytes(array.tobytes()[:1000])
+        killed()
+    save(file, array)
+if {moment!r} == "before dataset.json":
+    dataset.write_record = killed
+else:
+    numpy.save = save_two
+synthetic.COUNTS = {COUNTS}
+where = ["--models-dir", sys.argv[1], "--dataset", "synthetic"]
+data_preparation.main([*where, "--image-size", "32", "--seed", "8"])
+"""
+    command = [sys.executable, "-c", program, data_copy]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for split in SPLITS:
+        for old, now in zip(before[split], load_split(data_copy, split)):
+            assert (old == now[:]).all()
+    make_data_set(data_copy, seed=8)
+    left = os.listdir(data_copy / "dataset")
+    assert len(left) == 7, "what the killed run left is still there"
+
+
+def test_replaced_data_set_leaves_no_old_arrays(data_copy):
+    old = read_record(data_copy, "dataset")["fingerprint"]
+    make_data_set(data_copy, seed=9)
+    files = os.listdir(data_copy / "dataset")
+    assert len(files) == 7 and not [name for name in files if old[:8] in name]
+
+
+def test_picture_beside_the_models_is_drawn(small_data):
+    with Image.open(small_data / "dataset.jpg") as picture:
+        assert picture.width > 500 and np.asarray(picture).std() > 20
+
+
+def test_picture_shows_training_examples_from_the_first_to_the_last(data_copy, monkeypatch):
+    """And not the first few: files that follow each other are often of one scene or one kind."""
+    drawn, examples = [], data_preparation.pictures.examples
+
+    def spied(images, masks, *about):
+        drawn.extend((images, masks))
+        return examples(images, masks, *about)
+
+    monkeypatch.setattr(data_preparation.pictures, "examples", spied)
+    make_data_set(data_copy, seed=8)
+    for shown, all_of_them in zip(drawn, load_split(data_copy, "train")):
+        assert len(shown) == 6
+        assert (shown[[0, -1]] == all_of_them[[0, len(all_of_them) - 1]]).all()
+
+
+# --- the command line ---------------------------------------------------------------------
+
+
+def test_old_spelling_means_the_new_one(tmp_path):
+    """And the same data set: what was made with one is up to date for the other."""
+    for old, new in (
+        (["--dataset", "folder", "--data-dir", "x"], ["--data", "x"]),
+        (["--dataset", "synthetic"], ["--data", "synthetic"]),
+        (["--dataset", "oxford_iiit_pet"], []),
+        (["--data", "oxford_iiit_pet"], ["--data", "pets"]),
+    ):
+        assert data_preparation.parse(old) == data_preparation.parse(new)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--dataset", "folder"], "--dataset folder needs --data-dir DIR; or say --data DIR"),
+        (["--data", "x", "--dataset", "synthetic"], "give one of them"),
+        (["--image-size", "100"], "multiples of 32, 32 to 2048; the nearest is 96"),
+        (["--image-size", "480x360"], "the nearest is 480x352"),
+        (["--image-size", "64x5000"], "the nearest is 64x2048"),
+        (["--image-size", "0"], "the nearest is 32"),
+        (["--image-size", "wide"], "wide is neither PIXELS nor WIDTHxHEIGHT"),
+        (["--skip-bad", "2"], "between 0 and 1"),
+        (["--names", "cat"], "1 classes, and 2 to 150 are possible"),
+        (["--label-mapping", "255=1"], "write VALUE:CLASS, as in 255:1,0:0"),
+        (["--fit", "squash"], "'stretch', 'pad', 'crop'"),
+    ],
+)
+def test_flag_that_means_nothing_is_explained(flags, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        data_preparation.parse(flags)
+    assert caught.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_sizes_are_width_by_height():
+    assert data_preparation.parse(["--image-size", "480x352"]).image_size == [480, 352]
+    assert data_preparation.parse([]).image_size == [128, 128]
+
+
+# --- a folder of one's own ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_portrait_pictures_at_a_size_that_is_no_square(tmp_path, fit):
+    for k in range(12):
+        for kind, pixels in zip(("images", "masks"), stripes(k, 3, 40, 90)):
+            save(tmp_path / "set" / kind / f"p{k}.png", pixels)
+    flags = ("--names", "a,b,c", "--image-size", "96x64", "--fit", fit)
+    found = prepare(tmp_path / "models", tmp_path / "set", *flags)
+    assert found.record["image_size"] == [96, 64] and found.record["fit"] == fit
+    assert found.all_images.shape == (12, 64, 96, 3) and found.all_masks.shape == (12, 64, 96)
+    assert found.classes.ignored == (fit == "pad")
+    assert (IGNORED in found.all_masks) == (fit == "pad")
+    inside = found.all_masks != IGNORED
+    red = np.round(found.all_images[..., 0] / 127.5)
+    assert (red == found.all_masks)[inside].mean() > 0.9
+
+
+def test_photographs_of_phones_and_microscopes_among_others(tmp_path):
+    """12 plain files, and the same 12 stored sideways or with 16 bits, give the same arrays."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for k in range(12):
+        pixels, truth = stripes(k, 3, 60, 90)
+        grey = Image.fromarray(pixels[..., 0])
+        save(tmp_path / f"plain/images/p{k:02}.png", grey.convert("RGB"))
+        save(tmp_path / f"plain/masks/p{k:02}.png", truth)
+        save(tmp_path / f"odd/masks/p{k:02}.png", truth)
+        if k % 2:
+            deep = np.asarray(grey).astype(np.uint16) * 257
+            save(tmp_path / f"odd/images/p{k:02}.png", deep)
+        else:
+            turned = grey.transpose(TURNS[8])
+            save(tmp_path / f"odd/images/p{k:02}.png", turned, exif=exif.tobytes())
+    plain, odd = (prepare(tmp_path / f"m{name}", tmp_path / name) for name in ("plain", "odd"))
+    np.testing.assert_array_equal(odd.all_images, plain.all_images)
+    np.testing.assert_array_equal(odd.all_masks, plain.all_masks)
+
+
+def test_forty_photographs_as_in_the_readme(tmp_path):
+    found = prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
+    assert found.counts == {"train": 29, "validation": 3, "test": 8}
+    assert len({image.tobytes() for image in found.all_images}) == 40, "none is in two splits"
+    again = prepare(tmp_path / "again", tmp_path / "set")
+    other = prepare(tmp_path / "other", tmp_path / "set", "--seed", "8")
+    assert again.record["fingerprint"] == found.record["fingerprint"]
+    assert other.record["fingerprint"] != found.record["fingerprint"]
+
+
+def test_files_that_were_passed_over_are_listed_until_they_are_gone(tmp_path):
+    folder = write_set(tmp_path / "set", 12)
+    (folder / "images" / "._p00.png").write_bytes(b"\0\5\x16\7")
+    found = prepare(tmp_path / "models", folder)
+    assert found.left_out == ["images/._p00.png: hidden, not looked at"]
+    (folder / "images" / "._p00.png").unlink()
+    assert prepare(tmp_path / "models", folder).left_out == []
+
+
+def test_prepared_folder_is_up_to_date_until_a_file_changes(tmp_path, capsys):
+    folder = write_set(tmp_path / "set", 12)
+    for change, says in (
+        (lambda: None, "is missing"),
+        (lambda: None, "up to date, nothing to do"),
+        (lambda: save(folder / "masks/p03.png", stripes(5, 3)[1]), "runs, because content of"),
+        (lambda: None, "up to date, nothing to do"),
+    ):
+        change()
+        capsys.readouterr()
+        found = prepare(tmp_path / "models", folder, "--if-needed", "--names", "a,b,c")
+        said = capsys.readouterr().out
+        assert says in said
+    assert found.classes.names == ("a", "b", "c")
+    (tmp_path / "names.txt").write_text("a\nb\nd\n")
+    found = prepare(tmp_path / "models", folder, "--if-needed", "--names", tmp_path / "names.txt")
+    assert "runs, because --names is ['a', 'b', 'd']" in capsys.readouterr().out
+    assert found.classes.names == ("a", "b", "d")
+
+
+def test_fault_in_a_folder_is_one_line_and_code_two(tmp_path):
+    folder = write_set(tmp_path / "set", 12)
+    (folder / "masks" / "p03.png").unlink()
+    done = run_script("data_preparation.py", "--models-dir", tmp_path / "m", "--data", folder)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"data_preparation.py: {folder}/images/p03.png has no mask of the same name; draw it, or "
+        "remove the image; to go on without: --skip-bad 0.09\n"
+    )
+    assert not list((tmp_path / "m").rglob("*.npy"))
+
+
+def test_nothing_slow_is_loaded_for_a_folder(tmp_path):
+    """No TensorFlow: a folder of a few pictures takes a second."""
+    program = """
+import sys, data_preparation
+data_preparation.main(sys.argv[1:])
+print([name for name in ("tensorflow", "tensorflow_datasets") if name in sys.modules])
+"""
+    folder = write_set(tmp_path / "set", 12)
+    where = ["--models-dir", str(tmp_path / "m"), "--data", str(folder), "--image-size", "32"]
+    command = [sys.executable, "-c", program, *where]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and done.stderr == ""
+    assert "train          9 examples" in done.stdout
+
+
+# --- TensorFlow Datasets ------------------------------------------------------------------
+
+
+@pytest.fixture
+def tfds_folder(tmp_path):
+    """A tiny oxford_iiit_pet/4.0.0 as TFDS lays it out, with photographs of full size."""
+    sizes = [(500, 375), (333, 500), (300, 225), (500, 333), (267, 400)]
+    folder = tmp_path / "tensorflow_datasets" / "oxford_iiit_pet" / "4.0.0"
+    folder.mkdir(parents=True)
+    features = tfds.builder("oxford_iiit_pet:4.0.0", data_dir=tmp_path / "empty").info.features
+    splits = []
+    for split, number in (("train", 10), ("test", 5)):
+        records = []
+        for k in range(number):
+            width, height = sizes[k % len(sizes)]
+            example = {
+                "image": io.BytesIO(encoded(photograph(width, height), quality=95)),
+                "segmentation_mask": io.BytesIO(encoded(halves(width, height), "png")),
+                "label": k,
+                "species": 0,
+                "file_name": f"{k}.jpg",
+                "head_bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0),
+            }
+            records.append(features.serialize_example(features.encode_example(example)))
+        path = folder / f"oxford_iiit_pet-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+        about = {
+            "name": split,
+            "shardLengths": [str(number)],
+            "numBytes": str(sum(map(len, records))),
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        }
+        splits.append(about)
+    features.save_config(folder)
+    info = {
+        "name": "oxford_iiit_pet",
+        "version": "4.0.0",
+        "fileFormat": "tfrecord",
+        "splits": splits,
+        "moduleName": "tensorflow_datasets.datasets.oxford_iiit_pet."
+        "oxford_iiit_pet_dataset_builder",
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path / "tensorflow_datasets"
+
+
+@pytest.mark.parametrize("named_by", ["flag", "environment"])
+def test_full_size_photographs_are_read_from_a_tfds_folder(
+    tfds_folder, tmp_path, monkeypatch, named_by
+):
+    models_dir = tmp_path / "models"
+    arguments = ["--models-dir", str(models_dir), "--image-size", str(SIZE)]
+    if named_by == "flag":
+        arguments += ["--data-dir", str(tfds_folder)]
+    else:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_folder))
+    data_preparation.main(arguments)
+    facts = read_record(models_dir, "dataset")
+    counts = {split: facts["splits"][split]["examples"] for split in SPLITS}
+    assert counts == {"train": 9, "validation": 1, "test": 5}
+    assert facts["metrics"]["audit"]["left_out"] == dict.fromkeys(FAULTS, 0)
+    assert facts["class_names"] == ["pet", "background", "border"]
+    parts = [load_split(models_dir, split) for split in SPLITS]
+    images = np.concatenate([images[:] for images, _ in parts])
+    masks = np.concatenate([masks[:] for _, masks in parts])
+    assert (masks[:, :, :30] == 0).all() and (masks[:, :, 34:] == 1).all()
+    assert np.abs(images[:, :, :30].astype(int) - (220, 40, 60)).max() <= 6
+
+
+def test_tfds_folder_that_was_cut_short_leaves_the_old_data_set(tfds_folder, data_copy):
+    """As after a copy that was broken off."""
+    path = next(tfds_folder.rglob("*train.tfrecord*"))
+    os.truncate(path, path.stat().st_size // 2)
+    before = read_record(data_copy, "dataset")
+    where = ["--models-dir", str(data_copy), "--data-dir", str(tfds_folder)]
+    with pytest.raises(UserError, match=r"the train split in .* is damaged .*copy it again"):
+        data_preparation.main([*where, "--image-size", str(SIZE)])
+    assert read_record(data_copy, "dataset") == before
+    assert len(load_split(data_copy, "train")[0]) == 36
+
+
+def test_real_data_set_has_its_documented_counts_and_shares(shared_data, tmp_path):
+    where = ["--models-dir", str(tmp_path), "--data-dir", str(shared_data)]
+    data_preparation.main([*where, "--image-size", "32"])
+    facts = read_record(tmp_path, "dataset")
+    counts = {split: facts["splits"][split]["examples"] for split in SPLITS}
+    assert counts == {"train": 3312, "validation": 368, "test": 3669}
+    audit = facts["metrics"]["audit"]
+    assert audit["left_out"] == dict.fromkeys(FAULTS, 0)
+    pictures = {value: about["pictures"] for value, about in audit["values"].items()}
+    assert pictures == {"1": 7335, "2": 7349, "3": 7335}, "14 masks without any pet"
+    masks = {split: load_split(tmp_path, split)[1][:] for split in SPLITS}
+    official = {
+        "train": np.concatenate([masks["train"], masks["validation"]]),
+        "test": masks["test"],
+    }
+    for split, expected in (("train", (0.300, 0.587, 0.114)), ("test", (0.300, 0.577, 0.123))):
+        shares = np.bincount(official[split].ravel(), minlength=3) / official[split].size
+        assert np.abs(shares - expected).max() < 0.002, (split, shares)

@@ -1,0 +1,274 @@
+"""Stage 5 as its user meets it: gates, what is up to date, and the page drawn without measuring."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import evaluation
+from pipeline.base import fingerprints
+from pipeline.base.artifacts import (
+    MODELS,
+    artifact_path,
+    read_record,
+    record_path,
+    sha256,
+    stale_reason,
+    write_record,
+)
+from pipeline.base.console import UserError
+from pipeline.data.dataset import load_split
+from pipeline.variants import VARIANTS, quantised
+from tests.helpers.toy_networks import that_crashes
+
+
+@pytest.fixture
+def evaluated_copy(evaluated_run, tmp_path):
+    return shutil.copytree(evaluated_run, tmp_path / "models")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Fails where something is measured."""
+
+    def refuse(*arguments):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(evaluation, "evaluate", refuse)
+
+
+@pytest.fixture
+def without_photos(monkeypatch):
+    """Pages without photos, for tests that are about something else: no model has to run."""
+    monkeypatch.setattr(evaluation.gallery, "photo_grid", lambda *_: None)
+
+
+@pytest.fixture
+def known_counts(evaluated_run, monkeypatch):
+    """Accuracy as it was counted before: no model has to run."""
+    with np.load(evaluated_run / "counts_per_image.npz") as file:
+        counts = {name: file[name] for name in file.files}
+    monkeypatch.setattr(
+        evaluation.accuracy, "counts_per_image", lambda models_dir, name, *_: counts[name]
+    )
+
+
+def ask(models_dir, *flags):
+    return evaluation.main(["--models-dir", str(models_dir), "--if-needed", *flags])
+
+
+def test_exit_code_tells_whether_a_limit_broke(evaluated_copy, unmeasured, capsys):
+    assert ask(evaluated_copy, "--max-bytes", "100000000") == 0
+    assert "FAILED" not in capsys.readouterr().out
+    assert ask(evaluated_copy, "--max-bytes", "1000") == 1
+    said = capsys.readouterr().out
+    assert all(f"FAILED: {name} breaks --max-bytes 1000: " in said for name in quantised())
+    assert ask(evaluated_copy, "--max-bytes", "1000") == 1  # and fails again
+    assert "up to date" in capsys.readouterr().out
+    assert ask(evaluated_copy) == 0  # a gate is of one call, and no setting of the record
+
+
+def test_latency_of_a_busy_machine_passes_no_gate(evaluated_copy, unmeasured, capsys):
+    """Not even one that it would keep to: exit code 2, and 1 if another limit broke."""
+    path = artifact_path(evaluated_copy, "evaluation")
+    found = json.loads(path.read_text())
+    for row in found["models"]:
+        row["latency_ms"]["busy"] = "turns differ by 80%" if row["name"] == "int8" else None
+    path.write_text(json.dumps(found))
+    record = json.loads(record_path(evaluated_copy, "evaluation").read_text())
+    write_record(record_path(evaluated_copy, "evaluation"), record | {"sha256": sha256(path)})
+    assert ask(evaluated_copy, "--max-latency-ms", "100000") == 2
+    said = capsys.readouterr().out
+    assert "FAILED: int8 cannot be held to --max-latency-ms: turns differ by 80%" in said
+    assert "THE MACHINE WAS BUSY while latency was taken (int8: turns differ by 80%)" in said
+    assert "THE MACHINE WAS BUSY" in (evaluated_copy / "report.html").read_text()
+    assert ask(evaluated_copy, "--max-latency-ms", "100000", "--max-bytes", "1") == 1
+    assert ask(evaluated_copy, "--max-latency-ms", "100000", "--gate", "float16") == 0
+    assert ask(evaluated_copy, "--max-bytes", "100000000") == 0
+
+
+# --- what it writes -----------------------------------------------------------------------
+
+
+def test_evaluation_holds_a_whole_row_of_every_model(evaluated_run):
+    found = json.loads((evaluated_run / "evaluation.json").read_text())
+    assert [row["name"] for row in found["models"]] == list(MODELS)
+    for row in found["models"]:
+        assert row["bytes"] == artifact_path(evaluated_run, row["name"]).stat().st_size
+        assert 0 < row["gzip_bytes"] < row["bytes"] and row["stale"] is None
+        assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
+        low, high = row["mean_iou_interval"]
+        assert low <= row["mean_iou"] <= high
+        assert np.mean(list(row["iou"].values())) == pytest.approx(row["mean_iou"], abs=1e-4)
+    original = found["models"][0]
+    assert original["mean_iou_drop"] == 0 and original["mean_iou_drop_interval"] == [0, 0]
+    with (evaluated_run / "evaluation.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["mean_iou"]) for row in table] == [row["mean_iou"] for row in found["models"]]
+
+
+def test_numbers_say_what_data_they_are_of(evaluated_run):
+    found = json.loads((evaluated_run / "evaluation.json").read_text())["dataset"]
+    _, masks = (part[:] for part in load_split(evaluated_run, "test"))
+    shares = np.bincount(np.asarray(masks).ravel(), minlength=3) / np.asarray(masks).size
+    assert list(found["class_shares"].values()) == pytest.approx(shares, abs=1e-6)
+    assert found["constant_class"] == "background"
+    assert found["constant_mean_iou"] == pytest.approx(shares[1] / 3, abs=1e-4)
+    assert found["synthetic"] and found["examples"] == len(masks)
+    assert found["image_size"] == [32, 32] and found["ignored_share"] == 0
+
+
+def test_every_file_has_a_record_that_holds(evaluated_run):
+    for name in (*VARIANTS, "evaluation", "report"):
+        assert stale_reason(evaluated_run, name) is None
+    assert read_record(evaluated_run, "pruned_float32")["inputs"].keys() == {"pruned"}
+    assert read_record(evaluated_run, "report")["inputs"].keys() == {"evaluation"}
+
+
+def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
+    evaluated_copy, monkeypatch, numbers, without_photos, known_counts
+):
+    """Somebody may want the numbers of what lies there."""
+    other = artifact_path(evaluated_copy, "dynamic").read_bytes()
+    artifact_path(evaluated_copy, "int8").write_bytes(other)
+    times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
+    keys = ("latency_ms", "latency_ms_all_threads", "memory_bytes")
+    monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
+    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
+    page = {}
+    monkeypatch.setattr(evaluation.report, "page", lambda found, *_: page.update(found) or "page")
+    assert evaluation.main(["--models-dir", str(evaluated_copy)]) == 0
+    rows = json.loads((evaluated_copy / "evaluation.json").read_text())["models"]
+    stale = {row["name"]: row["stale"] for row in rows if row["stale"]}
+    assert stale.keys() == {"int8"} and "was changed after it was made" in stale["int8"]
+    assert page["models"] == rows
+
+
+@pytest.mark.parametrize("changed", ["int8", "original", "dataset"])
+def test_input_that_changes_while_it_is_measured_leaves_the_old_numbers(
+    evaluated_copy, monkeypatch, known_counts, changed
+):
+    """One row would have the time of one file and the mean IoU of another."""
+    before = (evaluated_copy / "evaluation.json").read_bytes()
+    path = artifact_path(evaluated_copy, changed)
+    if changed == "dataset":
+        path = next(path.parent.glob("test_masks*"))
+
+    def measure(*_):
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            last = file.read(1)[0]
+            file.seek(-1, 2)
+            file.write(bytes([last ^ 1]))
+        return {}
+
+    monkeypatch.setattr(evaluation, "measure_machine", measure)
+    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
+    monkeypatch.setattr(evaluation, "MODELS", ("original", "int8"))
+    with pytest.raises(UserError, match=r"changed (while it was measured|after it was made)"):
+        evaluation.main(["--models-dir", str(evaluated_copy)])
+    assert (evaluated_copy / "evaluation.json").read_bytes() == before
+
+
+def test_file_that_crashes_litert_is_one_line_before_anything_is_measured(
+    evaluated_copy, monkeypatch
+):
+    path = artifact_path(evaluated_copy, "int8")
+    path.write_bytes(that_crashes(path.read_bytes()))
+    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
+    monkeypatch.setattr(evaluation, "measure_machine", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=r"int8_quantized_model.*run: LiteRT crashes"):
+        evaluation.main(["--models-dir", str(evaluated_copy)])
+
+
+def test_missing_model_is_said_before_anything_is_measured(run_copy, unmeasured):
+    artifact_path(run_copy, "int8").unlink()
+    with pytest.raises(UserError, match=r"int8_quantized_model\.tflite is missing; make it with"):
+        evaluation.main(["--models-dir", str(run_copy)])
+
+
+# --- what is up to date -------------------------------------------------------------------
+
+
+def test_nothing_is_measured_or_drawn_twice(evaluated_copy, unmeasured, capsys):
+    before = {path: path.read_bytes() for path in evaluated_copy.glob("*.*")}
+    assert ask(evaluated_copy) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("evaluation.py: up to date, nothing to do\n")
+    assert "drawing" not in said and "mean IoU" in said  # the table is printed all the same
+    assert said.splitlines()[-1].endswith(" s since the start")
+    assert {path: path.read_bytes() for path in evaluated_copy.glob("*.*")} == before
+
+
+def test_deleted_report_is_drawn_without_measuring(
+    evaluated_run, evaluated_copy, unmeasured, capsys
+):
+    report = evaluated_copy / "report.html"
+    before = report.read_text().replace(str(evaluated_run), str(evaluated_copy))
+    report.unlink()
+    assert ask(evaluated_copy) == 0
+    assert "drawing report.html, because " in capsys.readouterr().out
+    assert report.read_text() == before
+
+
+def test_edited_template_is_drawn_without_measuring(
+    evaluated_copy, unmeasured, capsys, monkeypatch, without_photos
+):
+    plain = fingerprints.of_stage
+
+    def edited(script):
+        code, versions = plain(script)
+        changed = {key: "0" * 16 for key in code if key == "pipeline/report/page.html"}
+        return code | changed, versions
+
+    monkeypatch.setattr(fingerprints, "of_stage", edited)
+    assert ask(evaluated_copy) == 0
+    said = capsys.readouterr().out
+    assert "evaluation.py: up to date" in said
+    assert "drawing report.html, because pipeline/report/page.html was edited" in said
+    assert read_record(evaluated_copy, "report")["code"]["pipeline/report/page.html"] == "0" * 16
+    ask(evaluated_copy)
+    assert "drawing" not in capsys.readouterr().out
+
+
+def test_report_is_drawn_anew_when_its_photos_are_called_otherwise(
+    evaluated_copy, unmeasured, capsys, without_photos
+):
+    path = record_path(evaluated_copy, "dataset")
+    for digest, reason in (("0" * 64, "is new"), ("1" * 64, "changed")):
+        write_record(path, json.loads(path.read_text()) | {"listing": ["examples.csv", digest]})
+        assert ask(evaluated_copy) == 0
+        said = capsys.readouterr().out
+        assert f"drawing report.html, because the list of pictures {reason}" in said
+    assert ask(evaluated_copy) == 0 and "drawing" not in capsys.readouterr().out
+
+
+def test_report_changed_by_hand_is_drawn_anew(evaluated_copy, unmeasured, without_photos):
+    report = evaluated_copy / "report.html"
+    report.write_text("<p>hand-made")
+    ask(evaluated_copy)
+    assert "hand-made" not in report.read_text() and "<h1>" in report.read_text()
+
+
+@pytest.mark.parametrize("change", ["seed", "model", "code"])
+def test_what_decides_the_numbers_is_measured_anew(evaluated_copy, unmeasured, capsys, change):
+    flags, reason = [], "int8 changed"
+    if change == "seed":
+        flags, reason = ["--seed", "8"], "--seed is 8, was 7"
+    elif change == "model":
+        path = record_path(evaluated_copy, "int8")
+        write_record(path, json.loads(path.read_text()) | {"sha256": "0" * 64})
+    else:
+        path, reason = (
+            record_path(evaluated_copy, "evaluation"),
+            "pipeline/inference/iou.py was edited",
+        )
+        record = json.loads(path.read_text())
+        assert "pipeline/inference/iou.py" in record["code"]
+        record["code"]["pipeline/inference/iou.py"] = "0" * 16
+        write_record(path, record)
+    with pytest.raises(AssertionError, match="measured again"):
+        ask(evaluated_copy, *flags)
+    assert f"evaluation.py: runs, because {reason}" in capsys.readouterr().out

@@ -1,0 +1,248 @@
+"""The script: the sparsity and the channels asked for are in the saved file, or nothing is written;
+what cannot be done is said before anything is trained.
+"""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pruning
+import quantization
+from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
+from pipeline.base.console import UserError
+from pipeline.base.lazy import keras, layers
+from pipeline.data.dataset import load_split
+from pipeline.inference.keras_files import is_convolution, load_model, save_model, validation_iou
+from pipeline.pruning import channels, magnitude
+from tests.helpers.runs import CLASSES, SIZE
+
+SHORT = ("--epochs", "1", "--batch-size", "8")
+
+
+def share_of_zeros(layer):
+    return np.mean(layer.kernel.numpy() == 0)
+
+
+def hashes(models_dir, pattern):
+    return {path.name: sha256(path) for path in models_dir.glob(pattern)}
+
+
+@pytest.fixture(scope="module")
+def pruned(finished_run):
+    return load_model(finished_run, "pruned")
+
+
+# --- zeros --------------------------------------------------------------------------------
+
+
+def test_saved_file_has_the_zeros_asked_for_where_the_original_has_its_smallest_weights(
+    pruned, finished_run
+):
+    """0.7 over all kernels; in each as many as a threshold for all of them cuts."""
+    original = magnitude.kernels(load_model(finished_run, "original"))
+    kernels = {name: share_of_zeros(pruned.get_layer(name)) for name in magnitude.kernels(pruned)}
+    assert len(kernels) > 10
+    every = np.concatenate([np.abs(kernel.numpy()).ravel() for kernel in original.values()])
+    threshold = np.quantile(every, 0.7)
+    below = {name: np.mean(np.abs(k.numpy()) < threshold) for name, k in original.items()}
+    assert kernels == pytest.approx(below, abs=0.005)
+    assert max(kernels.values()) - min(kernels.values()) > 0.1
+    assert np.concatenate(
+        [pruned.get_layer(name).kernel.numpy().ravel() == 0 for name in kernels]
+    ).mean() == pytest.approx(0.7, abs=0.001)
+
+
+def test_pruned_file_is_a_plain_network_that_was_trained_on(pruned, finished_run):
+    original = load_model(finished_run, "original")
+    assert [layer.name for layer in pruned.layers] == [layer.name for layer in original.layers]
+    assert pruned.count_params() == original.count_params()
+    stems = [model.get_layer("stem").kernel.numpy() for model in (pruned, original)]
+    assert (stems[0] != stems[1]).any()
+
+
+def test_record_says_the_sparsity_of_each_layer(pruned, finished_run):
+    metrics = read_record(finished_run, "pruned")["metrics"]
+    assert metrics["sparsity"] == pytest.approx(0.7, abs=0.005)
+    assert set(metrics["layers"]) == set(magnitude.kernels(pruned))
+    for name, about in metrics["layers"].items():
+        assert about["sparsity"] == pytest.approx(share_of_zeros(pruned.get_layer(name)), abs=1e-4)
+        assert about["weights"] == pruned.get_layer(name).kernel.shape.num_elements()
+
+
+def test_recorded_accuracy_is_that_of_the_pruned_weights(pruned, finished_run):
+    """And not of an epoch in which sparsity was still rising."""
+    metrics = read_record(finished_run, "pruned")["metrics"]
+    iou = validation_iou(pruned, *load_split(finished_run, "validation"))
+    assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
+
+
+def test_stage_that_misses_the_sparsity_writes_nothing(run_copy, monkeypatch):
+    before = hashes(run_copy, "pruned_model*")
+    row = {"epoch": 1, "mean_iou": 0.5, "loss": 1.0}
+    row |= {f"iou_{name}": 0.5 for name in CLASSES}
+    # Trains nothing: no zeros come to be.
+    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: [row])
+    words = r"achieved sparsity 0\.\d+ misses the 0\.600 asked for; nothing was written"
+    with pytest.raises(UserError, match=words):
+        pruning.main(["--models-dir", str(run_copy), "--sparsity", "0.6", *SHORT])
+    assert hashes(run_copy, "pruned_model*") == before
+
+
+def test_sensitivity_is_a_table_and_a_picture_and_prunes_nothing(run_copy, capsys):
+    before = hashes(run_copy, "*model*") | hashes(run_copy, ".*")
+    pruning.main(["--models-dir", str(run_copy), "--sensitivity"])
+    assert hashes(run_copy, "*model*") | hashes(run_copy, ".*") == before
+    assert {"pruned_model.h5", "pruned_model.h5.json"} <= set(before)
+    with (run_copy / "pruned_sensitivity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    original = load_model(run_copy, "original")
+    assert [row["layer"] for row in rows] == list(magnitude.kernels(original, 0))
+    worst = max(rows, key=lambda row: float(row["90%"]))["layer"]
+    assert f"breaks first: {worst} (" in capsys.readouterr().out
+    with Image.open(run_copy / "pruned_sensitivity.png") as picture:
+        assert min(picture.size) > 300
+
+
+# --- channels -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def without_channels(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("without_channels")
+    models_dir = shutil.copytree(finished_run, folder / "models")
+    asked = ["--channels", "0.5", "--sparsity", "0.4", "--epochs", "2", "--batch-size", "4"]
+    pruning.main(["--models-dir", str(models_dir), *asked])
+    return models_dir
+
+
+def test_channels_and_zeros_together(without_channels):
+    pruned = load_model(without_channels, "pruned")
+    original = load_model(without_channels, "original")
+    metrics = read_record(without_channels, "pruned")["metrics"]
+    assert metrics["channels_removed"] == pytest.approx(0.5, abs=0.02)
+    assert metrics["parameters"] == pruned.count_params() < 0.6 * original.count_params()
+    assert metrics["differs_from_masked"] < channels.SAME_OUTPUT
+    chosen = magnitude.kernels(pruned)
+    assert metrics["layers"] and set(metrics["layers"]) == set(chosen)
+    flat = np.concatenate([kernel.numpy().ravel() for kernel in chosen.values()])
+    assert np.mean(flat == 0) == pytest.approx(0.4, abs=0.005)
+    with (without_channels / "pruned_channels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["channels"]) for row in rows) > sum(int(row["kept"]) for row in rows)
+    for row in rows:
+        assert pruned.get_layer(row["made by"].split(" + ")[0]).filters == int(row["kept"])
+    assert not channels.plan_path(without_channels).exists()
+
+
+def test_network_with_fewer_channels_goes_through_the_later_stages(without_channels, monkeypatch):
+    monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))  # the most demanding
+    quantization.main(["--models-dir", str(without_channels), "--calibration-images", "8"])
+    record = read_record(without_channels, "int8")
+    assert record["metrics"]["agreement"] > 0.9
+
+
+@pytest.fixture
+def chosen_at_once(monkeypatch):
+    """The choice of channels is tried out in `without_channels`: it takes seconds."""
+
+    def choose(model, groups, share, batches, loss):
+        return [np.arange(8, group.channels) for group in groups]
+
+    monkeypatch.setattr(channels, "choose_channels", choose)
+
+
+def test_network_that_the_groups_do_not_understand_is_refused(
+    run_copy, chosen_at_once, monkeypatch
+):
+    before = sha256(run_copy / "pruned_model.h5")
+    right = channels.remove_channels
+
+    def wrong(model, groups, kept):
+        small = right(model, groups, kept)
+        small.get_layer("stem").kernel.assign(small.get_layer("stem").kernel * 2)
+        return small
+
+    monkeypatch.setattr(pruning.channels, "remove_channels", wrong)
+    with pytest.raises(UserError, match="the smaller network differs from the masked one"):
+        pruning.main(["--models-dir", str(run_copy), "--channels", "0.3", *SHORT])
+    assert sha256(run_copy / "pruned_model.h5") == before
+
+
+def test_resumed_run_keeps_the_channels_that_it_began_with(run_copy, chosen_at_once, monkeypatch):
+    """Importance is a sum of floats: computed again, it might choose others, and the saved weights
+    would not fit.
+    """
+    where = ["--models-dir", str(run_copy), "--channels", "0.3", "--sparsity", "0"]
+    flags = [*where, "--epochs", "2", "--batch-size", "8"]
+    seen = []
+
+    def filters(model):
+        return [layer.filters for layer in model.layers if is_convolution(layer)]
+
+    def killed(model, *rest, **named):
+        seen.append(filters(model))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning.fitting, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pruning.main(flags)
+    monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose anew"))
+    with pytest.raises(KeyboardInterrupt):
+        pruning.main([*flags, "--resume"])
+    assert seen[1] == seen[0] != filters(load_model(run_copy, "original"))
+
+
+# --- what cannot be done --------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow_run(run_copy, monkeypatch):
+    """An original of one's own, too small for either kind of pruning; to train it is a failure."""
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(9, 3, padding="same", activation="relu")(image)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="narrow")
+    record, path = read_record(run_copy, "original"), artifact_path(run_copy, "original")
+    save_model(model, path)
+    write_record(record_path(run_copy, "original"), record | {"sha256": sha256(path)})
+    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
+    return run_copy
+
+
+def test_more_channels_than_can_go_are_refused_before_any_training(narrow_run):
+    flags = ["--models-dir", str(narrow_run), "--channels", "0.9", "--sparsity", "0"]
+    with pytest.raises(UserError, match=r"at most 89% of the channels .* use --channels 0\.88"):
+        pruning.main(flags)
+
+
+def test_network_of_small_kernels_is_refused_before_any_training(narrow_run):
+    flags = ["--models-dir", str(narrow_run), "--channels", "0.5", "--sparsity", "0.6"]
+    words = r"no kernel of narrow has 9,000 weights.* Use --sparsity 0, or lower SMALLEST_KERNEL"
+    with pytest.raises(UserError, match=words):
+        pruning.main(flags)
+
+
+def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, capsys):
+    """Without any training, also where there would be nothing to set zeros in; and the curves of
+    the fine-tuning before, of another model, are gone."""
+    tables = sorted(path.name for path in narrow_run.glob("*_training.csv"))
+    assert tables == ["original_training.csv", "pruned_training.csv"]
+    pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0"])
+    assert not list(narrow_run.glob("pruned_training.*"))
+    assert "nothing was to be taken out, it is the original network" in capsys.readouterr().out
+    ours, theirs = (load_model(narrow_run, name).get_weights() for name in ("pruned", "original"))
+    assert all((one == other).all() for one, other in zip(ours, theirs, strict=True))
+    metrics = read_record(narrow_run, "pruned")["metrics"]
+    original = read_record(narrow_run, "original")["metrics"]
+    assert metrics["sparsity"] == 0 and metrics["layers"] == {}
+    assert metrics["validation_mean_iou"] == original["validation_mean_iou"]
+
+
+def test_too_few_steps_for_zeros_are_said_before_any_training(run_copy, monkeypatch):
+    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
+    flags = ["--models-dir", str(run_copy), "--epochs", "1", "--batch-size", "36"]
+    with pytest.raises(UserError, match="1 steps are too few to set zeros in; use more --epochs"):
+        pruning.main(flags)

@@ -1,0 +1,108 @@
+"""The script: three files and their records, all checked, or the old ones stay as they were."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import quantization
+from pipeline.base.artifacts import artifact_path, read_record, sha256
+from pipeline.base.console import UserError
+from pipeline.data.dataset import load_split
+from pipeline.inference.keras_files import load_model
+from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.quantization import convert
+from pipeline.quantization.verify import kernel_zeros
+from pipeline.training.checkpoints import state_path
+from pipeline.variants import VARIANTS, quantised
+
+FEW = ("--calibration-images", "20")
+
+
+def hashes(models_dir):
+    return {path.name: sha256(path) for path in models_dir.glob("*.tflite")}
+
+
+def test_files_shrink_as_they_should(finished_run):
+    sizes = {name: artifact_path(finished_run, name).stat().st_size for name in quantised()}
+    weights = 4 * read_record(finished_run, "original")["metrics"]["parameters"]  # as float32
+    assert sizes["dynamic"] < 0.4 * weights
+    assert sizes["int8"] < 0.4 * weights
+    assert sizes["float16"] < 0.6 * weights
+
+
+@pytest.mark.parametrize("variant", quantised())
+def test_record_says_how_far_the_file_agrees_with_its_source(finished_run, variant):
+    images, _ = (part[:] for part in load_split(finished_run, "validation"))
+    model = load_model(finished_run, VARIANTS[variant].source)
+    expected = np.argmax(model(images.astype(np.float32) / 255), axis=-1)
+    path = artifact_path(finished_run, variant)
+    ours = np.stack(list(predict_tflite(open_interpreter(path), images)))
+    metrics = read_record(finished_run, variant)["metrics"]
+    assert metrics["agreement"] == pytest.approx(np.mean(ours == expected), abs=1e-5)
+    assert metrics["bytes"] == path.stat().st_size
+
+
+def test_calibration_rows_are_recorded(finished_run):
+    metrics = read_record(finished_run, "int8")["metrics"]
+    rows, _ = convert.calibration_sample(finished_run, 20, 7)
+    assert metrics["calibration_rows"] == rows.tolist()
+
+
+@pytest.fixture
+def only_int8(monkeypatch):
+    """The other files are made by the same loop: to make them again costs as much as int8."""
+    monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
+
+
+def test_look_at_operators_changes_nothing(run_copy, only_int8):
+    before = hashes(run_copy)
+    quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
+    after = hashes(run_copy)
+    assert all(after[VARIANTS[name].file] == before[VARIANTS[name].file] for name in quantised())
+    with (run_copy / "int8_sensitivity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"stem", "block6_project", "up8_mix3"} <= {row["layer"] for row in rows}
+    with Image.open(run_copy / "int8_sensitivity.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8, capsys):
+    quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
+    said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
+    assert re.search(said, capsys.readouterr().out)
+    slot = open_interpreter(artifact_path(run_copy, "int8")).get_input_details()[0]
+    assert slot["dtype"] == np.int8
+
+
+def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
+    path = artifact_path(run_copy, "int8")
+    before = sha256(path)
+    asked = ["--qat", "--epochs", "1", "--batch-size", "8"]
+    quantization.main(["--models-dir", str(run_copy), *FEW, *asked])
+    assert "get the class that the fine-tuned model gives them" in capsys.readouterr().out
+    metrics = read_record(run_copy, "int8")["metrics"]
+    assert sha256(path) != before
+    assert 0 <= metrics["qat_validation_mean_iou"] <= 1 and metrics["agreement"] >= 0.9
+    found = kernel_zeros(path.read_bytes())
+    layers = read_record(run_copy, "pruned")["metrics"]["layers"]
+    assert len(layers) > 10
+    assert all(found[name] >= layer["sparsity"] - 1e-4 for name, layer in layers.items())
+    assert (run_copy / "qat_training.csv").exists()
+    assert not state_path(run_copy, "qat").exists()
+
+
+def test_file_that_disagrees_is_not_put_in_place(run_copy, monkeypatch):
+    before = hashes(run_copy)
+    wrong = load_model(run_copy, "pruned")
+    last = wrong.get_layer("logits_block")
+    last.set_weights([-value for value in last.get_weights()])
+    content = convert.convert(wrong, "float16")
+    monkeypatch.setattr(convert, "convert", lambda *_: content)
+    words = r"the dynamic file agrees with the pruned model on only \d+\.\d%"
+    with pytest.raises(UserError, match=words):
+        quantization.main(["--models-dir", str(run_copy)])
+    assert hashes(run_copy) == before
+    assert [path.name for path in run_copy.rglob(".*")] == []

@@ -1,0 +1,141 @@
+"""Whole trainings, as a user starts them: what is kept, what a kill costs, what a fault says."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+import training
+from pipeline.base.artifacts import read_record, sha256
+from pipeline.base.console import UserError
+from pipeline.data.dataset import load_split
+from pipeline.inference.keras_files import load_model, validation_iou
+from pipeline.training import networks
+from tests.helpers.runs import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
+
+
+def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
+    model = load_model(finished_run, "original")
+    images, masks = (part[:] for part in load_split(finished_run, "validation"))
+    assert model(images[:2].astype(np.float32) / 255).shape == (2, 32, 32, 3)
+    iou = validation_iou(model, images, masks)
+    metrics = read_record(finished_run, "original")["metrics"]
+    assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
+
+
+def test_best_epoch_is_kept(finished_run):
+    rows = list(csv.DictReader((finished_run / "original_training.csv").open()))
+    metrics = read_record(finished_run, "original")["metrics"]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    assert metrics["validation_mean_iou"] == max(float(row["mean_iou"]) for row in rows)
+    best = rows[metrics["best_epoch"] - 1]
+    assert float(best["mean_iou"]) == metrics["validation_mean_iou"]
+
+
+def test_finished_training_leaves_its_curves_and_no_state(finished_run):
+    assert (finished_run / "original_training.png").stat().st_size > 10_000
+    assert [path.name for path in finished_run.rglob(".*")] == []
+
+
+def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data_copy):
+    """Against the run that went through: so a seed decides all, too. (Kills: test_stages.py.)"""
+    state = shutil.copy(finished_run / STOPPED, data_copy / ".original_training_state.npz")
+    done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stdout and "epoch   1/5" not in done.stdout
+    expected = sha256(finished_run / "original_model.h5")
+    assert sha256(data_copy / "original_model.h5") == expected
+    assert not state.exists()
+
+
+def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finished_run, data_copy):
+    states = [data_copy / f".{part}_training_state.npz" for part in PARTS]
+    for name, state in zip(STOPPED_TAUGHT, states):
+        shutil.copy(finished_run / name, state)
+    done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch 4" in done.stdout and "epoch   4/5" not in done.stdout
+    expected = sha256(finished_run / "original_model.h5")
+    assert sha256(data_copy / "original_model.h5") == expected
+    with (data_copy / "original_training.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+    assert not any(state.exists() for state in states)
+
+
+def test_first_part_is_kept_when_the_second_is_asked_otherwise(finished_run, data_copy):
+    """It is an hour of work, and does not depend on how many epochs follow."""
+    for part, name in zip(PARTS, STOPPED_TAUGHT):
+        shutil.copy(finished_run / name, data_copy / f".{part}_training_state.npz")
+    other = (*TRAINING, "--taught-epochs", "1", "--resume")
+    done = run_script("training.py", "--models-dir", data_copy, *other)
+    assert done.returncode == 0, done.stderr
+    assert "(--taught-epochs is 1, was 2); beginning anew" in done.stdout
+    rows, before = (
+        [
+            {key: row[key] for key in ("epoch", "part", "loss", "mean_iou")}
+            for row in csv.DictReader(f)
+        ]
+        for f in ((d / "original_training.csv").open() for d in (data_copy, finished_run))
+    )
+    assert rows[:3] == before[:3] and len(rows) == 4
+    assert [line[:9] for line in done.stdout.splitlines() if line[:6] == "epoch "] == ["epoch   4"]
+    assert read_record(data_copy, "original")["settings"]["taught_epochs"] == 1
+
+
+def test_preset_decides_resolution_and_decoder_of_the_network():
+    """Each takes more multiply-accumulates than the one before; --enlarge alone can be changed."""
+
+    def network(*argv):
+        arguments = training.parse(list(argv))
+        return arguments.enlarge, training.builder(arguments, (64, 64), 3)()
+
+    def inner_side(model):  # as the first convolution halves it
+        return 2 * model.get_layer("stem").output_shape[1]
+
+    (_, small), (_, default), (_, large) = (
+        network("--preset", name) for name in ("small", "default", "large")
+    )
+    assert [inner_side(each) for each in (small, default, large)] == [64, 64, 128]
+    assert small.count_params() < default.count_params() == large.count_params()
+    assert network()[0] == network("--preset", "default")[0] == 1.25
+    enlarge, changed = network("--preset", "small", "--enlarge", "2")
+    assert (enlarge, inner_side(changed)) == (2, 128)
+    assert changed.count_params() == small.count_params()
+
+
+def test_data_set_smaller_than_a_batch_says_which_batch_fits(data_copy):
+    flags = ["--models-dir", str(data_copy), "--encoder", "scratch", "--batch-size", "64"]
+    words = "36 training images do not fill a batch; use --batch-size 36 or less"
+    with pytest.raises(UserError, match=words):
+        training.main(flags)
+
+
+def test_failed_stage_leaves_the_old_model(run_copy):
+    before = sha256(run_copy / "original_model.h5")
+    shutil.rmtree(run_copy / "dataset")
+    done = run_script("training.py", "--models-dir", run_copy)
+    assert done.returncode == 2
+    assert sha256(run_copy / "original_model.h5") == before
+
+
+def test_encoder_is_filled_where_it_was_asked_for_or_where_there_is_one():
+    compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
+    before = compact.get_weights()
+    assert training.load_encoder(classic, "auto") == "scratch"
+    assert training.load_encoder(compact, "scratch") == "scratch"
+    assert all((now == old).all() for now, old in zip(compact.get_weights(), before))
+    assert training.load_encoder(compact, "auto") == "imagenet"
+    assert any((now != old).any() for now, old in zip(compact.get_weights(), before))
+    with pytest.raises(UserError, match=r"classic_unet is missing.*--encoder scratch"):
+        training.load_encoder(classic, "imagenet")
+
+
+def test_network_of_ones_own_is_checked_before_it_is_trained(data_copy, monkeypatch):
+    """One with a fault must not be found out after the last epoch, when it is saved."""
+    monkeypatch.setitem(
+        networks.NETWORKS, "compact", lambda size, _: networks.classic_unet(size, 4)
+    )
+    monkeypatch.setattr(training.fitting, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match=r"classic_unet maps .*mend it in pipeline/networks\.py"):
+        training.main(["--models-dir", str(data_copy)])

@@ -1,0 +1,97 @@
+"""What training minimises, against NumPy."""
+
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from pipeline.base.lazy import keras, tf
+from pipeline.data.classes import IGNORED, make_classes
+from pipeline.training import losses
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_segmentation_loss_against_numpy(classes):
+    random = np.random.default_rng(0)
+    masks = random.integers(0, classes, (3, 8, 8))
+    logits = random.normal(0, 2, (3, 8, 8, classes)).astype(np.float32)
+    probabilities = softmax(logits)
+    cross_entropy = -np.mean(np.log(np.take_along_axis(probabilities, masks[..., None], -1)))
+    jaccard = []
+    for value in range(classes):
+        truth, guess = masks == value, probabilities[..., value]
+        shared = (truth * guess).sum()
+        jaccard.append(1 - (shared + 1) / (truth.sum() + guess.sum() - shared + 1))
+    expected = cross_entropy + losses.JACCARD_WEIGHT * np.mean(jaccard)
+    assert float(losses.segmentation_loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 0.0]])
+def test_pixels_of_no_class_count_for_nothing(weights):
+    """The loss of an image with ignored pixels is that of the known pixels alone."""
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 3, (2, 8, 8)).astype(np.int32)
+    masks[:, :, 5:] = IGNORED
+    logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
+    loss = losses.make_loss(make_classes(("a", "b", "c"), ignored=True), weights)
+    known = losses.make_loss(make_classes(("a", "b", "c")), weights)
+    expected = float(known(masks[:, :, :5], logits[:, :, :5]))
+    assert float(loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(np.full_like(masks, IGNORED), logits)) == 0
+
+
+def test_weights_of_classes_in_cross_entropy_against_keras():
+    random = np.random.default_rng(0)
+    masks, weights = random.integers(0, 3, (2, 8, 8)).astype(np.int32), [0.5, 2.0, 1.0]
+    logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
+    each = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    chosen = np.array(weights)[masks]
+    expected = np.sum(each(masks, logits).numpy() * chosen) / chosen.sum()
+    plain = float(losses.segmentation_loss(masks, logits))
+    entropy = float(tf.reduce_mean(each(masks, logits)))
+    found = float(losses.make_loss(make_classes("abc"), weights)(masks, logits))
+    assert found - (plain - entropy) == pytest.approx(expected, rel=1e-4)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.random.default_rng(0).choice(4, 5000, p=(0.7, 0.2, 0.09, 0.01))
+    shares = list(np.bincount(labels) / len(labels))
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(losses.balanced_weights(shares), expected, atol=1e-4)
+    assert losses.balanced_weights([*shares, 0.0])[-1] == 0, "nothing to learn from"
+
+
+def test_perfect_prediction_costs_nothing():
+    masks = np.random.default_rng(0).integers(0, 3, (2, 32, 32))
+    assert float(losses.segmentation_loss(masks, 50 * tf.one_hot(masks, 3))) < 1e-3
+
+
+def test_distillation_loss_against_numpy():
+    """It is least, by the definition of cross-entropy, where the student agrees."""
+    teacher, student = np.random.default_rng(0).normal(0, 2, (2, 3, 8, 8, 3)).astype(np.float32)
+    expected = -np.mean((softmax(teacher) * np.log(softmax(student))).sum(axis=-1))
+    found = float(losses.distillation_loss(softmax(teacher), student))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert float(losses.distillation_loss(softmax(teacher), teacher)) < found
+
+
+def test_teacher_is_asked_about_an_image_and_its_mirror_image():
+    """A teacher that sees each pixel alone says the same; one that knows left from right, both."""
+    images = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
+    alone = losses.mirrored_probabilities(lambda batch, training: 3 * batch, images)
+    np.testing.assert_allclose(alone, softmax(3 * images), atol=1e-6)
+    place = np.broadcast_to(np.arange(6.0)[None, None, :, None] * [1, 0, 0], images.shape)
+    place = place.astype(np.float32)
+    both = losses.mirrored_probabilities(lambda batch, training: place, images)
+    np.testing.assert_allclose(both, (softmax(place) + softmax(place[:, :, ::-1])) / 2, atol=1e-6)
+
+
+def test_taught_loss_asks_masks_and_teacher():
+    masks = np.random.default_rng(0).integers(0, 3, (2, 4, 6))
+    images, logits = np.random.default_rng(1).normal(0, 1, (2, 2, 4, 6, 3)).astype(np.float32)
+    loss = losses.taught_loss(lambda masks, logits: 5.0, lambda batch, training: 2 * batch, 3.0)
+    imitation = losses.distillation_loss(softmax(2 * images), logits)
+    assert float(loss(images, masks, logits)) == pytest.approx(5 + 3 * float(imitation))

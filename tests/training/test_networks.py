@@ -1,0 +1,94 @@
+"""The U-Nets: their size, their logits, and what enlargement and skip connections do."""
+
+import numpy as np
+import pytest
+
+from pipeline.base.lazy import keras, tf
+from pipeline.pruning import magnitude
+from pipeline.training import networks
+
+
+def test_classic_network_has_the_textbook_size():
+    assert networks.classic_unet((128, 128), 3).count_params() == pytest.approx(1.86e6, rel=0.01)
+
+
+def test_compact_network_is_small():
+    assert networks.compact_unet((128, 128), 3).count_params() <= 1.3e6
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize(
+    ("name", "size"), [("compact", (64, 64)), ("compact", (96, 64)), ("classic", (32, 64))]
+)
+def test_network_gives_a_logit_per_class_and_pixel(name, size, classes):
+    image = np.zeros((2, *size, 3), np.float32)
+    logits = networks.NETWORKS[name](size, classes)(image)
+    assert logits.shape == (2, *size, classes) and logits.dtype == tf.float32
+
+
+def test_enlarged_network_is_the_larger_one_between_two_resizings():
+    small, large = networks.compact_unet((32, 32), 3, 2.0), networks.compact_unet((64, 64), 3)
+    assert small.count_params() == large.count_params()
+    large.set_weights(small.get_weights())
+    image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    expected = tf.image.resize(large(tf.image.resize(image, (64, 64))), (32, 32)).numpy()
+    tolerance = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(small(image).numpy(), expected, atol=tolerance)
+
+
+VIEWS = {  # side, enlargement: what teacher and student see
+    (128, 1.25): (160, 128),
+    (160, 1.0): (160, 128),
+    (64, 2.5): (160, 128),
+    (128, 1.0): (160, 128),  # there is no side between 96, too small, and 128: a larger teacher
+    (96, 1.0): (96, 96),
+}
+
+
+@pytest.mark.parametrize(("side", "enlargement"), VIEWS)
+def test_student_sees_a_smaller_image_than_its_teacher(side, enlargement):
+    """As plain resizing around a network of that side, with the same weights."""
+    given = [networks.compact_unet((side, side), 4, enlargement, (16, 8, 8)) for _ in range(2)]
+    image = np.random.default_rng(0).random((2, side, side, 3), np.float32)
+    pairs = zip(given, networks.teaching_views(*given), VIEWS[side, enlargement], strict=True)
+    for model, view, sees in pairs:
+        assert all(a is b for a, b in zip(model.variables, view.variables, strict=True))
+        plain = networks.compact_unet((sees, sees), 4, 1.0, (16, 8, 8))
+        plain.set_weights(model.get_weights())
+        logits = plain(tf.image.resize(image, (sees, sees)))
+        expected = tf.image.resize(logits, (side, side)).numpy()
+        tolerance = 1e-5 * abs(expected).max()
+        np.testing.assert_allclose(view(image).numpy(), expected, atol=tolerance)
+    before = model.get_layer("stem_norm").moving_mean.numpy()
+    view(image, training=True)
+    assert np.abs(model.get_layer("stem_norm").moving_mean.numpy() - before).max() > 0
+
+
+def test_network_with_zeros_is_taught_the_same_way():
+    """And it works twice, as a fine-tuning follows a training."""
+    model = networks.compact_unet((128, 128), 3, 1.25, (16, 8, 8))
+    image = np.random.default_rng(0).random((1, 128, 128, 3), np.float32)
+    _, student = networks.teaching_views(model, model)
+    expected = student(image).numpy()
+    _, wrapped = networks.teaching_views(model, magnitude.wrap(model, {"block9_expand": 0.5}, 100))
+    np.testing.assert_array_equal(wrapped(image).numpy(), expected)
+    assert np.abs(model(image) - expected).max() > 0.01 * np.abs(expected).max()
+
+
+def test_network_without_room_for_another_size_is_taught_as_it_is():
+    for model in (networks.compact_unet((64, 96), 3), networks.classic_unet((160, 160), 3)):
+        assert networks.teaching_views(model, model) == (model, model)
+
+
+def test_skip_connections_carry_detail_to_the_logits():
+    """A change of one pixel must show beside that pixel, which the deep path alone cannot do."""
+    keras.utils.set_random_seed(0)
+    for build in networks.NETWORKS.values():
+        model = build((128, 128), 3)
+        image = np.full((1, 128, 128, 3), 0.5, np.float32)
+        other = image.copy()
+        other[0, 80, 48] = 1
+        change = np.abs(model(other) - model(image)).sum(axis=-1)[0]
+        rows, columns = np.indices(change.shape)
+        near = (abs(rows - 80) <= 16) & (abs(columns - 48) <= 16)
+        assert change[near].mean() > 3 * change[~near].mean(), build.__name__
