@@ -36,7 +36,7 @@ def run_program(program, *arguments):
 )
 def test_end_of_a_script_is_one_line_and_a_code(body, code, says):
     program = f"""
-from pipeline.console import UserError, run
+from pipeline.base.console import UserError, run
 def main():
     {body}
 run(main)
@@ -51,7 +51,7 @@ def test_signal_after_the_work_is_done_says_nothing_of_it(number):
     """Between the end of main and that of the process."""
     program = f"""
 import os, sys
-from pipeline.console import run
+from pipeline.base.console import run
 def end(code):
     os.kill(os.getpid(), {int(number)})
     raise SystemExit(code)
@@ -67,7 +67,7 @@ def test_signal_while_an_object_is_taken_away_is_not_lost(number, code):
     """Python prints what is raised there, and goes on."""
     program = f"""
 import os, time
-from pipeline.console import run
+from pipeline.base.console import run
 class Fading:
     def __del__(self):
         os.kill(os.getpid(), {int(number)})
@@ -85,7 +85,7 @@ run(main)
 def test_signal_that_a_library_makes_another_fault_of_is_told_as_what_it_was(fault):
     program = f"""
 import os
-from pipeline.console import UserError, run
+from pipeline.base.console import UserError, run
 def main():
     try:
         os.kill(os.getpid(), {int(signal.SIGTERM)})
@@ -99,7 +99,7 @@ run(main)
 
 
 def test_fault_of_our_own_is_not_hidden():
-    done = run_program("from pipeline.console import run\nrun(lambda: 1 / 0)")
+    done = run_program("from pipeline.base.console import run\nrun(lambda: 1 / 0)")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
 
 
@@ -107,8 +107,8 @@ def test_interrupt_while_packages_are_loaded_is_one_line():
     """Ctrl-C in the seconds that TensorFlow takes is no wall of text."""
     program = """
 import os, signal, threading
-from pipeline.console import run
-from pipeline.packages import tf
+from pipeline.base.console import run
+from pipeline.base.lazy import tf
 def main():
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     tf.constant(1)
@@ -132,7 +132,7 @@ def test_interrupt_while_modules_are_imported_is_one_line(tmp_path):
 
 def test_name_with_a_line_break_stays_in_one_line():
     program = """
-from pipeline.console import UserError, run
+from pipeline.base.console import UserError, run
 def main():
     raise UserError("a\\nb is missing")
 run(main)
@@ -172,7 +172,7 @@ def test_threads_that_are_silent_at_once_bring_stderr_back(capfd):
 def test_signal_in_silence_brings_stderr_back():
     program = """
 import os, signal
-from pipeline.console import run, silenced
+from pipeline.base.console import run, silenced
 def main():
     with silenced():
         os.kill(os.getpid(), signal.SIGINT)
@@ -185,7 +185,7 @@ run(main)
 
 
 def test_first_words_of_tensorflow_stay_off_the_terminal():
-    program = "from pipeline.packages import keras, tf, tfmot\nprint(float(tf.constant(2.0)))"
+    program = "from pipeline.base.lazy import keras, tf, tfmot\nprint(float(tf.constant(2.0)))"
     done = run_program(program + "\nprint(tfmot.__name__, keras.__name__)")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "2.0" and done.stderr == ""
@@ -195,7 +195,7 @@ def test_sigterm_is_one_line_code_143_and_leaves_no_temporary_file(tmp_path):
     program = """
 import os, signal, sys, pathlib
 from pipeline.artifacts import atomic
-from pipeline.console import run
+from pipeline.base.console import run
 def main():
     with atomic(pathlib.Path(sys.argv[1])) as temporary:
         temporary.write_text("half")
@@ -219,7 +219,7 @@ run(main)
 )
 def test_faults_of_the_machine_are_one_line_and_code_2(error, says):
     done = run_program(
-        f"from pipeline.console import run\ndef main():\n    raise {error}\nrun(main)"
+        f"from pipeline.base.console import run\ndef main():\n    raise {error}\nrun(main)"
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and says in done.stderr
@@ -229,7 +229,7 @@ def test_reader_that_leaves_stops_no_work(tmp_path):
     """`python training.py | head -1` trains to the end."""
     program = """
 import pathlib, sys
-from pipeline.console import run, say
+from pipeline.base.console import run, say
 def main():
     for number in range(20000):
         say(f"line {number}")
@@ -245,7 +245,7 @@ run(main)
 
 
 def test_terminal_that_knows_ascii_alone_stops_no_work():
-    program = "from pipeline.console import run, say\nrun(lambda: say('写真 é'))"
+    program = "from pipeline.base.console import run, say\nrun(lambda: say('写真 é'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

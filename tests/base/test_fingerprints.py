@@ -9,7 +9,7 @@ from tests.helpers.runs import ROOT
 
 CODE = '''
 """A module."""
-from pipeline.console import say
+from pipeline.base.console import say
 
 RATE = 0.1  # per step
 

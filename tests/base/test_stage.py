@@ -343,7 +343,7 @@ def test_identity_that_is_none_of_ours_is_another_one(foreign):
 
 HOLD = """
 import argparse, pathlib, sys
-from pipeline.stages import Stage
+from pipeline.base.stage import Stage
 common = dict(models_dir=pathlib.Path(sys.argv[1]), if_needed=False, accept_edits=False)
 with Stage("training.py", argparse.Namespace(**common)).alone():
     print("holds", flush=True)

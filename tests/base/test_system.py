@@ -69,7 +69,7 @@ def test_threads_are_as_many_as_tensorflow_starts():
     program = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from pipeline.packages import tf
+from pipeline.base.lazy import tf
 from pipeline.processes import tensorflow_threads
 tf.matmul(*[tf.ones((600, 600))] * 2)
 print(tensorflow_threads(), len(os.listdir("/proc/self/task")))

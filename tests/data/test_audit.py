@@ -11,7 +11,7 @@ from pipeline.data import audit
 from pipeline.data.formats.folder_layout import read_folder
 from pipeline.data.formats.registry import with_flags
 from pipeline.data.sample_source import JPEG, PALETTE, SIZES, UNREADABLE, VALUES
-from tests.helpers.drawn_sets import prepare, save, stripes, with_palette, write_set
+from tests.helpers.drawn_sets import prepare, save, stripes, trimap, with_palette, write_set
 
 
 def look_at(folder, **flags):
@@ -106,8 +106,6 @@ def test_photographs_in_the_place_of_masks_are_told_so(tmp_path):
 
 def test_masks_that_were_jpeg_once_are_told_so_unless_their_classes_are_named(tmp_path):
     """The file is PNG, but its values are not those that were drawn."""
-    from test_masks import trimap
-
     for k in range(12):
         drawn = trimap(k)
         save(tmp_path / f"images/p{k}.png", drawn)

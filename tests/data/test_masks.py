@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.data.image_reader import Unreadable
 from pipeline.data.masks import classify, open_mask, pack, unpack
-from tests.helpers.drawn_sets import with_palette
+from tests.helpers.drawn_sets import trimap, with_palette
 from tests.helpers.pictures import encoded
 
 VALUES = np.array([[0, 1, 2, 2], [1, 1, 0, 2]], np.uint8)
@@ -123,11 +123,3 @@ def test_edges_tell_what_jpeg_touched_from_what_is_drawn():
         assert changes > 300
         assert grid[0] <= on_grid / changes <= grid[1], form
         assert alone[0] <= lonely / changes <= alone[1], form
-
-
-def trimap(seed):
-    """A disc of 1 with an edge of 3 in a field of 2."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[:96, :96]
-    away = np.hypot(x - random.uniform(30, 66), y - random.uniform(30, 66)) - 25
-    return Image.fromarray(np.where(away < -2, 1, np.where(away < 2, 3, 2)).astype(np.uint8))

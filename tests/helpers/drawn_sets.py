@@ -10,6 +10,19 @@ import data_preparation
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.data.dataset import SPLITS, load_classes, load_split
 
+YAML = """# a comment
+path: .
+train: images/train
+val: images/val
+masks_dir: masks
+names:
+  0: sky
+  1: road
+  2: tree
+label_mapping:
+  11: ignore_label
+"""
+
 
 def stripes(number, classes, width=40, height=32):
     """Photograph and mask of `classes` upright stripes; the photograph shows the class as red."""
@@ -63,3 +76,11 @@ def prepare(models_dir, data, *flags):
         all_images=np.concatenate([images for images, _ in arrays.values()]),
         left_out=left_out.read_text().splitlines() if left_out.exists() else [],
     )
+
+
+def trimap(seed):
+    """A disc of 1 with an edge of 3 in a field of 2."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :96]
+    away = np.hypot(x - random.uniform(30, 66), y - random.uniform(30, 66)) - 25
+    return Image.fromarray(np.where(away < -2, 1, np.where(away < 2, 3, 2)).astype(np.uint8))

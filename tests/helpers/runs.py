@@ -1,4 +1,4 @@
-"""Scripts as subprocesses, small data sets, the settings of the small finished run, edited copies of the code."""
+"""Scripts as subprocesses, small data sets, settings of the small run, edited copies of code."""
 
 from __future__ import annotations
 

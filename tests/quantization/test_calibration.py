@@ -110,7 +110,7 @@ def test_int8_file_has_the_ranges_that_were_found(pruned, calibration, monkeypat
         return ranges_set(content, limits)
 
     ranges_set = ranges.with_ranges
-    monkeypatch.setattr("pipeline.conversion.with_ranges", spied)
+    monkeypatch.setattr("pipeline.quantization.convert.with_ranges", spied)
     content = convert(pruned, "int8", calibration)
     seen = {each.tensor: each for each in operators(content) if each.limits}
     shared = [name for name in given if name in seen and seen[name].kind == "CONV_2D"]
@@ -125,7 +125,8 @@ def test_ranges_are_set_in_the_tensors_that_have_these_names_and_in_no_other(
 ):
     files = []
     monkeypatch.setattr(
-        "pipeline.conversion.with_ranges", lambda content, _: files.append(content) or content
+        "pipeline.quantization.convert.with_ranges",
+        lambda content, _: files.append(content) or content,
     )
     convert(pruned, "int8", calibration[:1])
     (before,) = files

@@ -5,14 +5,12 @@ import shutil
 
 import pytest
 from PIL import Image
-from test_coco import coco, rectangle
-from test_coco import write as write_coco
-from test_ultralytics import YAML
 
 import data_preparation
 from pipeline.base.console import UserError
 from pipeline.data.formats import registry
-from tests.helpers.drawn_sets import save, stripes, write_set
+from tests.helpers.coco_sets import coco, rectangle, write_coco
+from tests.helpers.drawn_sets import YAML, save, stripes, write_set
 from tests.helpers.pictures import encoded, halves
 
 # --- what --data means --------------------------------------------------------------------

@@ -219,7 +219,9 @@ def test_pets_written_out_as_a_folder_give_the_same_arrays(shared_data, tmp_path
     flags = ("--names", "pet,background,border", "--image-size", "64")
     written = prepare(tmp_path / "folder", tmp_path / "pets", *flags)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.sources.oxford_pets", lambda _: replace(pets, splits=few))
+        patch.setattr(
+            "pipeline.data.formats.registry.oxford_pets", lambda _: replace(pets, splits=few)
+        )
         direct = prepare(tmp_path / "tfds", "pets", "--image-size", "64")
     for split in written.counts:
         np.testing.assert_array_equal(written.images[split], direct.images[split])

@@ -6,20 +6,7 @@ import pytest
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
 from pipeline.data.formats.ultralytics import mask_path, read_ultralytics, yaml_in
-from tests.helpers.drawn_sets import prepare, save, stripes
-
-YAML = """# a comment
-path: .
-train: images/train
-val: images/val
-masks_dir: masks
-names:
-  0: sky
-  1: road
-  2: tree
-label_mapping:
-  11: ignore_label
-"""
+from tests.helpers.drawn_sets import YAML, prepare, save, stripes
 
 
 @pytest.fixture
