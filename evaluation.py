@@ -250,13 +250,13 @@ def main(argv: list[str] | None = None) -> int:
         stage.inputs[name] = read_record(models_dir, name)["sha256"]
     path = artifact_path(models_dir, "evaluation")
     if stage.nothing_to_do("evaluation"):
-        evaluation = json.loads(path.read_text())
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
     else:
         with stage.alone():
             evaluation, counts = evaluate(stage, arguments.seed)
             beside = ("evaluation.csv", gallery.COUNTS_FILE)
             with stage.new_artifact("evaluation", {}, beside) as (numbers, table, arrays):
-                numbers.write_text(json.dumps(evaluation, indent=1) + "\n")
+                numbers.write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
                 write_csv(table, tables.flat_rows(evaluation))
                 np.savez_compressed(arrays, **counts)
     draw_report(arguments, evaluation)

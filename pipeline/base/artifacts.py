@@ -103,12 +103,13 @@ def is_running(process: int) -> bool:
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows as a table, atomically; what one lacks stays empty."""
-    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+    text = {"encoding": "utf-8", "errors": "replace", "newline": ""}  # names may be any bytes
+    with atomic(path) as temporary, temporary.open("w", **text) as file:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         writer.writerows(rows)
@@ -176,7 +177,7 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
         if not path.exists():
             raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
     try:
-        content = json.loads(record.read_text())
+        content = json.loads(record.read_text(encoding="utf-8"))
         whole = content.pop("seal", None) in (None, seal(content))  # older ones have none
         if whole and all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
             return content
@@ -189,7 +190,8 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
 def is_recorded(path: Path) -> bool:
     """Whether a file is the one that the record beside it is of."""
     try:
-        digest = json.loads(path.with_name(path.name + ".json").read_text())["sha256"]
+        record = path.with_name(path.name + ".json").read_text(encoding="utf-8")
+        digest = json.loads(record)["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return digest == sha256(path)

@@ -93,7 +93,7 @@ def taken(path: Path) -> TextIO:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+")
+            lock = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path.parent} cannot be written ({error.strerror})") from None
         try:

@@ -111,7 +111,11 @@ def run_vela(vela: str, path: Path, accelerator: str) -> tuple[str, str]:
         arguments += ["--show-cpu-operations", "--output-dir", folder]
         try:
             done = subprocess.run(
-                [vela, *arguments], cwd=folder, capture_output=True, text=True, errors="replace"
+                [vela, *arguments],
+                cwd=folder,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
             )
             said, failed = done.stderr.strip() or done.stdout, done.returncode != 0
         except OSError as error:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 def main() -> None:
     """Checks the test picture, times the model, writes the classes of photos."""
     folder = Path(__file__).resolve().parent
-    contract = json.loads((folder / "contract.json").read_text())
+    contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
     model = Interpreter(model_path=str(folder / contract["file"]), num_threads=1)
     model.allocate_tensors()
     slot, result = model.get_input_details()[0], model.get_output_details()[0]

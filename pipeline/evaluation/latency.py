@@ -114,7 +114,7 @@ def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
 def others_seconds() -> float | None:
     """CPU seconds on the cores that we may use, since the system started, that were not ours."""
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
+        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
         ours = os.sched_getaffinity(0)
     except (OSError, AttributeError):
         return None
@@ -137,7 +137,7 @@ def measure_latency(
 def cpu_name() -> str:
     """The processor's own name for itself."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ from pipeline.evaluation.latency import single_run
 
 def resident_bytes(field: str) -> int:
     """This process' resident memory: now (field "VmRSS") or at its peak ("VmHWM")."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
@@ -30,7 +30,7 @@ def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
         assert tf.float32 and keras.Model  # loads them
     try:
         # The peak so far is forgotten: it was the imports'.
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = resident_bytes("VmRSS")
     except OSError:
         return None

@@ -165,7 +165,7 @@ def planned_channels(
     path = plan_path(stage.models_dir)
     if stage.arguments.resume and path.exists():
         try:
-            plan = json.loads(path.read_text())
+            plan = json.loads(path.read_text(encoding="utf-8"))
             kept = [np.array(rows, int) for rows in plan["kept"]]
             identity = plan["identity"]
         except DAMAGED:

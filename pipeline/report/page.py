@@ -168,7 +168,7 @@ def training_curves(models_dir: Path, evaluation: dict[str, Any], of: str) -> li
         if path.name not in written_beside(models_dir, name):
             continue  # there is none, or it is of another training than the model
         kept = stages.get(name, {}).get("metrics", {}).get("best_epoch")
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             history = [
                 {key: float(value) if value else None for key, value in row.items()}
                 for row in csv.DictReader(file)

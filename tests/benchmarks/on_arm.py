@@ -256,7 +256,7 @@ def write_cpuinfo(path: Path, part: int, features: str) -> None:
     about |= {"CPU architecture": "8", "CPU variant": "0x0", "CPU part": f"{part:#x}"}
     about |= {"CPU revision": "0"}
     path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number in range(os.cpu_count() or 1):
             lines = {"processor": str(number), **about}
             file.writelines(f"{key}\t: {value}\n" for key, value in lines.items())

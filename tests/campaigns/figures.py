@@ -132,7 +132,7 @@ def killed_workers(campaign: Campaign) -> Tally:
 
 def workers(process: int) -> list[int]:
     """Processes that a stage has started to measure in."""
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    found = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()
     commands = {number: Path(f"/proc/{number}/cmdline") for number in found}
     return [int(number) for number, path in commands.items() if b"spawn_main" in read(path)]
 

@@ -56,9 +56,9 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
             def look_at_all(paths: list[Path] = paths, place: Path = place) -> None:
                 ends: list[str] = []
                 for path in paths:
-                    place.write_text(json.dumps([*ends, f"crash {path.name}"]))
+                    place.write_text(json.dumps([*ends, f"crash {path.name}"]), encoding="utf-8")
                     ends.append(look(path))
-                place.write_text(json.dumps(ends))
+                place.write_text(json.dumps(ends), encoding="utf-8")
                 raise SystemExit(0)
 
             done = run("evaluation", before=look_at_all)

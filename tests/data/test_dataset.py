@@ -101,7 +101,7 @@ def test_pages_that_were_read_are_given_back(sharded, monkeypatch):
     images = load_split(sharded[0], "train")[0]
     np.testing.assert_array_equal(images[:], sharded[1])
     ours = re.escape(str(sharded[0])) + "/dataset/train_images"
-    maps = Path("/proc/self/smaps").read_text()
+    maps = Path("/proc/self/smaps").read_text(encoding="utf-8")
     mapped = re.findall(ours + r"\S+\n.*?Rss: +(\d+) kB", maps, re.DOTALL)
     assert mapped and not any(map(int, mapped))
 

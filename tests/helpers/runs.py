@@ -104,6 +104,6 @@ def copy_code(project: Path) -> Path:
 
 def edit(path: Path, old: str, new: str) -> None:
     """Changes what reads so in a file; a test whose edit changes nothing proves nothing."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
