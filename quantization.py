@@ -157,7 +157,9 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         if chosen.calibrated:
             about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":
-            about["int8_layers"] = [operator.layer for operator in selective.worth_it(content)]
+            about["int8_layers"] = [
+                operator.layer for operator in selective.dynamic_range_operators(content)
+            ]
         metrics = {"bytes": len(content), **about}
 
         with stage.new_artifact(variant, metrics) as (path,):

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from pipeline.base.artifacts import artifact_path, command, refuse_changed
 from pipeline.base.console import UserError
 from pipeline.inference.litert import open_interpreter
+from pipeline.inference.litert_private import operator_details
 from pipeline.inference.tflite_files import SharingBuilder
 from pipeline.variants import VARIANTS
 
@@ -29,7 +30,7 @@ def delegated_operators(path: Path) -> tuple[set[int], int]:
     The interpreter lists the file's operators and, after them, one DELEGATE per part. It does
     not say what is in a part: that is what leads from its inputs to its outputs.
     """
-    nodes = open_interpreter(path)._get_ops_details()  # LiteRT has no public call for this
+    nodes = operator_details(open_interpreter(path))
     parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
     makers = {
         int(tensor): node

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from pipeline.base.artifacts import is_recorded, remedy
 from pipeline.base.console import UserError, silenced
 from pipeline.base.system import Died, cores, in_own_process
+from pipeline.inference.litert_private import operator_details
 
 CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # that mix channels
 TRIAL_SECONDS = 60  # for a file of somebody else, with the start of the process that tries it
@@ -151,7 +152,7 @@ def operators(content: bytes) -> list[Operator]:
     interpreter = Interpreter(model_content=content)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     found = []
-    for node in interpreter._get_ops_details():  # LiteRT has no public call for this
+    for node in operator_details(interpreter):
         depth, limits = 0, None
         if node["op_name"] in CONVOLUTIONS:  # the kernel is input 1: (out, height, width, in)
             depth = int(np.prod(tensors[node["inputs"][1]]["shape"][1:]))

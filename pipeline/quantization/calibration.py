@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from pipeline.base.console import progress
 from pipeline.base.system import cores
+from pipeline.inference.litert_private import operator_details
 
 Range = tuple[float, float]  # smallest and largest value
 
@@ -47,7 +48,7 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
     interpreter.allocate_tensors()
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     image = interpreter.get_input_details()[0]["index"]
-    nodes = interpreter._get_ops_details()  # LiteRT has no public call for this
+    nodes = operator_details(interpreter)
     outputs = [index for node in nodes for index in node["outputs"]]
     floats = [index for index in outputs if tensors[index]["dtype"] == np.float32]
 

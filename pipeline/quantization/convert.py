@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.base.console import silenced
-from pipeline.base.lazy import keras, tf, tf_convert
+from pipeline.base.lazy import keras, tf
 from pipeline.data.dataset import load_split
 from pipeline.inference.tflite_files import compacted
 from pipeline.quantization.calibration import activation_ranges, with_ranges
 from pipeline.quantization.gptq import round_kernels
-from pipeline.quantization.selective import quantise_dynamic, worth_it
+from pipeline.quantization.selective import dynamic_range_operators, quantise_dynamic
+from pipeline.quantization.tensorflow_private import quantise_calibrated, stop_after_calibration
 from pipeline.variants import VARIANTS
 
 
@@ -62,7 +63,8 @@ def convert(
     if chosen.calibrated:
         # For int8 it only has to find out where ranges are wanted: it will be told which.
         samples = calibration[:1] if chosen.activations == "int8" else calibration
-        converter._experimental_calibrate_only = chosen.activations == "int8"
+        if chosen.activations == "int8":
+            stop_after_calibration(converter)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in samples)
         converter.target_spec.supported_ops = operator_sets(chosen.activations)
@@ -74,7 +76,7 @@ def convert(
         types = (tf.dtypes.as_dtype(kind) for kind in (int8_input, int8_output))
         content = quantise_throughout(content, calibration, *types)
     if chosen.weights == "int8" and not chosen.calibrated:
-        content = quantise_dynamic(content, worth_it(content))
+        content = quantise_dynamic(content, dynamic_range_operators(content))
     return compacted(content)
 
 
@@ -88,9 +90,7 @@ def quantise_throughout(
     """
     content = with_ranges(content, activation_ranges(content, calibration))
     with silenced():
-        return tf_convert.mlir_quantize(
-            content, input_data_type=input_type, output_data_type=output_type
-        )
+        return quantise_calibrated(content, input_type, output_type)
 
 
 def operator_sets(activations: str) -> list[tf.lite.OpsSet]:

@@ -30,7 +30,7 @@ def every_operator() -> dict[str, Any]:
     return {"regex": ".*", "operation_name": quantizer_types.TFLOperationName.ALL_SUPPORTED}
 
 
-def worth_it(content: bytes) -> list[Operator]:
+def dynamic_range_operators(content: bytes) -> list[Operator]:
     """The operators of a float32 file to which dynamic range is applied.
 
     Activations are quantised while it runs: every input value is read twice more, and each is

@@ -11,6 +11,7 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
 from pipeline.inference.litert import CONVOLUTIONS, open_interpreter, operators, predict_tflite
+from pipeline.inference.litert_private import operator_details
 from pipeline.variants import VARIANTS
 
 LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file is refused
@@ -79,7 +80,7 @@ def kernel_zeros(content: bytes) -> dict[str, float]:
     layers = {operator.tensor: operator.layer for operator in operators(content)}
     tensors = {tensor["index"]: tensor["name"] for tensor in interpreter.get_tensor_details()}
     zeros = {}
-    for node in interpreter._get_ops_details():  # LiteRT has no public call for this
+    for node in operator_details(interpreter):
         if node["op_name"] in CONVOLUTIONS:
             kernel = interpreter.get_tensor(node["inputs"][1])
             zeros[layers[tensors[node["outputs"][0]]]] = float(np.mean(kernel == 0))

@@ -11,6 +11,7 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
 from pipeline.inference.litert import Operator, logits_of, open_interpreter, operators
+from pipeline.inference.litert_private import operator_details
 from pipeline.quantization import selective
 from pipeline.quantization.calibration import activation_ranges
 from pipeline.quantization.convert import convert
@@ -41,7 +42,7 @@ def in_int8(content):
     """Kinds of the operators of a file whose output is int8, in order."""
     interpreter = Interpreter(model_content=content)
     types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
-    nodes = interpreter._get_ops_details()
+    nodes = operator_details(interpreter)
     return [node["op_name"] for node in nodes if types[node["outputs"][0]] == np.int8]
 
 
@@ -52,7 +53,7 @@ def test_dynamic_file_has_int8_weights_where_sums_are_long_and_nowhere_else(fini
     """Depthwise convolutions with int8 weights, and short sums, are slower than in float32."""
     interpreter = open_interpreter(artifact_path(finished_run, "dynamic"))
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    nodes = interpreter._get_ops_details()
+    nodes = operator_details(interpreter)
     nodes = [node for node in nodes if node["op_name"].endswith("CONV_2D")]
     kernels = [tensors[node["inputs"][1]] for node in nodes]
     long = [
