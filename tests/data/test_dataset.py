@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.artifacts import read_record
 from pipeline.base.console import UserError
-from pipeline.data import dataset
+from pipeline.data import dataset, dataset_writer
 from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.dataset import SPLITS, load_classes, load_size, load_split
 from pipeline.data.dataset_writer import DataSetWriter
@@ -62,7 +62,7 @@ def sharded(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (23, 32, 64, 3), np.uint8)
     masks = random.choice(np.array([0, 1, IGNORED], np.uint8), (23, 32, 64), p=(0.6, 0.3, 0.1))
-    monkeypatch.setattr(dataset, "SHARD_BYTES", 5 * images[0].nbytes)
+    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 5 * images[0].nbytes)
     write(tmp_path, images, masks)
     return tmp_path, images, masks
 
@@ -120,7 +120,7 @@ def test_record_counts_pixels_and_pictures_of_each_class(sharded):
 
 def test_writing_holds_one_shard_of_each_split(tmp_path, monkeypatch):
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-    monkeypatch.setattr(dataset, "SHARD_BYTES", 4 * image.nbytes)
+    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 4 * image.nbytes)
     writer = DataSetWriter(tmp_path, make_classes(("cat", "dog")))
     for _ in range(50):
         writer.add("train", image, mask)

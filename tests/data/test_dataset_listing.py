@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.base.artifacts import sha256
 from pipeline.base.console import UserError
+from pipeline.data import dataset_writer
 from pipeline.data.dataset import names_of
 from pipeline.data.dataset_writer import ListWriter
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
@@ -97,7 +98,6 @@ def test_odd_names_come_back_as_they_were(tmp_path):
 
 
 def test_failed_preparation_leaves_the_old_list_and_no_new_one(tmp_path, monkeypatch):
-    from pipeline.data import dataset
 
     folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
     prepare(models_dir, folder)
@@ -109,7 +109,7 @@ def test_failed_preparation_leaves_the_old_list_and_no_new_one(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "write_record", full)
+        patch.setattr(dataset_writer, "write_record", full)
         with pytest.raises(OSError, match="No space"):
             prepare(models_dir, folder)
     assert listed(models_dir) == (before, names)

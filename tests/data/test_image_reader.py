@@ -268,7 +268,7 @@ def test_what_pillow_warns_of_stays_off_the_terminal(tmp_path):
     (tmp_path / "photo.png").write_bytes(data)
     program = """
 import sys, pathlib
-from pipeline.photographs import open_photograph
+from pipeline.data.image_reader import open_photograph
 print(open_photograph(pathlib.Path(sys.argv[1]), "photo").size)
 """
     command = [sys.executable, "-c", program, tmp_path / "photo.png"]

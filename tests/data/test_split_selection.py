@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.console import UserError
-from pipeline.data import dataset
+from pipeline.data import dataset_writer
 from pipeline.data.audit import Findings
 from pipeline.data.dataset import SPLITS
 from pipeline.data.sample_source import SIZES, UNPAIRED, UNREADABLE, Fault
@@ -134,7 +134,9 @@ def test_masks_that_count_from_one_and_lack_the_last_class_get_their_mapping(tmp
 
 
 def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "SHARD_BYTES", 1)  # so that some arrays are written before it
+    monkeypatch.setattr(
+        dataset_writer, "SHARD_BYTES", 1
+    )  # so that some arrays are written before it
     write_set(tmp_path / "set", 12)
     path = tmp_path / "set/images/p03.png"
     path.write_bytes(path.read_bytes()[:-30])

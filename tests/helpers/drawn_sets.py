@@ -60,7 +60,7 @@ def prepare(models_dir, data, *flags):
     """A finished data set, without the page that shows it: record, classes, arrays by split."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_preparation.charts, "save", lambda *_: None)
-        patch.setattr(data_preparation.pictures, "examples", lambda *_: None)
+        patch.setattr(data_preparation.overlays, "examples", lambda *_: None)
         where = ["--models-dir", str(models_dir), "--data", str(data)]
         size = () if "--image-size" in flags else ("--image-size", "32")
         data_preparation.main([*where, *size, *map(str, flags)])

@@ -35,7 +35,8 @@ def test_killed_preparation_leaves_the_old_data_set_whole(data_copy, moment):
     program = f"""
 import os, signal, sys
 import numpy, data_preparation
-from pipeline import dataset, synthetic
+from pipeline.data import dataset_writer
+from pipeline.data.formats import synthetic
 save, calls = numpy.save, []
 def killed(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -46,7 +47,7 @@ def save_two(file, array):
         killed()
     save(file, array)
 if {moment!r} == "before dataset.json":
-    dataset.write_record = killed
+    dataset_writer.write_record = killed
 else:
     numpy.save = save_two
 synthetic.COUNTS = {COUNTS}
@@ -78,13 +79,13 @@ def test_picture_beside_the_models_is_drawn(small_data):
 
 def test_picture_shows_training_examples_from_the_first_to_the_last(data_copy, monkeypatch):
     """And not the first few: files that follow each other are often of one scene or one kind."""
-    drawn, examples = [], data_preparation.pictures.examples
+    drawn, examples = [], data_preparation.overlays.examples
 
     def spied(images, masks, *about):
         drawn.extend((images, masks))
         return examples(images, masks, *about)
 
-    monkeypatch.setattr(data_preparation.pictures, "examples", spied)
+    monkeypatch.setattr(data_preparation.overlays, "examples", spied)
     make_data_set(data_copy, seed=8)
     for shown, all_of_them in zip(drawn, load_split(data_copy, "train")):
         assert len(shown) == 6

@@ -27,7 +27,7 @@ def test_machine_without_data_and_network_is_told_both_ways_out(tmp_path, monkey
     def offline(*_, **__):
         raise ConnectionError("no route to host\nand a second line")
 
-    monkeypatch.setattr(tfds, "answers", lambda _: True)
+    monkeypatch.setattr(tfds_format, "answers", lambda _: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
     where = ["--models-dir", str(tmp_path / "models"), "--data-dir", str(tmp_path / "empty")]
     with pytest.raises(UserError) as caught:
@@ -42,7 +42,7 @@ def test_machine_without_data_and_network_is_told_both_ways_out(tmp_path, monkey
 def test_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     """TFDS itself would try again and again for two minutes before it said so."""
     tried = []
-    monkeypatch.setattr(tfds, "answers", lambda _: False)
+    monkeypatch.setattr(tfds_format, "answers", lambda _: False)
     monkeypatch.setattr(
         tfds.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: tried.append(1)
     )
@@ -102,7 +102,7 @@ def test_any_answer_is_an_answer(direct, tmp_path, place, status):
 
 
 def test_server_that_takes_the_call_and_says_nothing_is_given_up(direct, monkeypatch):
-    monkeypatch.setattr(tfds, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(tfds_format, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         assert tfds_format.answers(f"http://127.0.0.1:{silent.getsockname()[1]}") is False
