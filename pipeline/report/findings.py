@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation mean, in words."""
+"""Findings: sentences that say what the numbers of an evaluation mean."""
 
 from __future__ import annotations
 
@@ -6,212 +6,240 @@ from typing import Any
 
 from pipeline.variants import quantised
 
-SAME = 0.02  # a ratio of times so close to 1 is no difference
-CLASS_COLLAPSE = 0.02  # a class that loses more IoU than this is called out
-SHOWN_CLASSES = 5  # of those that something is said of, and as many in the README's table
-HARDLY = 0.2  # IoU of a class that was not learned
-DROP = "drop: mean IoU of the original less this model's; + is lost, - is gained."
-BEARABLE_DROP = 0.01  # of mean IoU, for the model that is recommended
+SAME_SPEED = 0.02  # two latencies whose ratio is this close to 1 are called the same
+LARGE_CLASS_DROP = 0.02  # a class whose IoU drops by more than this gets a warning
+SHOWN_CLASSES = 5  # most classes that one finding names, and that the README's table shows
+LOW_CLASS_IOU = 0.2  # a class below this IoU in the original model gets a warning
+ACCEPTABLE_DROP = 0.01  # largest drop of mean IoU of the file that is recommended
+DROP_NOTE = "drop: mean IoU of the original minus that of the model (+: loss, -: gain)."
 
-Row = dict[str, Any]  # a model of evaluation.json
+Row = dict[str, Any]  # one model of evaluation.json
 
 
-def lost(value: float) -> str:
-    """A drop of IoU, wherever one is shown: what was lost has a +, what was gained a -.
+# --- numbers as text ------------------------------------------------------------------------
 
-    To four places, without a negative zero.
-    """
+
+def format_drop(value: float) -> str:
+    """A drop of IoU with its sign and four decimals: a loss has a +, a gain a -, no "-0.0000"."""
     return f"{round(value, 4) + 0.0:+.4f}"
 
 
-def figure(value: float) -> str:
-    """Three digits that count, or all before the point: 0.98, 12.3, 123, 12345."""
+def format_number(value: float) -> str:
+    """Three significant digits, or all digits before the point: 0.98, 12.3, 123, 12345."""
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
-def speed(row: Row, baseline: Row, unit: str = "x") -> str:
-    """How a model's latency compares with another's: "1.93x faster", "1.72x slower", "same"."""
-    return ratio_words(baseline["latency_ms"]["median"] / row["latency_ms"]["median"], unit)
+def format_activations(row: Row) -> str:
+    """Activation memory in KB; a dash for a Keras model, which has no memory plan."""
+    return f"{row['activation_kb']:.0f}" if row.get("activation_kb") else "-"
 
 
-def ratio_words(ratio: float, unit: str = "x") -> str:
-    """A ratio of speeds so that nobody has to think what a figure below 1 means."""
-    if abs(ratio - 1) < SAME:
+def format_class_iou(row: Row, names: list[str]) -> str:
+    """IoU of the named classes; a dash for a class without an IoU."""
+    values = [row["iou"][name] for name in names]
+    return " / ".join("-" if value is None else f"{value:.3f}" for value in values)
+
+
+def format_names(names: list[str]) -> str:
+    """The first SHOWN_CLASSES names, and how many more there are."""
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return ", ".join(names[:SHOWN_CLASSES]) + more
+
+
+def relative_speed(row: Row, baseline: Row, unit: str = "x") -> str:
+    """Latency of a model compared with a baseline: "1.93x faster", "1.72x slower", "same"."""
+    return speed_text(baseline["latency_ms"]["median"] / row["latency_ms"]["median"], unit)
+
+
+def speed_text(ratio: float, unit: str = "x") -> str:
+    """A ratio of speeds with a figure above 1: 0.5 is "2.00x slower"."""
+    if abs(ratio - 1) < SAME_SPEED:
         return "same"
-    return f"{figure(ratio)}{unit} faster" if ratio > 1 else f"{figure(1 / ratio)}{unit} slower"
+    if ratio > 1:
+        return f"{format_number(ratio)}{unit} faster"
+    return f"{format_number(1 / ratio)}{unit} slower"
 
 
-def half_interval(row: Row) -> float:
-    """Half the width of the 95 % interval of the mean IoU, to its longer side."""
+def speed_in_sentence(row: Row, baseline: Row) -> str:
+    """`relative_speed` in words that fit into a sentence."""
+    text = relative_speed(row, baseline, " times")
+    return "equally fast" if text == "same" else text
+
+
+def interval_half_width(row: Row) -> float:
+    """Distance from the mean IoU to the farther end of its 95 % interval."""
     low, high = row["mean_iou_interval"]
     return max(high - row["mean_iou"], row["mean_iou"] - low)
 
 
-def activations(row: Row) -> str:
-    """Activation memory in KB; a Keras model has no plan."""
-    return f"{row['activation_kb']:.0f}" if row.get("activation_kb") else "-"
-
-
 def baseline_of(rows: list[Row]) -> Row:
-    """The model that latencies are compared with."""
+    """The model that latencies are compared with: float32, else the first one."""
     return next((row for row in rows if row["name"] == "float32"), rows[0])
 
 
-def sentences(evaluation: dict[str, Any]) -> list[str]:
-    """What the numbers mean on this machine."""
+# --- the findings ---------------------------------------------------------------------------
+
+
+def findings(evaluation: dict[str, Any]) -> list[str]:
+    """All findings on an evaluation, one sentence or two each.
+
+    Args:
+        evaluation: the content of evaluation.json.
+    """
     rows = {row["name"]: row for row in evaluation["models"]}
-    said = [*about_busy(rows)]
+    texts = findings_on_busy_machine(rows)
     if {"float32", "pruned_float32"} <= rows.keys():
-        said.append(about_pruning(rows["float32"], rows["pruned_float32"]))
+        texts.append(finding_on_pruning(rows["float32"], rows["pruned_float32"]))
     for name in quantised():
         if {name, "pruned_float32"} <= rows.keys():
             row, source = rows[name], rows["pruned_float32"]
-            said.append(
+            texts.append(
                 f"{name}: {source['bytes'] / row['bytes']:.2f} times smaller than the pruned "
-                f"float32 file, {in_words(row, source)}, "
-                f"drop of mean IoU against it {lost(source['mean_iou'] - row['mean_iou'])}."
+                f"float32 file, {speed_in_sentence(row, source)}, "
+                f"drop of mean IoU against it {format_drop(source['mean_iou'] - row['mean_iou'])}."
             )
     if rows.get("int8", {}).get("activation_kb"):
-        said.append(about_memory(rows["int8"]))
-    said += about_baseline(evaluation) + about_cost_of_pruning(rows)
-    return said + about_classes(list(rows.values()))
+        texts.append(finding_on_memory(rows["int8"]))
+    texts += findings_on_recommended_file(evaluation)
+    texts += findings_on_cost_of_pruning(rows)
+    return texts + findings_on_classes(list(rows.values()))
 
 
-def about_busy(rows: dict[str, Row]) -> list[str]:
-    """That times are not to be trusted, if they are not, and why: in one sentence."""
+def findings_on_busy_machine(rows: dict[str, Row]) -> list[str]:
+    """One warning if other programs disturbed the latencies, with the models and the reasons."""
     reasons: dict[str, list[str]] = {}
     for name, row in rows.items():
         if reason := row["latency_ms"].get("busy"):
             reasons.setdefault(reason, []).append(name)
     if not reasons:
         return []
-    of = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    details = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return [
-        f"THE MACHINE WAS BUSY while latency was taken ({'; '.join(of)}): the times say little of "
-        "the models; close other programs and run evaluation.py again."
+        f"THE MACHINE WAS BUSY while latency was measured ({'; '.join(details)}): these times are "
+        "unreliable; close other programs and run evaluation.py again."
     ]
 
 
-def in_words(row: Row, baseline: Row) -> str:
-    """`speed` in words."""
-    text = speed(row, baseline, " times")
-    return "as fast" if text == "same" else text
-
-
-def about_pruning(before: Row, after: Row) -> str:
-    """What pruning did to the unquantised file."""
+def finding_on_pruning(before: Row, after: Row) -> str:
+    """Size and speed of the pruned float32 file, compared with the float32 file before pruning."""
     packed = f"{before['gzip_bytes'] / after['gzip_bytes']:.2f} times smaller"
-    if lost_channels(before, after):
+    if channels_were_removed(before, after):
         return (
             "Pruning removed channels: the float32 file is "
             f"{before['bytes'] / after['bytes']:.2f} times smaller, {packed} after gzip, and "
-            f"{in_words(after, before)}."
+            f"{speed_in_sentence(after, before)}."
         )
     zeros = f"{1 - after['nonzero_share']:.0%}"
     if zeros == "0%":
-        return "Nothing was pruned: no channel is gone and no weight is zero."
+        return "Nothing was pruned: no channel was removed and no weight is zero."
     return (
-        f"Pruning set {zeros} of the weights to zero: the file is as large as before, {packed} "
-        f"after gzip. Here it runs {in_words(after, before)}: dense kernels also multiply zeros."
+        f"Pruning set {zeros} of all weights to zero (--sparsity: the share in the large kernels "
+        f"only): the file is as large as before, {packed} after gzip. On this machine it is "
+        f"{speed_in_sentence(after, before)}: dense kernels also multiply zeros."
     )
 
 
-def lost_channels(before: Row, after: Row) -> bool:
-    """Whether pruning made the unquantised file smaller, which zeros do not."""
+def channels_were_removed(before: Row, after: Row) -> bool:
+    """Whether pruning made the float32 file smaller, which zeros alone do not."""
     return after["bytes"] < 0.98 * before["bytes"]
 
 
-def about_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
-    """That it is pruning, not int8, that makes a file lose more than can be borne."""
+def findings_on_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
+    """Advice to prune less, if pruning and not int8 makes the drop of mean IoU unacceptable."""
     if not {"float32", "pruned_float32", "int8"} <= rows.keys():
         return []
     before, pruned, int8 = rows["float32"], rows["pruned_float32"], rows["int8"]
-    by_int8 = pruned["mean_iou"] - int8["mean_iou"]
-    borne = min(pruned["mean_iou_drop"], int8["mean_iou_drop"]) <= BEARABLE_DROP
-    if borne or by_int8 > BEARABLE_DROP:
+    int8_drop = pruned["mean_iou"] - int8["mean_iou"]
+    acceptable = min(pruned["mean_iou_drop"], int8["mean_iou_drop"]) <= ACCEPTABLE_DROP
+    if acceptable or int8_drop > ACCEPTABLE_DROP:
         return []
-    less = "a lower --channels" if lost_channels(before, pruned) else "a lower --sparsity (0: none)"
+    channels = channels_were_removed(before, pruned)
+    setting = "a lower --channels" if channels else "a lower --sparsity (0: no zeros)"
     return [
-        f"It is pruning that costs: {lost(pruned['mean_iou_drop'])} of mean IoU, and int8 "
-        f"{lost(by_int8)} on top of it. Take out less: python pruning.py with {less}, then "
+        f"Pruning alone drops mean IoU by {format_drop(pruned['mean_iou_drop'])}, and int8 by "
+        f"another {format_drop(int8_drop)}. Prune less: run python pruning.py with {setting}, then "
         "quantization.py and evaluation.py."
     ]
 
 
-def about_memory(row: Row) -> str:
-    """What a device needs for a file, and which layers would have to shrink to change it."""
-    parts = [f"{name} {size / 1e3:.0f}" for name, size in row["activation_peak"]]
+def finding_on_memory(row: Row) -> str:
+    """Activation memory and arithmetic of a file, and the tensors that make the memory's peak."""
+    peak = [f"{name} {size / 1e3:.0f}" for name, size in row["activation_peak"]]
     return (
-        f"{row['name']} needs {activations(row)} KB of memory for activations beside the file and "
-        f"{row['multiply_accumulates'] / 1e6:.0f} million multiply-accumulates an image; most "
-        f"at once, in KB: {', '.join(parts)}."
+        f"{row['name']} needs {format_activations(row)} KB of memory for activations, besides the "
+        f"file itself, and {row['multiply_accumulates'] / 1e6:.0f} million multiply-accumulates "
+        f"per image; the tensors at the peak, in KB: {', '.join(peak)}."
     )
 
 
-def about_baseline(evaluation: dict[str, Any]) -> list[str]:
-    """Which file to ship, and which models are worse than no network at all."""
+def findings_on_recommended_file(evaluation: dict[str, Any]) -> list[str]:
+    """The recommended file, and a warning of models that are no better than a constant class."""
     rows, data = evaluation["models"], evaluation["dataset"]
-    constant = f"calling every pixel {data['constant_class']} ({data['constant_mean_iou']:.3f})"
-    below = [row["name"] for row in rows if row["mean_iou"] <= data["constant_mean_iou"]]
-    said = [to_ship(rows, data["constant_mean_iou"], constant)]
-    if below:
-        said.append(f"Look out, no more mean IoU than {constant}: {', '.join(below)}.")
-    return said
+    constant_iou = data["constant_mean_iou"]
+    constant = f"calling every pixel {data['constant_class']} (mean IoU {constant_iou:.3f})"
+    useless = [row["name"] for row in rows if row["mean_iou"] <= constant_iou]
+    texts = [finding_on_recommended_file(rows, constant_iou, constant)]
+    if useless:
+        texts.append(f"Warning: no better than {constant}: {', '.join(useless)}.")
+    return texts
 
 
-def about_classes(rows: list[Row]) -> list[str]:
-    """Classes that are not there, and those that a model lost much of."""
-    said, iou = [], rows[0]["iou"]
-    if absent := [name for name, value in iou.items() if value is None]:
-        said.append(
-            f"Neither in the test split nor predicted, so that it counts for nothing in the mean: "
-            f"{some(absent)}."
-        )
-    weak = [name for name, value in iou.items() if value is not None and value < HARDLY]
-    if weak:
-        said.append(
-            f"Look out, the original hardly learned {some([f'{n} ({iou[n]:.2f})' for n in weak])}: "
-            "train for more --epochs, or with --class-weights balanced."
-        )
-    drops = {name: {row["name"]: row["iou_drop"][name] or 0 for row in rows} for name in iou}
-    bad = [name for name in iou if max(drops[name].values()) > CLASS_COLLAPSE]
-    for name in sorted(bad, key=lambda name: -max(drops[name].values()))[:SHOWN_CLASSES]:
-        worse = [f"{key} ({lost(v)})" for key, v in drops[name].items() if v > CLASS_COLLAPSE]
-        said.append(f"Look out, IoU lost on the class {name}: {', '.join(worse)}.")
-    if len(bad) > SHOWN_CLASSES:
-        said.append(f"And on {len(bad) - SHOWN_CLASSES} more classes: see the report.")
-    return said
-
-
-def some(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
-    return ", ".join(names[:SHOWN_CLASSES]) + more
-
-
-def per_class(row: Row, names: list[str]) -> str:
-    """IoU of these classes; a dash for one that is not there."""
-    values = [row["iou"][name] for name in names]
-    return " / ".join("-" if value is None else f"{value:.3f}" for value in values)
-
-
-def to_ship(rows: list[Row], least: float, constant: str) -> str:
-    """Which file to ship: the fastest that loses little and is better than no network at all.
+def finding_on_recommended_file(rows: list[Row], constant_iou: float, constant: str) -> str:
+    """The fastest .tflite file that loses little and is better than a constant class.
 
     Args:
-        least: mean IoU of giving every pixel the same class. constant: that, in words.
+        rows: the models.
+        constant_iou: mean IoU of giving every pixel the same class.
+        constant: that prediction in words.
     """
-    fit = [
+    candidates = [
         row
         for row in rows
         if row["file"].endswith(".tflite")
-        and row["mean_iou_drop"] <= BEARABLE_DROP
-        and row["mean_iou"] > least
+        and row["mean_iou_drop"] <= ACCEPTABLE_DROP
+        and row["mean_iou"] > constant_iou
     ]
-    if not fit:
+    if not candidates:
         return (
-            f"None to ship: every file loses more than {BEARABLE_DROP} mean IoU, or has no more "
-            f"than {constant}."
+            f"Recommended file: none. Each loses more than {ACCEPTABLE_DROP} of mean IoU, or is "
+            f"no better than {constant}."
         )
-    fastest = min(fit, key=lambda row: row["latency_ms"]["median"])
-    return f"To ship: {fastest['file']}, the fastest that loses at most {BEARABLE_DROP} mean IoU."
+    fastest = min(candidates, key=lambda row: row["latency_ms"]["median"])
+    return (
+        f"Recommended file: {fastest['file']}, the fastest that loses at most {ACCEPTABLE_DROP} "
+        "of mean IoU."
+    )
+
+
+def findings_on_classes(rows: list[Row]) -> list[str]:
+    """Classes without an IoU, classes with a low IoU, and classes on which models lose much.
+
+    Args:
+        rows: the models, the original first.
+    """
+    iou = rows[0]["iou"]
+    texts = []
+    if absent := [name for name, value in iou.items() if value is None]:
+        texts.append(
+            "Left out of mean IoU, because neither the test split nor the predictions contain "
+            f"them: {format_names(absent)}."
+        )
+    low = [name for name, value in iou.items() if value is not None and value < LOW_CLASS_IOU]
+    if low:
+        texts.append(
+            "Warning: low IoU of the original on "
+            f"{format_names([f'{name} ({iou[name]:.2f})' for name in low])}: "
+            "train for more --epochs, or with --class-weights balanced."
+        )
+    drops = {name: {row["name"]: row["iou_drop"][name] or 0 for row in rows} for name in iou}
+    worse = [name for name in iou if max(drops[name].values()) > LARGE_CLASS_DROP]
+    for name in sorted(worse, key=lambda name: -max(drops[name].values()))[:SHOWN_CLASSES]:
+        models = [
+            f"{model} ({format_drop(drop)})"
+            for model, drop in drops[name].items()
+            if drop > LARGE_CLASS_DROP
+        ]
+        texts.append(f"Warning: IoU drop on the class {name}: {', '.join(models)}.")
+    if len(worse) > SHOWN_CLASSES:
+        texts.append(f"IoU drops on {len(worse) - SHOWN_CLASSES} more classes: see the report.")
+    return texts

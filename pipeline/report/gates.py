@@ -1,4 +1,4 @@
-"""What a quantised file must keep to, asked for on the command line, and whether it does."""
+"""Gates: limits on quantised files, set on the command line, and which of them are broken."""
 
 from __future__ import annotations
 
@@ -10,52 +10,59 @@ from pipeline.variants import quantised
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the limits, and which models they are for."""
-    number, share = bounded(float, 0.0), bounded(float, 0.0, 1.0)
-    for flag, kind, metavar, text in (
-        ("--max-drop", share, "IOU", "largest allowed drop of mean IoU (+: lost)"),
+    """Adds the flags of the limits, and --gate, which names the models that they apply to."""
+    number, fraction = bounded(float, 0.0), bounded(float, 0.0, 1.0)
+    for flag, value_type, metavar, text in (
+        ("--max-drop", fraction, "IOU", "largest allowed drop of mean IoU (+: loss)"),
         (
             "--max-latency-ms",
             number,
             "MS",
-            "largest allowed median latency; on a busy machine, whose times say nothing, it is "
-            "refused with exit code 2",
+            "largest allowed median latency; if the machine was busy, its times are unreliable "
+            "and the exit code is 2",
         ),
-        ("--max-bytes", bounded(int, 0), "BYTES", "largest allowed file"),
-        ("--min-mean-iou", share, "IOU", "least allowed mean IoU"),
+        ("--max-bytes", bounded(int, 0), "BYTES", "largest allowed file size"),
+        ("--min-mean-iou", fraction, "IOU", "smallest allowed mean IoU"),
     ):
-        parser.add_argument(flag, type=kind, metavar=metavar, help=f"limit: {text}")
+        parser.add_argument(flag, type=value_type, metavar=metavar, help=f"limit: {text}")
     parser.add_argument(
         "--gate",
         nargs="+",
         action="extend",
         choices=quantised(),
         metavar="MODEL",
-        help=f"the models that the limits are for, of {', '.join(quantised())} (default: all)",
+        help=f"the models that the limits apply to: {', '.join(quantised())} (default: all)",
     )
 
 
 def judge(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Holds an evaluation against the limits.
+    """Compares the quantised models of an evaluation with the limits.
+
+    Args:
+        arguments: the command line, with the flags of `add_flags`.
+        evaluation: the content of evaluation.json.
 
     Returns:
-        Which model breaks which limit, and which cannot be judged by one: its times are those of
-        a busy machine.
+        One line per broken limit; and one line per model whose latency cannot be compared,
+        because the machine was busy.
     """
-    broken, unknown = [], []
+    broken: list[str] = []
+    undecided: list[str] = []
     for row in evaluation["models"]:
         if row["name"] not in (arguments.gate or quantised()):
             continue
-        latency, slowest = row["latency_ms"], arguments.max_latency_ms
-        if slowest is not None and latency.get("busy"):
-            unknown.append(f"{row['name']} cannot be held to --max-latency-ms: {latency['busy']}")
-            slowest = None
-        for flag, value, limit, above in (
+        latency, max_latency = row["latency_ms"], arguments.max_latency_ms
+        if max_latency is not None and latency.get("busy"):
+            undecided.append(
+                f"{row['name']} cannot be compared with --max-latency-ms: {latency['busy']}"
+            )
+            max_latency = None
+        for flag, value, limit, is_maximum in (
             ("--max-drop", row["mean_iou_drop"], arguments.max_drop, True),
-            ("--max-latency-ms", latency["median"], slowest, True),
+            ("--max-latency-ms", latency["median"], max_latency, True),
             ("--max-bytes", row["bytes"], arguments.max_bytes, True),
             ("--min-mean-iou", row["mean_iou"], arguments.min_mean_iou, False),
         ):
-            if limit is not None and not (value <= limit if above else value >= limit):
+            if limit is not None and not (value <= limit if is_maximum else value >= limit):
                 broken.append(f"{row['name']} breaks {flag} {limit}: {value}")
-    return broken, unknown
+    return broken, undecided

@@ -19,13 +19,13 @@ from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.inference.timing import TIMED_RUNS, TURN_RUNS
 from pipeline.report.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
 from pipeline.report.findings import (
-    DROP,
-    activations,
+    DROP_NOTE,
     baseline_of,
-    lost,
-    per_class,
-    sentences,
-    speed,
+    findings,
+    format_activations,
+    format_class_iou,
+    format_drop,
+    relative_speed,
 )
 from pipeline.report.gallery import data_uri
 
@@ -46,10 +46,10 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
         summary=f"{len(evaluation['models'])} models on {data['examples']} test images of "
         f"{data['source']}, measured on {place['cpu']}, {place['threads']} thread.",
         numbers=numbers(evaluation),
-        drop=DROP,
+        drop=DROP_NOTE,
         classes=classes_table(evaluation),
         stale=[row for row in evaluation["models"] if row.get("stale")],
-        sentences=sentences(evaluation),
+        sentences=findings(evaluation),
         charts=number_charts(evaluation, of),
         curves=training_curves(models_dir, evaluation, of),
         photos=photos,
@@ -71,16 +71,16 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "gzip, MB": f"{row['gzip_bytes'] / 1e6:.2f}",
             "ms, 1 thread": f"{latency['median']:.2f}",
             "p90": f"{latency['p90']:.2f}",
-            "against float32": speed(row, baseline, " times"),
+            "against float32": relative_speed(row, baseline, " times"),
             "mean IoU": f"{row['mean_iou']:.4f}",
             "95 % interval": f"{low:.4f}\N{EN DASH}{high:.4f}",
-            "drop": lost(row["mean_iou_drop"]),
+            "drop": format_drop(row["mean_iou_drop"]),
             "pixels right": f"{row['pixel_accuracy']:.3f}",
             "after another, ms": f"{latency['after_another']:.2f}",
             "first run, ms": f"{latency['first']:.2f}",
             "ms, all threads": f"{every['median']:.2f}" if every else "unknown",
             "memory, MB": f"{memory / 1e6:.1f}" if memory else "unknown",
-            "activations, KB": activations(row),
+            "activations, KB": format_activations(row),
             "million multiply-adds": f"{products / 1e6:.0f}" if products else "-",
             "weights": f"{row['parameters']:,}",
             "not zero": f"{row['nonzero_share']:.1%}",
@@ -96,7 +96,7 @@ def classes_table(evaluation: dict[str, Any]) -> dict[str, list]:
     rows = []
     for name, share in data["class_shares"].items():
         about = [name, f"{share:.2%}", f"{data['class_pictures'][name]:,}"]
-        rows.append(about + [per_class(row, [name]) for row in models])
+        rows.append(about + [format_class_iou(row, [name]) for row in models])
     return {"head": head, "rows": rows}
 
 

@@ -61,7 +61,7 @@ def markdown(record: dict[str, Any]) -> str:
             f"{row['gzip_bytes'] / 1e6:.2f}",
             ", ".join(f"{median:.2f} ({p90:.2f})" for median, p90 in both),
             ", ".join(f"{median:.2f}" for median in row["after_another_ms"]),
-            ", ".join(findings.ratio_words(ratio, " times") for ratio in row["times_faster"]),
+            ", ".join(findings.speed_text(ratio, " times") for ratio in row["times_faster"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

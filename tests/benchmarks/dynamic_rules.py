@@ -77,7 +77,7 @@ def main() -> None:
     for name, (file, count) in files.items():
         faster = medians["float32"] / medians[name]
         size = len(file) / 1e6
-        speed = findings.ratio_words(faster, " times")
+        speed = findings.speed_text(faster, " times")
         console.say(f"| {name} | {count} | {size:.2f} | {medians[name]:.2f} | {speed} |")
 
 

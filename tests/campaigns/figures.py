@@ -249,7 +249,7 @@ def busy(campaign: Campaign) -> Iterator[Tally]:
             for other in others:
                 other.kill()
                 other.wait()
-        told(tally, "gate", done, 2, "cannot be held to --max-latency-ms")
+        told(tally, "gate", done, 2, "cannot be compared with --max-latency-ms")
         rows = json.loads((models_dir / "evaluation.json").read_text())["models"]
         page = (models_dir / "report.html").read_text()
         if not all(row["latency_ms"]["busy"] for row in rows) or "busy" not in page:

@@ -1,4 +1,4 @@
-"""The gate: which limits there are, whom they are for, and that nothing passes them unjudged."""
+"""Gates: the limits, the models that they apply to, and numbers that must not pass them."""
 
 import json
 import re
@@ -25,18 +25,18 @@ def test_gate(numbers, flag, kept, broken):
     lines, _ = gates.judge(evaluation.parse([flag, broken]), numbers)
     assert lines
     assert all(flag in line and broken.rstrip("0") in line for line in lines)
-    named = {line.split()[0] for line in lines}
-    assert named <= set(quantised())  # the gate is for what ships
+    models = {line.split()[0] for line in lines}
+    assert models <= set(quantised())  # limits apply to quantised files only
 
 
-def test_gate_is_open_without_limits(numbers):
+def test_everything_passes_without_limits(numbers):
     assert gates.judge(evaluation.parse([]), numbers) == ([], [])
 
 
 @pytest.mark.parametrize("flag", ["--max-drop", "--max-latency-ms", "--max-bytes"])
 @pytest.mark.parametrize("limit", ["nan", "inf", "-inf", "-1", "much"])
-def test_limit_that_says_nothing_is_refused(flag, limit, capsys):
-    """A gate at nan would let everything pass, for no number is above it."""
+def test_limit_that_is_no_finite_number_is_refused(flag, limit, capsys):
+    """A limit of nan would let everything pass, because no number is above it."""
     with pytest.raises(SystemExit) as stopped:
         evaluation.main([f"{flag}={limit}"])
     assert stopped.value.code == 2
@@ -44,7 +44,7 @@ def test_limit_that_says_nothing_is_refused(flag, limit, capsys):
 
 
 @pytest.mark.parametrize("limit", ["nan", "-0.1", "1.1"])
-def test_mean_iou_is_a_share(limit):
+def test_limit_of_mean_iou_is_between_0_and_1(limit):
     for flag in ("--min-mean-iou", "--max-drop"):
         with pytest.raises(SystemExit) as stopped:
             evaluation.main([f"{flag}={limit}"])
@@ -52,7 +52,7 @@ def test_mean_iou_is_a_share(limit):
 
 
 def test_limit_is_refused_before_tensorflow_is_loaded(tmp_path):
-    """TensorFlow takes seconds to load: a stand-in that fails shows that nobody asked for it."""
+    """TensorFlow takes seconds to load. A substitute that fails shows that it is not imported."""
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('loaded')")
     done = run_script("evaluation.py", "--max-drop", "nan", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
@@ -61,8 +61,8 @@ def test_limit_is_refused_before_tensorflow_is_loaded(tmp_path):
     )
 
 
-def test_gate_is_for_the_models_that_are_named(numbers):
-    """Repeated or in a row; a limit that only others break holds."""
+def test_limits_apply_to_the_models_that_gate_names(numbers):
+    """--gate may be repeated or have several values; what other models break does not count."""
     sizes = {row["name"]: row["bytes"] for row in numbers["models"]}
     least, most = min(quantised(), key=sizes.get), max(quantised(), key=sizes.get)
     between = ["--max-bytes", str(sizes[least])]
@@ -73,25 +73,25 @@ def test_gate_is_for_the_models_that_are_named(numbers):
 
 
 @pytest.mark.parametrize("name", ["int9", "original", "float32", ""])
-def test_gate_for_a_model_that_is_not_quantised_is_refused(name, capsys):
+def test_gate_refuses_a_model_that_is_not_quantised(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluation.main(["--gate", name])
     assert stopped.value.code == 2
     assert f"argument --gate: invalid choice: '{name}'" in capsys.readouterr().err
 
 
-def test_times_of_a_busy_machine_are_not_judged(numbers):
+def test_latency_of_a_busy_machine_is_not_judged(numbers):
     for row in numbers["models"]:
         row["latency_ms"] = row["latency_ms"] | {"busy": None}
     numbers["models"][-1]["latency_ms"]["busy"] = "turns differ by 80%"
     name = numbers["models"][-1]["name"]
-    broken, unknown = gates.judge(evaluation.parse(["--max-latency-ms", "0.1"]), numbers)
+    broken, undecided = gates.judge(evaluation.parse(["--max-latency-ms", "0.1"]), numbers)
     assert name not in {line.split()[0] for line in broken}
-    assert unknown == [f"{name} cannot be held to --max-latency-ms: turns differ by 80%"]
+    assert undecided == [f"{name} cannot be compared with --max-latency-ms: turns differ by 80%"]
     assert gates.judge(evaluation.parse(["--max-bytes", "99999999"]), numbers) == ([], [])
 
 
-def test_number_that_is_none_passes_no_limit(numbers):
+def test_nan_passes_no_limit(numbers):
     for row in numbers["models"]:
         row["mean_iou_drop"] = row["mean_iou"] = float("nan")
     for flag in ("--max-drop", "--min-mean-iou"):

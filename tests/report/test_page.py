@@ -160,7 +160,7 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     html = page.page(numbers, tmp_path)
     assert "+ is lost, - is gained." in page.split("What they say")[0], "the caption of the table"
-    assert "To ship: " in html and "Look out, IoU lost on the class border: " in html
+    assert "Recommended file: " in html and "Warning: IoU drop on the class border: " in html
     assert "ab" * 32 in html and "mean IoU 0.2000" in html
     assert "This evaluation: python evaluation.py" in html and "numpy 2." in html
 

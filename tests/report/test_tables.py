@@ -1,4 +1,4 @@
-"""The numbers as tables: they fit a terminal, and hold what they are to hold."""
+"""Tables: they fit a terminal, and show every number and class that they should."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ def test_printed_table_fits_a_terminal(numbers):
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"\n{name} " in text for name in MODELS)
     assert "stale: models/int8_quantized_model.tflite was made" in text
-    assert "Look out, IoU lost on the class border: " in text
+    assert "Warning: IoU drop on the class border: " in text
     assert "int8 (+0.0300)" in " ".join(text.split())
     assert "SYNTHETIC" not in text
     numbers["dataset"]["synthetic"] = True
@@ -38,7 +38,9 @@ def test_printed_table_fits_a_terminal(numbers):
     [(99.99, 1234.56, 80.0), (4.9, 123.45, 1.2), (123.4, 23456.7, 2.0)],
     ids=["large", "a hundred times slower", "very large"],
 )
-def test_numbers_of_any_size_stand_apart(numbers, megabytes, milliseconds, float32_milliseconds):
+def test_columns_stay_apart_for_numbers_of_any_size(
+    numbers, megabytes, milliseconds, float32_milliseconds
+):
     for row in numbers["models"]:
         row |= {"bytes": 1e6 * megabytes, "gzip_bytes": 1e6 * megabytes, "mean_iou_drop": -0.7654}
         row["latency_ms"] = {"median": milliseconds, "p90": milliseconds}
@@ -50,7 +52,7 @@ def test_numbers_of_any_size_stand_apart(numbers, megabytes, milliseconds, float
         assert cells[6] == "same" if line.startswith("float32 ") else "-slower" in cells[6]
 
 
-def test_one_entry_is_a_new_column(numbers, monkeypatch):
+def test_one_entry_adds_a_column(numbers, monkeypatch):
     entry = ("weights", 12, lambda row, _: f"{row['parameters']:,}")
     monkeypatch.setattr(tables, "COLUMNS", [*tables.COLUMNS[:3], entry])
     lines = tables.terminal_table(numbers).splitlines()
@@ -58,16 +60,16 @@ def test_one_entry_is_a_new_column(numbers, monkeypatch):
     assert all(line.endswith("   1,000,000") for line in lines[1 : 1 + len(MODELS)])
 
 
-def test_no_figure_below_one_is_said_to_be_faster(numbers):
-    """However slow quantised files are here, no text says "0.58 times faster"."""
-    said = []
+def test_no_number_below_one_is_called_faster(numbers):
+    """However slow a quantised file is, no text says "0.58 times faster"."""
+    speeds = []
     for factor in (0.125, 0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0, 8.0):
         for name in ("pruned_float32", "int8", "dynamic", "float16"):
             row_of(numbers, name)["latency_ms"]["median"] = factor * 4.0  # float32 takes 4 ms
         for text in (tables.terminal_table(numbers), tables.readme_table(numbers)):
-            said += re.findall(r"([\d.]+)(?:x| times)\s+(faster|slower)", text)
-    assert {word for _, word in said} == {"faster", "slower"}
-    assert min(float(figure) for figure, _ in said) > 1
+            speeds += re.findall(r"([\d.]+)(?:x| times)\s+(faster|slower)", text)
+    assert {word for _, word in speeds} == {"faster", "slower"}
+    assert min(float(ratio) for ratio, _ in speeds) > 1
 
 
 # --- the README and a spreadsheet -----------------------------------------------------------

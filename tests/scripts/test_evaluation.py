@@ -81,8 +81,8 @@ def test_latency_of_a_busy_machine_passes_no_gate(evaluated_copy, unmeasured, ca
     write_record(record_path(evaluated_copy, "evaluation"), record | {"sha256": sha256(path)})
     assert ask(evaluated_copy, "--max-latency-ms", "100000") == 2
     said = capsys.readouterr().out
-    assert "FAILED: int8 cannot be held to --max-latency-ms: turns differ by 80%" in said
-    assert "THE MACHINE WAS BUSY while latency was taken (int8: turns differ by 80%)" in said
+    assert "FAILED: int8 cannot be compared with --max-latency-ms: turns differ by 80%" in said
+    assert "THE MACHINE WAS BUSY while latency was measured (int8: turns differ by 80%)" in said
     assert "THE MACHINE WAS BUSY" in (evaluated_copy / "report.html").read_text()
     assert ask(evaluated_copy, "--max-latency-ms", "100000", "--max-bytes", "1") == 1
     assert ask(evaluated_copy, "--max-latency-ms", "100000", "--gate", "float16") == 0
