@@ -1,13 +1,14 @@
-"""The contract inside a .tflite file: what goes in, what comes out, and what it means.
+"""The contract inside a .tflite file: its input, its output, and what their values mean.
 
-Told three times, each to its own reader: as TFLite metadata to runtimes (`metadata`), and in an
-ordinary zip behind the model as `labels.txt` and `contract.json`, to people and their programs:
+It is stored three times, for three kinds of readers: as TFLite metadata for runtimes (see
+tflite_metadata.py), and as `labels.txt` and `contract.json` in a zip archive behind the model, for
+people and their programs:
 
     unzip -p int8_quantized_model.tflite labels.txt
     json.loads(zipfile.ZipFile("int8_quantized_model.tflite").read("contract.json"))
 
-A .tflite file says itself where it ends, and a zip is read from its end, so that a file can be
-both: the convention of TFLite's own metadata tools.
+A .tflite file states where it ends, and a zip archive is read from its end, so one file can be
+both. TFLite's own metadata tools have the same convention.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from pipeline.base.artifacts import DAMAGED, remedy
+from pipeline.base.archives import ZIP_ERRORS
+from pipeline.base.artifacts import remedy
 from pipeline.base.console import UserError
 from pipeline.inference.tflite_files import SharingBuilder, compacted
 from pipeline.inference.tflite_metadata import BUFFER, CONTRACT_FILE, LABELS_FILE, metadata
 
-FORMAT = 1  # of contract.json: goes up when a field changes its meaning or goes
+FORMAT = 1  # version of contract.json: raised when a field changes its meaning or is removed
 TYPES = {code: kind.lower() for kind, code in vars(schema.TensorType).items() if kind[0] != "_"}
-# By the type of the input: what becomes of an 8-bit pixel on its way in.
+# By the type of the input: how an 8-bit pixel becomes an input value.
 PIXELS = {
     "uint8": "an 8-bit pixel goes in as it is",
     "int8": "an 8-bit pixel goes in less 128",
@@ -39,37 +41,38 @@ MEANING = "argmax over the last axis: index of the class; softmax over it: proba
 
 
 def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
-    """What goes into a .tflite file and comes out of it, as its own tables say.
+    """Describe input and output of a .tflite file, from its own tables.
 
     Args:
-        content: a file from images (1, height, width, 3) to logits (1, height, width, classes).
-            Pixels go in as `litert.set_image` gives them; `file_checks` has made sure that an
-            int8 file's scale and zero point agree with that.
-        classes: their names, in the order of the logits.
+        content: a file that maps images (1, height, width, 3) to logits (1, height, width,
+            classes). How pixels become input values is taken from `litert.set_image`;
+            quantization/verify.py has checked that scale and zero point of an int8 file agree.
+        classes: names of the classes, in the order of the logits.
 
     Returns:
-        What becomes contract.json. `scale` and `zero_point` are null where values are floats.
-        Real values of the input, which are `(value - zero_point) * scale` where it is quantised,
-        are `(pixel - mean) / std` of an 8-bit pixel and lie in `range`.
+        The content of contract.json. `scale` and `zero_point` are None for floating-point
+        tensors. The real value of an input is `(pixel - mean) / std` of an 8-bit pixel and lies in
+        `range`; for a quantised input it equals `(value - zero_point) * scale`.
 
     Raises:
-        UserError: the file tells more or fewer classes apart than are named, or a name has more
-            than one line.
+        UserError: the number of names is not the file's number of classes, or a name is not
+            exactly one line.
     """
     graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
-    image, logits = tensor(graph.Tensors(graph.Inputs(0))), tensor(graph.Tensors(graph.Outputs(0)))
+    image = describe_tensor(graph.Tensors(graph.Inputs(0)))
+    logits = describe_tensor(graph.Tensors(graph.Outputs(0)))
     if logits["shape"][-1] != len(classes):
         raise UserError(
             f"the file tells {logits['shape'][-1]} classes apart, {len(classes)} are named "
             f"({', '.join(classes)}); name as many as it was trained for"
         )
-    if broken := [name for name in classes if len(name.splitlines()) != 1]:
+    if not_one_line := [name for name in classes if len(name.splitlines()) != 1]:
         raise UserError(
-            f"the class name {broken[0]!r} is not one line, as {LABELS_FILE} needs; rename it"
+            f"the class name {not_one_line[0]!r} is not one line, as {LABELS_FILE} needs; rename it"
         )
     mean, std = 0.0, 255.0
     if image["scale"] is not None:
-        darkest = np.iinfo(image["type"]).min  # what a black pixel goes in as
+        darkest = np.iinfo(image["type"]).min  # the input value of a black pixel
         mean, std = float(image["zero_point"] - darkest), round(1 / image["scale"], 4)
     return {
         "format": FORMAT,
@@ -87,32 +90,32 @@ def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def tensor(table: schema.Tensor) -> dict[str, Any]:
-    """Name, shape and type of a tensor, and what its integers stand for."""
-    found = {
+def describe_tensor(table: schema.Tensor) -> dict[str, Any]:
+    """Name, shape, type, and for a quantised tensor (one scale for all values) its parameters."""
+    description: dict[str, Any] = {
         "name": table.Name().decode(),
         "shape": [int(length) for length in table.ShapeAsNumpy()],
         "type": TYPES[table.Type()],
         "scale": None,
         "zero_point": None,
     }
-    quantised = table.Quantization()
-    if quantised is not None and quantised.ScaleLength():
-        # As short as float32 is exact: 0.003921569, not 0.003921568859368563.
-        found["scale"] = float(str(np.float32(quantised.Scale(0))))
-        found["zero_point"] = quantised.ZeroPoint(0)
-    return found
+    quantisation = table.Quantization()
+    if quantisation is not None and quantisation.ScaleLength():
+        # The shortest number that gives this float32: 0.003921569, not 0.003921568859368563.
+        description["scale"] = float(str(np.float32(quantisation.Scale(0))))
+        description["zero_point"] = quantisation.ZeroPoint(0)
+    return description
 
 
-def sign(content: bytes, classes: Sequence[str]) -> bytes:
-    """The same .tflite file with its contract inside.
+def add_contract(content: bytes, classes: Sequence[str]) -> bytes:
+    """Return a .tflite file with its contract inside.
 
-    It computes what it did, and stays compact. The bytes depend on nothing but the arguments, and
-    signing what is signed changes nothing.
+    The operators and weights stay the same, and the file is compacted. The bytes depend on the
+    arguments only, and adding the same contract again changes nothing.
 
     Args:
-        content: as `describe` takes it, signed already or not.
-        classes: names, in the order of the logits.
+        content: as for `describe`, with a contract or without.
+        classes: names of the classes, in the order of the logits.
 
     Raises:
         UserError: as `describe`.
@@ -138,35 +141,52 @@ def sign(content: bytes, classes: Sequence[str]) -> bytes:
 
 
 def with_zip(content: bytes, files: dict[str, str]) -> bytes:
-    """Bytes with text files behind them as a zip, always the same for the same texts.
+    """Return `content` with text files behind it as a zip archive; equal texts give equal bytes.
 
-    Places in it are counted from the first byte of all, so that no reader of zips wonders what
-    comes before. Nothing is compressed: MediaPipe reads the texts where they lie.
+    The archive counts its offsets from the first byte of `content`, so that no reader warns of
+    extra bytes before it. Entries are stored without compression, because MediaPipe reads them in
+    place.
     """
     whole = io.BytesIO(content)
     whole.seek(0, io.SEEK_END)
     with zipfile.ZipFile(whole, "w") as archive:
         for name, text in files.items():
-            entry = zipfile.ZipInfo(name)  # of 1 January 1980, the zip format's first day
+            entry = zipfile.ZipInfo(name)  # dated 1 January 1980, the format's first day
             entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix: rw-r--r--
             archive.writestr(entry, text)
     return whole.getvalue()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The contract inside a .tflite file, as `describe` made it.
+    """Read the contract inside a .tflite file, as `describe` made it.
 
     Raises:
-        UserError: the file is missing, has no contract, or one of another format.
+        UserError: the file is missing, has no contract, or has one of another format.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
+    contract = None
     try:
         with zipfile.ZipFile(path) as archive:
-            contract = json.loads(archive.read(CONTRACT_FILE))
-        found = contract["format"]
-    except (*DAMAGED, RuntimeError, TypeError):  # a damaged zip may claim to be encrypted
-        raise UserError(f"{path} has no contract inside; {remedy(path)}") from None
-    if found != FORMAT:
-        raise UserError(f"{path} has a contract of format {found}, not {FORMAT}; {remedy(path)}")
+            if CONTRACT_FILE in archive.namelist():
+                contract = json.loads(archive.read(CONTRACT_FILE))
+    except ZIP_ERRORS:
+        pass
+    version = contract.get("format") if isinstance(contract, dict) else None
+    if version is None or (version == FORMAT and not is_complete(contract)):
+        raise UserError(f"{path} has no contract inside; {remedy(path)}")
+    if version != FORMAT:
+        raise UserError(f"{path} has a contract of format {version}, not {FORMAT}; {remedy(path)}")
     return contract
+
+
+def is_complete(contract: dict[str, Any]) -> bool:
+    """Whether a contract of the present format has the fields that this project reads."""
+    image, logits = contract.get("input"), contract.get("output")
+    if not isinstance(image, dict) or not isinstance(logits, dict):
+        return False
+    tensor_keys = {"name", "shape", "type", "scale", "zero_point"}
+    if not image.keys() >= tensor_keys or not logits.keys() >= {*tensor_keys, "classes"}:
+        return False
+    names = logits["classes"]
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)

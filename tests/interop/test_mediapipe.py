@@ -98,7 +98,7 @@ def files(tmp_path_factory):
     model.fit(pixels, masks, batch_size=16, epochs=20, verbose=0)
     folder = tmp_path_factory.mktemp("signed")
     for name in ("int8", "float16", "float32"):
-        content = contract.sign(convert(model, name, pixels[:8]), CLASSES)
+        content = contract.add_contract(convert(model, name, pixels[:8]), CLASSES)
         (folder / f"{name}.tflite").write_bytes(content)
     return folder
 
