@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.base.artifacts import DAMAGED, MODELS, command
+from pipeline.base.artifacts import MODELS, command
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import load_classes, load_split, names_of
+from pipeline.data.npz import read_npz
 from pipeline.evaluation.accuracy import class_maps
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.report.overlays import overlay
@@ -61,13 +62,11 @@ def stacked(pictures: list[np.ndarray], text: str, score: str = "") -> dict[str,
 def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     """A grid of test photos: truth, the prediction of each model, and where it is wrong."""
     path = models_dir / COUNTS_FILE
-    try:
-        with np.load(path) as file:
-            counts = {name: file[name] for name in MODELS}
-    except DAMAGED:
+    counts = read_npz(path) or {}
+    if not all(name in counts and counts[name].ndim == 3 for name in MODELS):
         remedy = command("evaluation", models_dir)
-        raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}") from None
-    scores = {name: mean_iou(iou_per_class(each)) for name, each in counts.items()}
+        raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}")
+    scores = {name: mean_iou(iou_per_class(counts[name])) for name in MODELS}
     chosen = chosen_photos(counts["int8"], SHOWN_PHOTOS)
     classes = load_classes(models_dir)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))

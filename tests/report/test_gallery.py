@@ -4,9 +4,11 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.base.artifacts import MODELS
+from pipeline.base.console import UserError
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.report import gallery
 from pipeline.report.overlays import overlay
@@ -72,6 +74,19 @@ def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
         assert all(0 < float(cell["score"]) <= 1 for cell in cells)
     scores = [float(row["cells"][1 + MODELS.index("int8")]["score"]) for row in grid["rows"]]
     assert scores == sorted(scores)
+
+
+@pytest.mark.parametrize("models", [MODELS[:-1], MODELS])
+def test_damaged_counts_are_refused_with_the_command_that_makes_them(tmp_path, models):
+    """A missing file, one that lacks a model, and one whose arrays have another shape."""
+    words = r"counts_per_image\.npz is missing or damaged; make it anew with: python .*evaluation"
+    with pytest.raises(UserError, match=words):
+        gallery.photo_grid(tmp_path, {})
+    shape = (2, 3, 3) if models != MODELS else (3, 3)
+    arrays = {name: np.zeros(shape, np.int32) for name in models}
+    np.savez_compressed(tmp_path / gallery.COUNTS_FILE, **arrays)
+    with pytest.raises(UserError, match=words):
+        gallery.photo_grid(tmp_path, {})
 
 
 def test_photos_with_a_file_are_called_by_it_and_others_by_number(
