@@ -1,1 +1,1 @@
-"""Checks that change no result: a network before training, operators of a finished file."""
+"""Checks that change no result: of a network before training, of the operators of a file."""

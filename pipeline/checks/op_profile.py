@@ -1,7 +1,8 @@
-"""Where the time of a .tflite file goes, operator by operator."""
+"""Operator profile: the time that each operator of a .tflite file takes."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import textwrap
 import time
@@ -19,69 +20,87 @@ from pipeline.inference.litert_private import operator_details
 from pipeline.inference.tflite_files import SharingBuilder
 from pipeline.variants import VARIANTS
 
-OPERATOR_RUNS = 30  # timed runs of each operator alone
-WARM_UP_RUNS = 5  # before them
-WIDTH = 80  # columns of the notes
+OPERATOR_RUNS = 30  # timed runs of each operator
+WARM_UP_RUNS = 5  # runs before them, not timed
+WIDTH = 80  # characters per line of the notes
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --profile."""
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="time each operator of the .tflite files, show which run in XNNPACK, and do nothing "
+        "else",
+    )
 
 
 def delegated_operators(path: Path) -> tuple[set[int], int]:
-    """Numbers of the operators that XNNPACK runs, and into how many parts of the graph they fall.
+    """Indices of the operators that XNNPACK runs, and the number of partitions they form.
 
-    The interpreter lists the file's operators and, after them, one DELEGATE per part. It does
-    not say what is in a part: that is what leads from its inputs to its outputs.
+    The interpreter lists the file's operators and, after them, one DELEGATE node per partition.
+    It does not list the operators of a partition. They are found by following the graph from the
+    partition's outputs back to its inputs.
     """
     nodes = operator_details(open_interpreter(path))
-    parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    makers = {
+    partitions = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    producers = {
         int(tensor): node
         for node in nodes
         if node["op_name"] != "DELEGATE"
         for tensor in node["outputs"]
     }
-    inside: set[int] = set()
-    for part in parts:
-        ends = {int(tensor) for tensor in part["inputs"]}
-        ahead = [int(tensor) for tensor in part["outputs"]]
-        while ahead:
-            tensor = ahead.pop()
-            if tensor not in ends and tensor in makers and makers[tensor]["index"] not in inside:
-                inside.add(makers[tensor]["index"])
-                ahead += [int(before) for before in makers[tensor]["inputs"]]
-    return inside, len(parts)
+    delegated: set[int] = set()
+    for partition in partitions:
+        partition_inputs = {int(tensor) for tensor in partition["inputs"]}
+        pending = [int(tensor) for tensor in partition["outputs"]]
+        while pending:
+            tensor = pending.pop()
+            producer = producers.get(tensor)
+            if producer and tensor not in partition_inputs and producer["index"] not in delegated:
+                delegated.add(producer["index"])
+                pending += [int(tensor) for tensor in producer["inputs"]]
+    return delegated, len(partitions)
 
 
 def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
-    """Times every operator of a .tflite file alone, on random input and one thread.
+    """Times every operator of a .tflite file on its own, on random input and one thread.
 
-    Each as a file of its own: the wheel's `litert-benchmark` times whole models only, and the
-    profiler inside LiteRT has no Python interface. Dequantisation of constants (float16) is done
-    once at loading, and not listed.
+    Each operator is timed in a file that contains only that operator: `litert-benchmark`, which
+    is in LiteRT's wheel, times whole models only, and LiteRT's profiler has no Python interface.
+    Operators that dequantise constants (float16) run once, when a file is loaded; they are left
+    out.
+
+    Args:
+        path: the file.
+        seed: of the random input.
 
     Returns:
-        For each operator: number in the file, kind, median milliseconds of OPERATOR_RUNS.
+        For each operator: its index in the file, its kind (as "CONV_2D"), and the median of
+        OPERATOR_RUNS runs in milliseconds.
     """
     random = np.random.default_rng(seed)
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
-    kinds = {number: kind for kind, number in vars(schema.BuiltinOperator).items()}
-    filled = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
+    kinds = {code: kind for kind, code in vars(schema.BuiltinOperator).items()}
+    constant = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
     unpackers = {
         int(operator.outputs[0]): operator
         for operator in graph.operators
-        if all(filled[tensor] for tensor in operator.inputs)
+        if all(constant[tensor] for tensor in operator.inputs)
     }
     times = []
-    for number, operator in enumerate(graph.operators):
+    for index, operator in enumerate(graph.operators):
         if int(operator.outputs[0]) in unpackers:
             continue
-        alone = single_operator(model, operator, unpackers, filled)
-        interpreter = Interpreter(model_content=alone, num_threads=1)
+        content = single_operator(model, operator, unpackers, constant)
+        interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
-        for slot in interpreter.get_input_details():
-            values = (100 * random.random(slot["shape"])).astype(slot["dtype"])
-            interpreter.set_tensor(slot["index"], values)
+        for details in interpreter.get_input_details():
+            values = (100 * random.random(details["shape"])).astype(details["dtype"])
+            interpreter.set_tensor(details["index"], values)
         kind = kinds[model.operatorCodes[operator.opcodeIndex].builtinCode]
-        times.append((number, kind, median_milliseconds(interpreter)))
+        times.append((index, kind, median_milliseconds(interpreter)))
     return times
 
 
@@ -89,36 +108,41 @@ def single_operator(
     model: schema.ModelT,
     operator: schema.OperatorT,
     unpackers: dict[int, schema.OperatorT],
-    filled: list[bool],
+    constant: list[bool],
 ) -> bytes:
-    """A .tflite file of one operator, with those that unpack its constants before it.
+    """The content of a .tflite file with one operator, and those that unpack its constants.
 
     Args:
-        unpackers: by the tensor that they write. filled: which tensors are constants.
+        model: the whole model.
+        operator: the operator of the model to keep.
+        unpackers: the operators whose inputs are all constants, by the tensor that they write.
+        constant: whether a tensor is a constant, for each tensor of the model.
     """
     graph = model.subgraphs[0]
     inputs = [int(tensor) for tensor in operator.inputs]
-    chain = [unpackers[tensor] for tensor in inputs if tensor in unpackers] + [operator]
-    tensors = {int(each) for link in chain for each in (*link.inputs, *link.outputs)}
-    used = {graph.tensors[tensor].buffer for tensor in tensors if tensor >= 0}
-    alone, part = copy.copy(model), copy.copy(graph)
-    part.operators, part.outputs = chain, operator.outputs
-    part.inputs = [
+    kept = [unpackers[tensor] for tensor in inputs if tensor in unpackers] + [operator]
+    tensors = {int(tensor) for node in kept for tensor in (*node.inputs, *node.outputs)}
+    used_buffers = {graph.tensors[tensor].buffer for tensor in tensors if tensor >= 0}
+    small_model, small_graph = copy.copy(model), copy.copy(graph)
+    small_graph.operators, small_graph.outputs = kept, operator.outputs
+    small_graph.inputs = [  # -1: an optional input that is absent
         tensor
         for tensor in inputs
-        if tensor >= 0 and not filled[tensor] and tensor not in unpackers
+        if tensor >= 0 and not constant[tensor] and tensor not in unpackers
     ]
-    alone.subgraphs, alone.signatureDefs, alone.metadata = [part], None, None
-    alone.buffers = [
-        buffer if k in used else schema.BufferT() for k, buffer in enumerate(model.buffers)
+    small_model.subgraphs, small_model.signatureDefs = [small_graph], None
+    small_model.metadata = None
+    small_model.buffers = [
+        buffer if index in used_buffers else schema.BufferT()
+        for index, buffer in enumerate(model.buffers)
     ]
     builder = SharingBuilder()
-    builder.Finish(alone.Pack(builder), b"TFL3")
+    builder.Finish(small_model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
 def median_milliseconds(interpreter: Interpreter) -> float:
-    """The median of OPERATOR_RUNS runs of an interpreter, after WARM_UP_RUNS."""
+    """The median time of OPERATOR_RUNS runs of an interpreter, after WARM_UP_RUNS."""
     runs = []
     for _ in range(WARM_UP_RUNS + OPERATOR_RUNS):
         started = time.perf_counter()
@@ -128,7 +152,11 @@ def median_milliseconds(interpreter: Interpreter) -> float:
 
 
 def profile(models_dir: Path, seed: int) -> str:
-    """For every .tflite file there is: its operators by kind, who runs them, how long they take.
+    """The profiles of all .tflite files of a models folder as a text, with notes below.
+
+    Args:
+        models_dir: the folder.
+        seed: of the random inputs.
 
     Raises:
         UserError: there is no .tflite file.
@@ -137,34 +165,36 @@ def profile(models_dir: Path, seed: int) -> str:
     paths = [path for path in paths if path.exists()]
     if not paths:
         raise UserError(
-            f"{models_dir} holds no .tflite file; make them with: {command('int8', models_dir)}"
+            f"{models_dir} has no .tflite file; make them with: {command('int8', models_dir)}"
         )
     notes = (
-        f"ms: each operator alone, 1 thread, median of {OPERATOR_RUNS} runs, then summed. The "
-        "whole differs from that by what passes between operators, and by what else the machine "
-        "does. XNNPACK, others: who runs the operator in the whole model, as counted in the "
-        "interpreter's plan."
+        f"ms: the sum over the operators of a kind, each timed on its own with 1 thread, median of "
+        f"{OPERATOR_RUNS} runs. The time of the whole model differs, because data passes between "
+        "operators there, and because of other load on the machine. XNNPACK, others: how many "
+        "operators of the whole model XNNPACK runs, and how many LiteRT's own kernels run."
     )
     lines = [line for path in paths for line in profile_lines(path, seed)]
     return "\n".join(lines + textwrap.wrap(notes, WIDTH))
 
 
 def profile_lines(path: Path, seed: int) -> list[str]:
-    """The profile of one file as a table."""
+    """The profile of one file as the lines of a table."""
     refuse_changed(path)
     whole = median_milliseconds(open_interpreter(path))
-    operators, (inside, parts) = time_operators(path, seed), delegated_operators(path)
+    operators, (delegated, partitions) = time_operators(path, seed), delegated_operators(path)
     total = sum(milliseconds for *_, milliseconds in operators)
     by_kind: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for number, kind, milliseconds in operators:
-        by_kind[kind].append((number, milliseconds))
+    for index, kind, milliseconds in operators:
+        by_kind[kind].append((index, milliseconds))
     lines = [
-        f"{path.name}: {whole:.2f} ms as a whole",
-        f"  {total:.2f} ms operator by operator; XNNPACK in {parts} part{'s' * (parts != 1)}",
+        f"{path.name}: {whole:.2f} ms for the whole model",
+        f"  {total:.2f} ms for the sum of its operators; "
+        f"{partitions} XNNPACK partition{'s' * (partitions != 1)}",
         f"  {'operator':24}{'count':>7}{'XNNPACK':>9}{'others':>8}{'ms':>9}{'share':>8}",
     ]
     for kind, runs in sorted(by_kind.items(), key=lambda item: -sum(run[1] for run in item[1])):
-        own, spent = sum(number in inside for number, _ in runs), sum(run[1] for run in runs)
-        counts = f"{len(runs):7}{own:9}{len(runs) - own:8}"
-        lines.append(f"  {kind:24}{counts}{spent:9.3f}{spent / total:8.1%}")
+        in_xnnpack = sum(index in delegated for index, _ in runs)
+        milliseconds = sum(run[1] for run in runs)
+        counts = f"{len(runs):7}{in_xnnpack:9}{len(runs) - in_xnnpack:8}"
+        lines.append(f"  {kind:24}{counts}{milliseconds:9.3f}{milliseconds / total:8.1%}")
     return [*lines, ""]

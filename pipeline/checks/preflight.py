@@ -1,4 +1,4 @@
-"""What is said of a network before hours are spent on it, and not after the last epoch."""
+"""Checks of a network before training starts, so that no fault is found after the last epoch."""
 
 from __future__ import annotations
 
@@ -13,58 +13,63 @@ from pipeline.pruning.channels import BLOCK, removable_share
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
 
-LEAST_SCALE = 1 / 16  # of a Rescaling layer that was meant for 0..1; one for 0..255 has 1/127.5
+# A Rescaling layer with a smaller scale was made for images of 0..255 (1/127.5, 1/255), not 0..1.
+MIN_SCALE = 1 / 16
 
 
 def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> list[str]:
-    """Refuses a network that cannot be trained here, and notes what later stages cannot do.
+    """Refuses a network that this pipeline cannot train, and notes what later stages cannot do.
 
     Args:
-        size: height and width of the images in pixels. classes: how many logits a pixel has.
+        model: the network.
+        size: height and width of the images in pixels.
+        classes: the number of classes, which is the number of logits per pixel.
 
     Returns:
-        Notes, none for the networks of this pipeline.
+        Notes for the user; none for the networks of this pipeline.
 
     Raises:
-        UserError: it does not map images to logits of their size, or its file could not be read.
+        UserError: the network does not map images to logits of the same size, or its .h5 file
+            could not be read back.
     """
-    wanted = (*size, 3), (*size, classes)
+    expected_shapes = (*size, 3), (*size, classes)
     try:
         config = json.loads(model.to_json())
-        found = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
-    except (AttributeError, RuntimeError):  # a model with a `call` of its own has neither
+        shapes = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    except (AttributeError, RuntimeError):  # a subclassed model, with its own `call`
         raise UserError(
-            f"{model.name} is no plain network; build it with keras.Model(image, logits)"
+            f"{model.name} is not a functional Keras model; build it with "
+            "keras.Model(image, logits)"
         ) from None
     if foreign := foreign_part(config):
         raise UserError(
-            f"{model.name} names {foreign}, which could not be read back from its file; use "
+            f"{model.name} uses {foreign}, which could not be read back from its file; use "
             "another layer, or add it to LAYERS or FUNCTIONS in pipeline/inference/keras_files.py"
         )
-    if found != wanted:
+    if shapes != expected_shapes:
         raise UserError(
-            f"{model.name} maps {found[0]} to {found[1]}, not {wanted[0]} to {wanted[1]}; "
-            "mend it in pipeline/training/networks.py"
+            f"{model.name} maps {shapes[0]} to {shapes[1]}, not {expected_shapes[0]} to "
+            f"{expected_shapes[1]}; correct it in pipeline/training/networks.py"
         )
     notes = []
     for layer in model.layers:
-        if isinstance(layer, layers.Rescaling) and np.max(np.abs(layer.scale)) < LEAST_SCALE:
-            ends = np.add(layer.offset, [[0], [1]] * np.atleast_1d(layer.scale))
-            low, high = ends.min(), ends.max()
+        if isinstance(layer, layers.Rescaling) and np.max(np.abs(layer.scale)) < MIN_SCALE:
+            limits = np.add(layer.offset, [[0], [1]] * np.atleast_1d(layer.scale))
+            low, high = limits.min(), limits.max()
             notes.append(
-                f"{layer.name} maps images, which come as 0..1, to {low:.3f}..{high:.3f}; "
+                f"{layer.name} maps images, whose values are 0..1, to {low:.3f}..{high:.3f}; "
                 "for -1..1 write Rescaling(2, -1)"
             )
     if not kernels(model):
         notes.append(
-            f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights, so that pruning.py will "
-            "find none to set zeros in (SMALLEST_KERNEL in pipeline/pruning/magnitude.py)"
+            f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights or more, so pruning.py "
+            "will prune no weights (SMALLEST_KERNEL in pipeline/pruning/magnitude.py)"
         )
     try:
         if not removable_share(channel_groups(model)):
             notes.append(
-                f"no group of channels of {model.name} is larger than a block of {BLOCK}, so that "
-                "pruning.py --channels can remove none"
+                f"no group of channels of {model.name} is larger than a block of {BLOCK}, so "
+                "pruning.py --channels cannot remove any"
             )
     except UserError as error:
         notes.append(f"pruning.py --channels will not work: {error}")

@@ -1,7 +1,8 @@
-"""Pictures of one's own, drawn over with what a model sees."""
+"""Prediction on photos: the classes of a photo's pixels as an overlay and as a class map."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import time
@@ -13,7 +14,6 @@ from PIL import Image
 
 from pipeline.base.artifacts import (
     ARTIFACTS,
-    DAMAGED,
     atomic,
     read_record,
     refuse_changed,
@@ -29,34 +29,55 @@ from pipeline.inference.keras_files import open_model
 from pipeline.inference.litert import open_interpreter, set_image
 from pipeline.report.overlays import overlay, patches
 
-BAND = 256  # rows of a photo that are drawn at a time: memory does not grow with the photo
-SEEN = 0.001  # share of a photo's pixels from which a class is named
+BAND = 256  # rows of a photo that are drawn at a time, so that memory does not grow with its height
+SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not named in its legend
 
-Scorer = Callable[[np.ndarray], np.ndarray]  # uint8 (height, width, 3) -> (height, width, classes)
+# uint8 image (height, width, 3) -> scores (height, width, classes)
+Scorer = Callable[[np.ndarray], np.ndarray]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --image, and --model, which --image and --npu use."""
+    parser.add_argument(
+        "--image",
+        type=Path,
+        nargs="+",
+        metavar="PHOTO",
+        help="draw the classes over each photo, and do nothing else; writes PHOTO.overlay.png "
+        "beside the photo, PHOTO.classes.png with the class indices, PHOTO.legend.png",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="the .h5 or .tflite file that --image or --npu uses (default: the int8 one)",
+    )
 
 
 def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
-    """Opens a model file of any kind.
+    """Opens a model file, .h5 or .tflite.
 
     Returns:
-        Height and width of its images in pixels, how many classes it tells apart, and what gives
-        the scores of an image: the highest score is the class. Their scale depends on the model.
+        Height and width of its images in pixels; the number of its classes; and a function from
+        an image to its scores. The class of a pixel is the one with the highest score; the scale
+        of the scores depends on the file (logits, or quantised logits).
 
     Raises:
-        UserError: the file is missing, or no segmentation model of ours.
+        UserError: the file is missing or damaged, or is not a segmentation model of this pipeline.
     """
     refuse_changed(path)
     shapes, scores = (keras_scorer if path.suffix == ".h5" else tflite_scorer)(path)
-    image, result = (tuple(map(int, shape)) for shape in shapes)
-    if len(image) != 3 or image[2] != 3 or result[:2] != image[:2] or len(result) != 3:
+    image, output = (tuple(map(int, shape)) for shape in shapes)
+    if len(image) != 3 or image[2] != 3 or output[:2] != image[:2] or len(output) != 3:
         raise UserError(
-            f"{path} maps {image} to {result}; it is no segmentation model of this pipeline"
+            f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
+            f"to outputs of shape {output}"
         )
-    return image[:2], result[2], scores
+    return image[:2], output[2], scores
 
 
 def keras_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
-    """Shapes of image and scores of a Keras model, and its scorer."""
+    """Shapes (without the batch) of the input and output of a Keras model, and its scorer."""
     model = open_model(path)
     compiled = tf.function(functools.partial(model, training=False))
 
@@ -67,52 +88,62 @@ def keras_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
 
 
 def tflite_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
-    """Shapes of image and scores of a .tflite file, and its scorer."""
+    """Shapes (without the batch) of the input and output of a .tflite file, and its scorer."""
     interpreter = open_interpreter(path)
-    slot, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    image_details = interpreter.get_input_details()[0]
+    score_details = interpreter.get_output_details()[0]
 
     def scores(image: np.ndarray) -> np.ndarray:
         set_image(interpreter, image)
         interpreter.invoke()
-        return interpreter.get_tensor(result["index"])[0]
+        return interpreter.get_tensor(score_details["index"])[0]
 
-    return (slot["shape"][1:], result["shape"][1:]), scores
+    return (image_details["shape"][1:], score_details["shape"][1:]), scores
 
 
 def note_stale(model: Path) -> None:
-    """Says so if a model of this pipeline was made from something else than what lies there now."""
+    """Prints a note if the model of a models folder was made from inputs that changed since."""
     names = [name for name, (file, _) in ARTIFACTS.items() if file == model.name]
-    with contextlib.suppress(UserError):  # without its record, or an input's, nobody can tell
+    with contextlib.suppress(UserError):  # a record is missing: not known
         if names and (reason := stale_reason(model.parent, names[0])):
             say(f"note: {reason}")
 
 
 def classes_of(model: Path, number: int) -> tuple[Classes, str]:
-    """What a model's `number` classes are called, and how its data set fitted pictures.
+    """The classes of a model, and how pictures were fitted to its input size ("stretch", ...).
 
-    As the data set beside it says; else as its contract does, if it has one; else by number.
+    They are those of the data set in the model's folder; without one, or with another number of
+    classes, those of the contract in the .tflite file; else numbered names.
+
+    Args:
+        model: the model file.
+        number: the number of its classes.
     """
     try:
         classes, fit = load_classes(model.parent), read_record(model.parent, "dataset")["fit"]
         if len(classes) == number:
             return classes, fit
-    except (UserError, *DAMAGED):
+    except (UserError, OSError, KeyError):  # no data set, or a record without "fit"
         pass
     try:
         return make_classes(tuple(read(model)["output"]["classes"])), "stretch"
-    except (UserError, *DAMAGED):
+    except UserError:
         return make_classes(tuple(f"class {k}" for k in range(number))), "stretch"
 
 
 def draw_photo(
     photo: Image.Image, scores: np.ndarray, classes: Classes, box: tuple[float, ...]
 ) -> tuple[Image.Image, Image.Image]:
-    """`overlay` and class map at the photo's own resolution, from scores (height, width, classes).
+    """Overlay and class map at the photo's own resolution.
 
-    The scores are enlarged, not the classes, so that outlines are smooth and not in steps.
+    The scores are enlarged, not the class indices, so that outlines are smooth.
 
     Args:
-        box: left, top, right, bottom of the photo in the scores, whose edge is repeated beyond.
+        photo: RGB.
+        scores: (height, width, classes), at the model's resolution.
+        classes: names and colours of the classes.
+        box: left, top, right, bottom of the photo in the scores, in pixels. Beyond the edge of
+            the scores, the edge is repeated.
 
     Returns:
         The overlay (RGB), and the class indices as a picture with a palette.
@@ -120,37 +151,42 @@ def draw_photo(
     width, height = photo.size
     left, top, right, bottom = box
     planes = [Image.fromarray(scores[..., k].astype(np.float32)) for k in range(scores.shape[-1])]
-    drawn, found = Image.new("RGB", photo.size), Image.new("P", photo.size)
-    found.putpalette(classes.palette.ravel().tolist())
+    drawn, class_map = Image.new("RGB", photo.size), Image.new("P", photo.size)
+    class_map.putpalette(classes.palette.ravel().tolist())
     for start in range(0, height, BAND):
         end = min(start + BAND, height)
-        # Of the planes. What lies beyond them is read too, so that no seam shows.
+        # The band's box in the planes. Pillow also reads around it, so that bands show no seams.
         step = (bottom - top) / height
-        rows = (left, top + start * step, right, top + end * step)
+        band_box = (left, top + start * step, right, top + end * step)
         size = (width, end - start)
-        enlarged = [plane.resize(size, Image.Resampling.BILINEAR, rows) for plane in planes]
+        enlarged = [plane.resize(size, Image.Resampling.BILINEAR, band_box) for plane in planes]
         indices = np.argmax([np.asarray(plane) for plane in enlarged], axis=0).astype(np.uint8)
         pixels = np.asarray(photo.crop((0, start, width, end)))
         drawn.paste(Image.fromarray(overlay(pixels, indices, classes)), (0, start))
-        found.paste(Image.fromarray(indices), (0, start))
-    return drawn, found
+        class_map.paste(Image.fromarray(indices), (0, start))
+    return drawn, class_map
 
 
 def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> str:
-    """Writes a picture of the colours of the classes that are in a photo; their names and shares.
+    """Writes a picture with the colour, name and share of each class in a photo.
 
     Args:
-        shares: of the photo's pixels, of each class.
+        classes: names and colours of the classes.
+        shares: (classes,), the share of each class in the photo's pixels, 0..1.
+        path: the PNG file that is written.
+
+    Returns:
+        The same names and shares as text.
     """
-    seen = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SEEN]
-    handles = patches(classes, seen)
-    for handle, k in zip(handles, seen):
+    shown = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SHOWN_SHARE]
+    handles = patches(classes, shown)
+    for handle, k in zip(handles, shown):
         handle.set_label(f"{classes.names[k]} ({k}): {shares[k]:.1%}")
-    figure = matplotlib_figure.Figure((3.2, 0.3 + 0.26 * len(seen)))
+    figure = matplotlib_figure.Figure((3.2, 0.3 + 0.26 * len(shown)))
     figure.legend(handles=handles, loc="center", frameon=False)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    return ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in seen)
+    return ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in shown)
 
 
 def write_overlays(photos: list[Path], model: Path) -> None:
@@ -159,34 +195,39 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     For cat.jpg: cat.jpg.overlay.png; cat.jpg.classes.png, whose pixels are the class indices;
     and cat.jpg.legend.png.
 
+    Args:
+        photos: image files of any size.
+        model: an .h5 or .tflite file.
+
     Raises:
-        UserError: a photo or the model cannot be read, or a picture not be written.
+        UserError: a photo or the model cannot be read, or a picture cannot be written.
     """
     size, number, scores = open_scorer(model)
     note_stale(model)
     classes, fit = classes_of(model, number)
-    scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than all others
+    scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
         photo = open_photograph(path, f"the photo {path}")
-        if fit == "crop":  # what was not prepared is not looked at
+        if fit == "crop":  # the model was not trained on the sides that cropping removes
             photo = photo.crop(tuple(map(round, fitted_box(photo.size, size, fit))))
-        small = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
+        image = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
         box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
-        began = time.perf_counter()
-        result = scores(np.asarray(small))
-        milliseconds = 1e3 * (time.perf_counter() - began)
-        drawn, found = draw_photo(photo, result, classes, box)
-        shares = np.bincount(np.asarray(found).ravel(), minlength=number)[:number] / found.size[0]
+        before = time.perf_counter()
+        photo_scores = scores(np.asarray(image))
+        milliseconds = 1e3 * (time.perf_counter() - before)
+        drawn, class_map = draw_photo(photo, photo_scores, classes, box)
+        pixels = np.bincount(np.asarray(class_map).ravel(), minlength=number)[:number]
+        shares = pixels / class_map.size[0] / class_map.size[1]
         target = path.with_name(f"{path.name}.overlay.png")
         try:
-            for picture, kind in ((drawn, "overlay"), (found, "classes")):
+            for picture, kind in ((drawn, "overlay"), (class_map, "classes")):
                 with atomic(path.with_name(f"{path.name}.{kind}.png")) as temporary:
                     picture.save(temporary)
             legend = path.with_name(f"{path.name}.legend.png")
-            text = draw_legend(classes, shares / found.size[1], legend)
+            text = draw_legend(classes, shares, legend)
         except OSError as error:
             raise UserError(f"{target} cannot be written ({error.strerror or error})") from None
         seconds = time.perf_counter() - started
         say(f"wrote {target}: {photo.width} x {photo.height} pixels; {text}")
-        say(f"  {milliseconds:.1f} ms in the network, {seconds:.2f} s with all else")
+        say(f"  {milliseconds:.1f} ms for the network, {seconds:.2f} s in total")

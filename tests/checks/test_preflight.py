@@ -1,4 +1,4 @@
-"""What is said of a network of one's own before hours are spent on it."""
+"""Checks of a network before training: which are refused, and which get a note."""
 
 import pytest
 
@@ -12,7 +12,7 @@ SIZE, CLASSES = 32, 3
 
 
 def network(*middle, first=(), classes=CLASSES, stride=1):
-    """A network of one's own: an image, the layers `first` and `middle`, logits."""
+    """A user's own network: an image, the layers `first` and `middle`, logits."""
     image = x = layers.Input((SIZE, SIZE, 3))
     for layer in (*first, *middle):
         x = layer(x)
@@ -26,7 +26,7 @@ def convolution(filters, size=3):
 
 @pytest.fixture
 def large():
-    """Layers with a large kernel and a group of channels, of which nothing is to be noted."""
+    """Layers that give no note: they have a large kernel and a group of channels to remove."""
     return [convolution(64), convolution(64), convolution(64)]
 
 
@@ -40,8 +40,8 @@ def test_enlarged_network_gives_no_notes():
 
 
 def test_network_that_gives_other_logits_is_refused(large):
-    said = r"tiny maps .* to \(32, 32, 4\), not .* to \(32, 32, 3\); mend it in pipeline/networks"
-    with pytest.raises(UserError, match=said):
+    message = r"tiny maps .* to \(32, 32, 4\), not .* to \(32, 32, 3\); correct it in "
+    with pytest.raises(UserError, match=message):
         check_network(network(*large, classes=4), (SIZE, SIZE), CLASSES)
     with pytest.raises(UserError, match=r"to \(16, 16, 3\), not"):
         check_network(network(*large, stride=2), (SIZE, SIZE), CLASSES)
@@ -55,41 +55,41 @@ def test_network_for_images_of_another_size_is_refused(large):
 def test_network_with_only_small_kernels_is_noted(large):
     assert SMALLEST_KERNEL > 3 * 3 * 24 * 24
     (note,) = check_network(network(*(convolution(24) for _ in range(3))), (SIZE, SIZE), CLASSES)
-    assert "no kernel of tiny has 9,000 weights" in note and "SMALLEST_KERNEL" in note
+    assert "no kernel of tiny has 9,000 weights or more" in note and "SMALLEST_KERNEL" in note
     assert check_network(network(*large), (SIZE, SIZE), CLASSES) == []
 
 
 def test_network_without_channels_to_remove_is_noted():
-    """A block of 8 always stays, so a group of 8 loses none; what softmax reads keeps its own."""
+    """At least a block of 8 stays in each group, and channels that softmax reads all stay."""
     narrow = [convolution(8), convolution(8), convolution(512)]
     tied = [layers.Softmax(), convolution(8)]
     (note,) = check_network(network(*narrow, *tied), (SIZE, SIZE), CLASSES)
     assert "no group of channels of tiny is larger than a block of 8" in note
-    assert "pruning.py --channels can remove none" in note
+    assert "pruning.py --channels cannot remove any" in note
 
 
-def test_rescaling_for_pixels_up_to_255_is_noted_with_what_to_write_instead(large):
-    """MobileNet's own first layer: on images of 0..1 it makes all of them nearly black."""
-    theirs = [layers.Rescaling(1 / 127.5, -1, name="from_mobilenet")]
-    (note,) = check_network(network(*large, first=theirs), (SIZE, SIZE), CLASSES)
-    assert note.startswith("from_mobilenet maps images, which come as 0..1, to -1.000..-0.992")
+def test_rescaling_for_pixels_up_to_255_is_noted_with_a_replacement(large):
+    """The first layer of Keras' MobileNet: it makes images of 0..1 nearly black."""
+    rescaling = [layers.Rescaling(1 / 127.5, -1, name="from_mobilenet")]
+    (note,) = check_network(network(*large, first=rescaling), (SIZE, SIZE), CLASSES)
+    assert note.startswith("from_mobilenet maps images, whose values are 0..1, to -1.000..-0.992")
     assert "write Rescaling(2, -1)" in note
 
 
-@pytest.mark.parametrize("ours", [(2, -1), (255 / 128, -127 / 128), (1, 0)])
-def test_rescaling_for_pixels_up_to_1_is_not_noted(large, ours):
-    first = [layers.Rescaling(*ours)]
+@pytest.mark.parametrize("scale_and_offset", [(2, -1), (255 / 128, -127 / 128), (1, 0)])
+def test_rescaling_for_pixels_up_to_1_is_not_noted(large, scale_and_offset):
+    first = [layers.Rescaling(*scale_and_offset)]
     assert check_network(network(*large, first=first), (SIZE, SIZE), CLASSES) == []
 
 
 def test_network_whose_file_could_not_be_read_back_is_refused(large):
-    """Hours later pruning.py would refuse its file, and the remedy would be to train it again."""
-    own = layers.Lambda(lambda x: x)
-    with pytest.raises(UserError, match=r"names keras\.layers\.Lambda, which could not"):
-        check_network(network(*large, own), (SIZE, SIZE), CLASSES)
+    """Else pruning.py would refuse its file after hours of training."""
+    own_layer = layers.Lambda(lambda x: x)
+    with pytest.raises(UserError, match=r"uses keras\.layers\.Lambda, which could not"):
+        check_network(network(*large, own_layer), (SIZE, SIZE), CLASSES)
 
 
-def test_list_of_models_is_followed_and_a_network_as_a_layer_is_noted(large):
+def test_sequential_model_passes_and_a_nested_network_is_noted(large):
     sequential = keras.Sequential([layers.Input((SIZE, SIZE, 3)), *large, convolution(3, 1)])
     assert check_network(sequential, (SIZE, SIZE), CLASSES) == []
     inner = network(*large, classes=64)
@@ -98,6 +98,6 @@ def test_list_of_models_is_followed_and_a_network_as_a_layer_is_noted(large):
     assert "cannot be followed through tiny" in note
 
 
-def test_rescaling_by_channel_is_understood(large):
-    ours = [layers.Rescaling([2.0, 2.0, 2.0], -1)]
-    assert check_network(network(*large, first=ours), (SIZE, SIZE), CLASSES) == []
+def test_rescaling_by_channel_is_not_noted(large):
+    rescaling = [layers.Rescaling([2.0, 2.0, 2.0], -1)]
+    assert check_network(network(*large, first=rescaling), (SIZE, SIZE), CLASSES) == []

@@ -1,4 +1,4 @@
-"""Photos of one's own: any format, size and model, and a clear word where one cannot be read."""
+"""Prediction on photos: any format, size and model; a clear message if one cannot be read."""
 
 import io
 import json
@@ -24,23 +24,23 @@ from tests.helpers.runs import CLASSES, SIZE
 THREE = make_classes(CLASSES)
 
 
-def encoded(mode, size, form, **options):
+def encoded(mode, size, file_format, **options):
     pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
+    Image.fromarray(pixels).convert(mode).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def turned_exif():
+def rotated_exif():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    exif[0x0112] = 6  # orientation: to be rotated by 90 degrees for display
     return exif
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "form", "options", "displayed"),
+    ("mode", "size", "file_format", "options", "displayed"),
     [
-        ("RGB", (90, 60), "JPEG", {"exif": turned_exif()}, (60, 90)),
+        ("RGB", (90, 60), "JPEG", {"exif": rotated_exif()}, (60, 90)),
         ("L", (50, 41), "PNG", {}, (50, 41)),
         ("RGBA", (33, 64), "PNG", {}, (33, 64)),
         ("CMYK", (40, 30), "JPEG", {}, (40, 30)),
@@ -48,13 +48,13 @@ def turned_exif():
         ("RGB", (1, 1), "PNG", {}, (1, 1)),
         ("RGB", (700, 300), "JPEG", {}, (700, 300)),
     ],
-    ids=["turned", "grey", "transparent", "cmyk", "palette", "one pixel", "large"],
+    ids=["rotated", "grey", "transparent", "cmyk", "palette", "one pixel", "large"],
 )
 def test_overlay_has_the_photos_displayed_size(
-    finished_run, tmp_path, capsys, mode, size, form, options, displayed
+    finished_run, tmp_path, capsys, mode, size, file_format, options, displayed
 ):
-    photo = tmp_path / f"photo.{form.lower()}"
-    photo.write_bytes(encoded(mode, size, form, **options))
+    photo = tmp_path / f"photo.{file_format.lower()}"
+    photo.write_bytes(encoded(mode, size, file_format, **options))
     assert evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)]) == 0
     with Image.open(f"{photo}.overlay.png") as written:
         assert written.size == displayed and written.mode == "RGB"
@@ -62,15 +62,15 @@ def test_overlay_has_the_photos_displayed_size(
         assert written.size == displayed and written.mode == "P"
         assert set(np.unique(np.asarray(written))) <= {0, 1, 2}
         assert written.getpalette()[:6] == [242, 142, 43, 58, 72, 98]
-    said = capsys.readouterr().out
-    assert f"{photo.name}.overlay.png: {displayed[0]} x {displayed[1]} pixels" in said
-    assert re.search(r"\d+\.\d ms in the network", said)
-    made = {f"{photo.name}.{kind}.png" for kind in ("overlay", "classes", "legend")}
-    assert {path.name for path in tmp_path.iterdir()} == {photo.name, *made}
+    output = capsys.readouterr().out
+    assert f"{photo.name}.overlay.png: {displayed[0]} x {displayed[1]} pixels" in output
+    assert re.search(r"\d+\.\d ms for the network", output)
+    written = {f"{photo.name}.{kind}.png" for kind in ("overlay", "classes", "legend")}
+    assert {path.name for path in tmp_path.iterdir()} == {photo.name, *written}
 
 
 @pytest.mark.parametrize("name", ["original", "pruned", *VARIANTS])
-def test_every_kind_of_model_draws(evaluated_run, tmp_path, name):
+def test_every_model_file_can_draw(evaluated_run, tmp_path, name):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded("RGB", (48, 40), "PNG"))
     model = artifact_path(evaluated_run, name)
@@ -78,7 +78,7 @@ def test_every_kind_of_model_draws(evaluated_run, tmp_path, name):
     assert (tmp_path / "photo.png.overlay.png").exists()
 
 
-def test_several_photos_are_drawn_in_one_go(finished_run, tmp_path):
+def test_one_command_draws_several_photos(finished_run, tmp_path):
     names = [tmp_path / name for name in ("cat.png", "dog.png", "cat.jpg")]
     for photo in names:
         photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
@@ -91,14 +91,14 @@ def test_several_photos_are_drawn_in_one_go(finished_run, tmp_path):
 
 
 def test_overlay_is_the_class_map_without_seams():
-    """At the model's own resolution it is `overlay`; on a tall photo, bands do not show."""
+    """At the model's resolution the result is `overlay`; a tall photo shows no bands."""
     random = np.random.default_rng(4)
     scores = random.normal(0, 1, (SIZE, SIZE, 3)).astype(np.float32)
     photo = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     whole = (0, 0, SIZE, SIZE)
-    drawn, found = predict.draw_photo(Image.fromarray(photo), scores, THREE, whole)
+    drawn, class_map = predict.draw_photo(Image.fromarray(photo), scores, THREE, whole)
     np.testing.assert_array_equal(drawn, overlay(photo, scores.argmax(axis=-1), THREE))
-    np.testing.assert_array_equal(found, scores.argmax(axis=-1))
+    np.testing.assert_array_equal(class_map, scores.argmax(axis=-1))
     pixels = random.integers(0, 256, (2 * predict.BAND + 45, 20, 3), np.uint8)
     tall = Image.fromarray(pixels)
     planes = [
@@ -110,54 +110,54 @@ def test_overlay_is_the_class_map_without_seams():
     expected = overlay(pixels, np.argmax(planes, axis=0), THREE)
     drawn, _ = predict.draw_photo(tall, scores, THREE, whole)
     different = (np.asarray(drawn) != expected).any(axis=-1)
-    assert different.mean() < 0.001  # rounding at a tie, no more
+    assert different.mean() < 0.001  # scores that are equal up to rounding
 
 
-def test_part_of_the_scores_that_shows_the_photo_is_what_is_drawn():
-    """A photo that was padded above and below: the band in the middle, over all of the photo."""
+def test_padding_of_the_scores_is_not_drawn():
+    """The photo was padded above and below, so only the middle of the scores belongs to it."""
     scores = np.zeros((32, 32, 2), np.float32)
-    scores[:8, :, 1] = scores[24:, :, 1] = 9  # the padding, seen as the second class
+    scores[:8, :, 1] = scores[24:, :, 1] = 9  # the padding is predicted as the second class
     scores[8:24, :16, 0] = scores[8:24, 16:, 1] = 5
     photo = Image.new("RGB", (64, 32))
-    _, found = predict.draw_photo(photo, scores, make_classes(("a", "b")), (0, 8, 32, 24))
-    found = np.asarray(found)
-    assert (found[2:-2, :30] == 0).all() and (found[2:-2, 34:] == 1).all()
+    _, drawn = predict.draw_photo(photo, scores, make_classes(("a", "b")), (0, 8, 32, 24))
+    class_map = np.asarray(drawn)
+    assert (class_map[2:-2, :30] == 0).all() and (class_map[2:-2, 34:] == 1).all()
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
-    """A network that calls red pixels the second class finds the photo's red half again."""
+    """A network whose second class is "red pixel" finds the red half of the photo."""
     photo = Image.new("RGB", (120, 60), (0, 0, 255))
     photo.paste((255, 0, 0), (0, 0, 60, 60))
     photo.save(tmp_path / "photo.png")
-    seen = []
+    seen_images = []
 
     def scores(image):
-        seen.append(image)
+        seen_images.append(image)
         return np.stack([np.full(image.shape[:2], 0.5), image[..., 0] / 255], axis=-1)
 
     monkeypatch.setattr(predict, "open_scorer", lambda path: ((32, 32), 2, scores))
     monkeypatch.setattr(predict, "classes_of", lambda *_: (make_classes(("blue", "red")), fit))
     predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.h5")
-    with Image.open(tmp_path / "photo.png.classes.png") as found:
-        classes = np.asarray(found)
+    with Image.open(tmp_path / "photo.png.classes.png") as class_map:
+        classes = np.asarray(class_map)
     width = 120 if fit != "crop" else 60
     assert classes.shape == (60, width)
     assert (classes[:, : width // 2 - 4] == 1).all() and (classes[:, width // 2 + 4 :] == 0).all()
-    black = (seen[-1] == 0).all(axis=(1, 2))
+    black = (seen_images[-1] == 0).all(axis=(1, 2))
     assert black.sum() == (16 if fit == "pad" else 0)
 
 
-def test_stale_model_draws_and_is_said_to_be_stale(run_copy, tmp_path, capsys):
-    """As after a new pruning, while the int8 file is still of the old one."""
+def test_stale_model_draws_with_a_note(run_copy, tmp_path, capsys):
+    """For example, pruning ran again and the int8 file is still the one of the old model."""
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded("RGB", (48, 40), "PNG"))
 
     def notes(*flags):
         evaluation.main(["--models-dir", str(run_copy), "--image", str(photo), *map(str, flags)])
-        said = capsys.readouterr().out.splitlines()
-        assert any(line.startswith("wrote ") for line in said)
-        return [line for line in said if line.startswith("note: ")]
+        lines = capsys.readouterr().out.splitlines()
+        assert any(line.startswith("wrote ") for line in lines)
+        return [line for line in lines if line.startswith("note: ")]
 
     assert notes() == []
     record = record_path(run_copy, "pruned")
@@ -165,34 +165,36 @@ def test_stale_model_draws_and_is_said_to_be_stale(run_copy, tmp_path, capsys):
     (note,) = notes()
     assert "int8_quantized_model.tflite was made from another pruned_model.h5; make it" in note
     assert "quantization.py" in note
-    assert notes("--model", artifact_path(run_copy, "original")) == [], "which is not made of it"
+    assert notes("--model", artifact_path(run_copy, "original")) == [], (
+        "it is not made from the pruned model"
+    )
     other = shutil.copy(artifact_path(run_copy, "int8"), tmp_path / "other.tflite")
-    assert notes("--model", other) == [], "nobody knows what it was made of"
+    assert notes("--model", other) == [], "it has no record, so its inputs are unknown"
     record.unlink()
     assert notes() == []
 
 
-def test_model_without_its_data_set_names_classes_by_its_contract(evaluated_run, tmp_path):
+def test_class_names_come_from_the_contract_without_a_data_set(evaluated_run, tmp_path):
     for name, expected in (("int8", CLASSES), ("original", ("class 0", "class 1", "class 2"))):
-        alone = shutil.copy(artifact_path(evaluated_run, name), tmp_path)
-        assert predict.classes_of(Path(alone), 3)[0].names == expected
+        copy = shutil.copy(artifact_path(evaluated_run, name), tmp_path)
+        assert predict.classes_of(Path(copy), 3)[0].names == expected
 
 
-def test_what_cannot_be_read_is_said(finished_run, tmp_path):
+def test_unreadable_photo_or_model_is_an_error(finished_run, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     cut = tmp_path / "cut.png"
     cut.write_bytes(encoded("RGB", (90, 60), "PNG")[:300])
     missing = tmp_path / "none.jpg"
-    where = ["--models-dir", str(finished_run)]
-    for photo, words in (
+    models_dir = ["--models-dir", str(finished_run)]
+    for photo, message in (
         (bad, "no picture"),
         (cut, "cannot be read"),
         (missing, "missing"),
         (tmp_path, "no file but a folder"),
     ):
-        with pytest.raises(UserError, match=words):
-            evaluation.main([*where, "--image", str(photo)])
+        with pytest.raises(UserError, match=message):
+            evaluation.main([*models_dir, "--image", str(photo)])
     good = tmp_path / "good.png"
     good.write_bytes(encoded("RGB", (9, 6), "PNG"))
     for name in ("model.h5", "model.tflite"):
@@ -209,14 +211,14 @@ def test_what_cannot_be_read_is_said(finished_run, tmp_path):
     assert not list(tmp_path.glob("*overlay*"))
 
 
-def test_model_of_something_else_is_refused(tmp_path):
+def test_model_that_is_no_segmentation_model_is_refused(tmp_path):
     image = layers.Input((16, 16, 3))
     save_model(keras.Model(image, layers.Conv2D(5, 1, 2)(image)), tmp_path / "other.h5")
-    with pytest.raises(UserError, match="no segmentation model of this pipeline"):
+    with pytest.raises(UserError, match="is not a segmentation model of this pipeline"):
         predict.open_scorer(tmp_path / "other.h5")
 
 
-def test_overlay_that_cannot_be_written_is_said(finished_run, tmp_path):
+def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded("RGB", (9, 6), "PNG"))
     (tmp_path / "photo.png.overlay.png").mkdir()
