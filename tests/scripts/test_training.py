@@ -137,5 +137,5 @@ def test_network_of_ones_own_is_checked_before_it_is_trained(data_copy, monkeypa
         networks.NETWORKS, "compact", lambda size, _: networks.classic_unet(size, 4)
     )
     monkeypatch.setattr(training.fitting, "fit", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(UserError, match=r"classic_unet maps .*mend it in pipeline/networks\.py"):
+    with pytest.raises(UserError, match=r"classic_unet maps .*correct it in pipeline/training/"):
         training.main(["--models-dir", str(data_copy)])
