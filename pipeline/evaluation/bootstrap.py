@@ -1,4 +1,4 @@
-"""How sure a mean IoU is: bootstrap over images; and what a constant prediction would score."""
+"""Bootstrap intervals of the mean IoU, and the mean IoU of a constant prediction."""
 
 from __future__ import annotations
 
@@ -7,40 +7,46 @@ import numpy as np
 from pipeline.inference.iou import iou_per_class, mean_iou
 
 BOOTSTRAP_SAMPLES = 2000
-DRAWN_AT_ONCE = 4_000_000  # numbers: bootstrap samples times images
+BLOCK_DRAWS = 4_000_000  # draws (bootstrap samples x images) in memory at a time
 
 
 def constant_baseline(truth: np.ndarray) -> tuple[int, float]:
-    """The best that a model can have which gives every pixel the same class.
+    """The best mean IoU of a model that predicts the same class for every pixel.
 
     Args:
-        truth: pixels of each class in a split (classes,).
+        truth: pixels of each class in the masks of a split, integers (classes,).
 
     Returns:
-        That class and its mean IoU: its share of pixels over the number of classes in the truth.
+        Index of that class, and the mean IoU: the class's share of the pixels, divided by the
+        number of classes that occur.
     """
     best = int(np.argmax(truth))
     return best, float(truth[best] / max(1, truth.sum()) / max(1, np.count_nonzero(truth)))
 
 
 def bootstrap_mean_iou(counts: np.ndarray, seed: int) -> np.ndarray:
-    """Mean IoU of BOOTSTRAP_SAMPLES resamples of the images (Efron 1979), in no order of size.
+    """Mean IoU of bootstrap resamples of the images (Efron 1979, *Another Look at the Jackknife*).
 
-    With one seed the resamples are the same for every model, so that differences are paired.
+    One seed gives the same resamples for every model, so that differences between models are
+    paired.
 
     Args:
-        counts: of each image (n, 3, classes).
+        counts: of each image, integers (n, 3, classes) as from `class_counts`.
+
+    Returns:
+        float64 (BOOTSTRAP_SAMPLES,) in 0..1, not sorted.
     """
-    random, number = np.random.default_rng(seed), len(counts)
-    flat, chances = counts.reshape(number, -1).astype(np.float64), np.full(number, 1 / number)
-    step, samples = max(1, DRAWN_AT_ONCE // number), []
-    for start in range(0, BOOTSTRAP_SAMPLES, step):
-        drawn = random.multinomial(number, chances, min(step, BOOTSTRAP_SAMPLES - start))
+    random, images = np.random.default_rng(seed), len(counts)
+    flat, probabilities = counts.reshape(images, -1).astype(np.float64), np.full(images, 1 / images)
+    block, samples = max(1, BLOCK_DRAWS // images), []
+    for start in range(0, BOOTSTRAP_SAMPLES, block):
+        # How often each image is drawn.
+        drawn = random.multinomial(images, probabilities, min(block, BOOTSTRAP_SAMPLES - start))
         resampled = (drawn.astype(np.float64) @ flat).reshape(-1, *counts.shape[1:])
         samples.append(mean_iou(iou_per_class(resampled)))
     return np.concatenate(samples)
 
 
 def interval(samples: np.ndarray) -> list[float]:
-    """The middle 95 % of bootstrap samples."""
+    """The 95 % interval of bootstrap samples: their percentiles 2.5 and 97.5, 5 decimals."""
     return [round(float(value), 5) for value in np.percentile(samples, (2.5, 97.5))]

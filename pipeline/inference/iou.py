@@ -1,4 +1,4 @@
-"""The one metric, mean IoU from counts over a whole split, and how sure it is."""
+"""The accuracy metric: mean intersection over union (IoU), from pixel counts over a whole split."""
 
 from __future__ import annotations
 
@@ -8,45 +8,53 @@ from pipeline.data.classes import IGNORED
 
 
 def class_counts(masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels of each class per image: shared by both, in the truth, predicted.
+    """Count per image and class the pixels that are correct, in the mask, and predicted.
 
-    They hold all that IoU and pixel accuracy need, in 3 numbers a class instead of the square of a
-    confusion matrix. Pixels that are IGNORED in the truth are not counted, whatever was predicted.
+    IoU and pixel accuracy need no more than these: 3 numbers per class instead of a confusion
+    matrix of classes x classes. Pixels whose mask is IGNORED are not counted at all.
 
     Args:
-        masks: class indices or IGNORED (n, height, width). predictions: class indices, same shape.
-        classes: how many there are.
+        masks: class indices or IGNORED, integers (n, height, width).
+        predictions: class indices 0..classes-1, integers (n, height, width).
+        classes: number of classes.
 
     Returns:
-        int32 (n, 3, classes). Sum over n for a whole split.
+        int32 (n, 3, classes): pixels in both, in the mask, in the prediction. Sum over n for a
+        whole split.
     """
-    known = masks != IGNORED
-    places = classes * np.arange(len(masks))[:, None, None] + np.zeros(masks.shape, np.int64)
-    truth = (places + masks)[known]
-    predicted = (places + predictions)[known]
+    labelled = masks != IGNORED
+    # One histogram for all images: image i has the bins from i * classes on.
+    offsets = classes * np.arange(len(masks))[:, None, None] + np.zeros(masks.shape, np.int64)
+    truth = (offsets + masks)[labelled]
+    predicted = (offsets + predictions)[labelled]
 
-    def count(values: np.ndarray) -> np.ndarray:
-        return np.bincount(values, minlength=classes * len(masks)).reshape(-1, classes)
+    def count(bins: np.ndarray) -> np.ndarray:
+        return np.bincount(bins, minlength=classes * len(masks)).reshape(-1, classes)
 
-    shared = truth[truth == predicted]
-    return np.stack([count(shared), count(truth), count(predicted)], axis=1).astype(np.int32)
+    correct = truth[truth == predicted]
+    return np.stack([count(correct), count(truth), count(predicted)], axis=1).astype(np.int32)
 
 
 def iou_per_class(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, float64 in 0..1; see `mean_iou`.
-
-    From counts over a whole split, not averaged over images. NaN for a class that is neither in
-    the truth nor predicted: there is nothing to be right or wrong about.
+    """Intersection over union of each class.
 
     Args:
-        counts: (..., 3, classes), as `class_counts` gives them, summed over images.
+        counts: (..., 3, classes) as from `class_counts`; for a split the sum over its images, not
+            one IoU per image averaged afterwards.
+
+    Returns:
+        float64 (..., classes) in 0..1; NaN for a class that is neither in the masks nor predicted.
     """
     shared, truth, predicted = np.moveaxis(np.asarray(counts, np.float64), -2, 0)
-    either = truth + predicted - shared
-    return np.where(either > 0, shared / np.maximum(either, 1), np.nan)
+    union = truth + predicted - shared
+    return np.where(union > 0, shared / np.maximum(union, 1), np.nan)
 
 
 def mean_iou(iou: np.ndarray) -> np.ndarray:
-    """The mean over classes (the last axis); one that is NaN counts for nothing."""
-    there = np.isfinite(iou)
-    return np.where(there, iou, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    """Mean over the classes (last axis) of `iou_per_class`, without those that are NaN.
+
+    Returns:
+        float64 without the last axis; 0 where every class is NaN.
+    """
+    defined = np.isfinite(iou)
+    return np.where(defined, iou, 0).sum(axis=-1) / np.maximum(defined.sum(axis=-1), 1)

@@ -1,4 +1,4 @@
-"""Single runs of several models, timed in turns."""
+"""Time single runs of several models that alternate in blocks of ten runs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from typing import Any
 
 import numpy as np
 
-TIMED_RUNS = 100  # of each model
-TURN_RUNS = 10  # of these in a row, before the next model's turn
-TIMED_SECONDS = 60  # per file: slow ones get fewer runs
+TIMED_RUNS = 100  # runs per model
+TURN_RUNS = 10  # runs of one model in a row (a turn) before the next model runs
+TIMED_SECONDS = 60  # seconds per model at most; slower models get fewer runs
 
 
 def time_in_turns(
     calls: dict[str, Callable[[], Any]], runs: int = TIMED_RUNS
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Times single runs of several models that take turns, so that a noisy machine hits all alike.
+    """Time single runs of several models that take turns, so that load on the machine hits all.
 
-    A turn is TURN_RUNS runs in a row, as LiteRT's own benchmark tool makes them, after one that is
-    kept apart: it finds the processor's caches full of the model before, and a small model then
-    takes a quarter longer.
+    A turn is one run that is recorded separately and then TURN_RUNS runs in a row, as in LiteRT's
+    own benchmark tool. The first run of a turn finds the caches of the processor full of the
+    previous model's data; for a small model it takes a quarter longer.
 
     Args:
-        calls: by name, what runs a model once.
-        runs: of each; a slow one gets as many as take TIMED_SECONDS, but one in every turn.
+        calls: by name of the model, a function that runs it once.
+        runs: runs per model. A slow model gets as many as fit into TIMED_SECONDS, at least one
+            per turn.
 
     Returns:
-        By name, milliseconds of the runs in a row, and of those right after another model.
+        By name, two float64 arrays of milliseconds: of the runs in a row, and of the first run of
+        each turn.
     """
     turns, in_turn = max(1, runs // TURN_RUNS), {}
     for name, call in calls.items():
-        call()  # the first run after loading is slower than all others
+        call()  # warm-up: the first run after loading is the slowest
         started = time.perf_counter()
         call()
         possible = TIMED_SECONDS / turns / (time.perf_counter() - started)
         in_turn[name] = int(np.clip(possible, 1, TURN_RUNS))
-    times = {name: ([], []) for name in calls}
+    in_a_row: dict[str, list[float]] = {name: [] for name in calls}
+    first: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
             for run in range(1 + in_turn[name]):
                 started = time.perf_counter()
                 call()
-                times[name][run == 0].append(1e3 * (time.perf_counter() - started))
-    return {name: (np.array(row), np.array(after)) for name, (row, after) in times.items()}
+                milliseconds = 1e3 * (time.perf_counter() - started)
+                (first if run == 0 else in_a_row)[name].append(milliseconds)
+    return {name: (np.array(in_a_row[name]), np.array(first[name])) for name in calls}
