@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import resource
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.artifacts import is_recorded, remedy
 from pipeline.base.console import UserError, silenced
-from pipeline.base.system import Died, cores, in_own_process
+from pipeline.base.system import Died, cores, in_own_process, limit_address_space
 from pipeline.inference.litert_private import operator_details
 
 CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # that mix channels
@@ -61,7 +60,7 @@ def try_out(path: Path, size: int, modified: int) -> None:
 
 def run_once(path: Path) -> None:
     """Opens a file and runs it on noise, for `try_out`; raises UserError if LiteRT refuses it."""
-    resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+    limit_address_space(TRIAL_BYTES)
     interpreter = opened(path)
     random = np.random.default_rng(0)
     try:
