@@ -1,1 +1,1 @@
-"""What is measured: accuracy with intervals, latency, memory, the plan of activations."""
+"""Measurements: accuracy with bootstrap intervals, latency, memory, memory plan of a device."""

@@ -1,4 +1,4 @@
-"""How long one image takes, measured in a process of its own."""
+"""Measure the latency of one image, in a separate process, and whether the machine was busy."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from pipeline.base.artifacts import KERAS_MODELS, artifact_path
 from pipeline.base.lazy import tf
-from pipeline.base.system import cores, in_own_process
+from pipeline.base.system import available_cores, cores, in_own_process
 from pipeline.inference.keras_files import load_model
 from pipeline.inference.litert import open_interpreter, set_image
 from pipeline.inference.timing import time_in_turns
 
-# When times say nothing of the models. With a core to themselves (real-time priority) our files of
-# 96 pixels had turns that differ by up to 7 % and a p90 up to 1.17 times the median (16 % and 1.46
-# in files of 0.2 ms); with `yes` on the same core, up to 531 % and 5.6 to 19 times. Others take
-# 0.00 of an idle core, and 0.67 of ours beside a few programs.
-LOOK_SECONDS = 0.5  # for which the machine is looked at before
-OTHERS = 0.25  # of a core that others take, beyond those that the timing leaves free
-TURNS_SPREAD = 0.3  # of the median: how far turns may lie apart, but for one either way
-TAIL = 2.0  # times the median, that the p90 may be
+# Limits from which the machine counts as busy and the times do not describe the models.
+# Measured with files for 96 x 96 pixels. On a core of its own (real-time priority): turns differ
+# by up to 7 % and the p90 is up to 1.17 times the median (16 % and 1.46 times for files of 0.2 ms).
+# With `yes` running on the same core: up to 531 %, and 5.6 to 19 times. Other processes use 0.00
+# cores of an idle machine; with a few programs open, 0.67.
+LOOK_SECONDS = 0.5  # how long other processes are watched before the timing starts
+OTHERS = 0.25  # cores that other processes may use, beyond those that the timing leaves free
+TURNS_SPREAD = 0.3  # of the median: largest allowed value of `turns_spread`
+TAIL = 2.0  # largest allowed p90, in multiples of the median
 
 
 def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
-    """Loads a model and returns what runs it once on a uint8 image (height, width, 3).
+    """Load a model and return a function that runs it once on an image.
 
-    For LiteRT that is `invoke`, for Keras a compiled call with a batch of one.
+    The function is `invoke` for LiteRT, a compiled call with a batch of one for Keras.
+
+    Args:
+        name: the model, one of MODELS.
+        threads: of LiteRT; those of TensorFlow are set in `latency_runs`.
+        image: uint8 (height, width, 3).
     """
     if name in KERAS_MODELS:
         compiled = tf.function(functools.partial(load_model(models_dir, name), training=False))
@@ -45,14 +52,21 @@ def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> 
 def latency_runs(
     models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Times single runs of every model in turn, see `time_in_turns` and `single_run`.
+    """Time single runs of all models, which take turns (`time_in_turns`).
+
+    Sets TensorFlow's threads, which is possible only once in a process.
+
+    Args:
+        names: the models, of MODELS.
+        threads: that every model may use.
+        image: uint8 (height, width, 3).
 
     Returns:
-        For each name milliseconds: median and p90 (the 90th percentile) of the runs in a row,
-        after_another (the median of runs right after another model), first (the first run after
-        loading); and runs, the number of runs in a row; spread, see `turns_spread`; others, how
-        many cores other processes took before or meanwhile; busy, why the times say nothing of
-        the model, or None.
+        By model, a dictionary. In milliseconds: `median` and `p90` (90th percentile) of the runs
+        in a row, `after_another` (median of the runs right after another model), `first` (the
+        first run after loading). `runs`: number of runs in a row. `spread`: see `turns_spread`.
+        `others`: cores that other processes used before or during the timing, None if unknown.
+        `busy`: see `busy_reason`.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -76,19 +90,24 @@ def latency_runs(
 
 
 def turns_spread(in_a_row: np.ndarray, turns: int) -> float:
-    """How far the medians of a model's turns lie apart, as a share of the median of all.
+    """Slowest minus fastest turn of a model, as a fraction of the median of all its runs.
 
-    Of ten the quickest and the slowest do not count: something short fell into that one.
+    A turn counts by its median. Of every ten turns, the fastest and the slowest are dropped, so
+    that a short disturbance does not count.
+
+    Args:
+        in_a_row: milliseconds (turns * runs per turn,), in the order of measurement.
+        turns: number of turns.
     """
     medians = np.sort(np.median(in_a_row.reshape(turns, -1), axis=1))
-    aside = turns // 10
-    return float((medians[-1 - aside] - medians[aside]) / np.median(in_a_row))
+    dropped = turns // 10  # at either end
+    return float((medians[-1 - dropped] - medians[dropped]) / np.median(in_a_row))
 
 
 def busy_reason(row: dict[str, Any], threads: int) -> str | None:
-    """Why the times of a row of `latency_runs` are those of a busy machine; None if they are not.
+    """Why the times in a row of `latency_runs` are those of a busy machine; None if it was idle.
 
-    One thread needs one core that nobody else takes, all threads need all of them.
+    The model needs `threads` cores that no other process uses.
     """
     if row["others"] is not None and row["others"] > cores() - threads + OTHERS:
         return f"others took {row['others']:.1f} of {cores()} core{'s' * (cores() > 1)}"
@@ -100,10 +119,12 @@ def busy_reason(row: dict[str, Any], threads: int) -> str | None:
 
 
 def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
-    """What `work` returns, and how many of the cores that we may use others took meanwhile.
+    """Calls `work` and measures the load that other processes put on our cores meanwhile.
 
-    A hypervisor that takes a core away (steal) is one of them. None where nobody tells (no
-    /proc/stat).
+    Returns:
+        What `work` returns, and the mean number of cores that others used, of those that this
+        process may use. A hypervisor that takes a core away (steal) counts as another process.
+        None where the system does not tell.
     """
     started, before = time.perf_counter(), others_seconds()
     result = work()
@@ -112,30 +133,30 @@ def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
 
 
 def others_seconds() -> float | None:
-    """CPU seconds on the cores that we may use, since the system started, that were not ours."""
+    """CPU seconds since the system started, on the cores that we may use, of other processes."""
     try:
-        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
-        ours = os.sched_getaffinity(0)
-    except (OSError, AttributeError):
+        times = psutil.cpu_times(percpu=True)
+    except OSError:  # a sandbox without /proc/stat
         return None
-    ticks = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
-            user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
+    ours = available_cores()
+    busy = sum(
+        getattr(core, field, 0.0)
+        for number, core in enumerate(times)
+        if number in ours
+        for field in BUSY_FIELDS
+    )
+    return busy - sum(os.times()[:2])
 
 
 def measure_latency(
     models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """`latency_runs` in a fresh process that does nothing else."""
+    """`latency_runs` in a new process that does nothing else."""
     return in_own_process(latency_runs, models_dir, names, threads, image)
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself."""
+    """Name of the processor's model, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

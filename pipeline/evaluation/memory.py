@@ -1,4 +1,4 @@
-"""How much memory a model takes when it runs, measured in a process of its own."""
+"""Measure the memory that a model needs when it runs, in a separate process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,33 @@ from pipeline.evaluation.latency import single_run
 
 
 def resident_bytes(field: str) -> int:
-    """This process' resident memory: now (field "VmRSS") or at its peak ("VmHWM")."""
+    """Resident memory of this process in bytes: now (field "VmRSS") or at its peak ("VmHWM").
+
+    Raises:
+        OSError: the system has no /proc.
+    """
     lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
-    """How far resident memory rises, at its peak, by loading a model and running it once.
+    """Bytes by which resident memory rises, at its peak, when a model is loaded and run once.
 
-    In bytes, for a fresh process that has the packages loaded. For LiteRT it is the file, the
-    weights as XNNPACK packs them and the activations; for Keras also TensorFlow's own start.
-    None where the system does not tell (no /proc).
+    Must be called in a new process. The packages are imported before the measurement. For LiteRT
+    the rise contains the file, the weights as XNNPACK packs them and the activations; for Keras
+    also the initialisation of TensorFlow.
+
+    Args:
+        name: the model, one of MODELS.
+        image: uint8 (height, width, 3).
+
+    Returns:
+        None where the system does not tell (no /proc).
     """
-    if name in KERAS_MODELS:  # LiteRT is loaded already, and needs no TensorFlow
-        assert tf.float32 and keras.Model  # loads them
+    if name in KERAS_MODELS:  # LiteRT is imported already and needs no TensorFlow
+        assert tf.float32 and keras.Model  # imports both
     try:
-        # The peak so far is forgotten: it was the imports'.
+        # Reset the peak, which was reached during the imports.
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = resident_bytes("VmRSS")
     except OSError:
@@ -41,7 +52,7 @@ def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
 def measure_memory(
     models_dir: Path, names: tuple[str, ...], image: np.ndarray
 ) -> dict[str, int | None]:
-    """`memory_growth` of each model, each in a fresh process."""
+    """`memory_growth` of each model, each in a new process."""
 
     def measure(name: str) -> int | None:
         return in_own_process(memory_growth, models_dir, name, image)

@@ -1,1 +1,1 @@
-"""Model files opened and run: Keras .h5, .tflite and their contract; pixel counts and IoU."""
+"""Open and run model files: Keras .h5, .tflite with its contract; pixel counts, IoU, timing."""
