@@ -8,11 +8,19 @@ what TensorFlow prints at its start (CPU features, missing GPU drivers) stays of
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 import types
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.console import silenced
@@ -22,12 +30,15 @@ class _Later(types.ModuleType):
     """Stands in for a module until one of its names is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # tools that look at every module do not load this one
+        # Asked of every object by tools that look at all names of a module: pytest's collection.
+        if name.startswith("__") or name == "_mock_name":
             raise AttributeError(name)
         if "_loaded" not in self.__dict__:
             with silenced():
                 if self.__name__ in ON_TENSORFLOW:
                     _start_tensorflow()
+                if self.__name__.startswith("matplotlib"):
+                    _start_matplotlib()
                 self.__dict__["_loaded"] = importlib.import_module(self.__name__)
         return getattr(self._loaded, name)
 
@@ -38,6 +49,63 @@ def _start_tensorflow() -> None:
     tensorflow = importlib.import_module("tensorflow")
     tensorflow.config.list_physical_devices()
     tensorflow.get_logger().setLevel("ERROR")  # a model without an optimizer has no metrics: yes
+
+
+def _start_matplotlib() -> None:
+    """Imports matplotlib, whatever its settings in the environment and in the user's files are.
+
+    Jupyter and Colab set MPLBACKEND to a backend that this Python may lack, a matplotlibrc may be
+    unreadable, and a user without a home has no folder for the list of fonts: each of these makes
+    the import fail. The charts need none of them (see pipeline/report/chart_style.py).
+    """
+    if "matplotlib" in sys.modules:  # a notebook imported it: its settings stay as they are
+        return
+    if not os.environ.get("MPLCONFIGDIR"):
+        try:
+            Path.home()
+        except RuntimeError:  # no HOME, and no entry in the user database
+            folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        try:
+            package = importlib.import_module("matplotlib")
+        except ImportError:
+            raise
+        except Exception:  # what a matplotlibrc that cannot be read raises depends on its fault
+            for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+                del sys.modules[name]
+            with _without_matplotlibrc():
+                package = importlib.import_module("matplotlib")
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with contextlib.suppress(ValueError):  # for plots that a notebook makes later
+            package.rcParams["backend"] = backend
+
+
+@contextlib.contextmanager
+def _without_matplotlibrc() -> Iterator[None]:
+    """Lets matplotlib find its own default settings in place of the user's files.
+
+    It looks in the working directory before it reads MATPLOTLIBRC.
+    """
+    package = importlib.util.find_spec("matplotlib")
+    defaults = Path(package.origin).with_name("mpl-data") / "matplotlibrc"
+    variable, directory = os.environ.get("MATPLOTLIBRC"), None
+    os.environ["MATPLOTLIBRC"] = str(defaults)
+    if Path("matplotlibrc").exists():
+        directory = Path.cwd()
+        os.chdir(defaults.parent)
+    try:
+        yield
+    finally:
+        if directory:
+            os.chdir(directory)
+        del os.environ["MATPLOTLIBRC"]
+        if variable is not None:
+            os.environ["MATPLOTLIBRC"] = variable
 
 
 tf = _Later("tensorflow")
@@ -51,6 +119,7 @@ quantizer_types = _Later("litert_quantizer.qtyping")
 quantizer_algorithms = _Later("litert_quantizer.algorithm_manager")
 matplotlib = _Later("matplotlib")
 matplotlib_figure = _Later("matplotlib.figure")
+matplotlib_fonts = _Later("matplotlib.font_manager")
 matplotlib_patches = _Later("matplotlib.patches")
 jinja2 = _Later("jinja2")
 coco_masks = _Later("pycocotools.mask")

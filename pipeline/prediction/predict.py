@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,8 @@ from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import open_model
 from pipeline.inference.litert import open_interpreter, set_image
+from pipeline.report import charts
+from pipeline.report.chart_style import styled
 from pipeline.report.overlays import overlay, patches
 
 BAND = 256  # rows of a photo that are drawn at a time, so that memory does not grow with its height
@@ -167,6 +170,17 @@ def draw_photo(
     return drawn, class_map
 
 
+@styled
+def legend_figure(classes: Classes, shares: np.ndarray, shown: list[int]) -> Any:
+    """Figure with colour, name, index and share of the classes with these indices."""
+    handles = patches(classes, shown)
+    for handle, index in zip(handles, shown):
+        handle.set_label(f"{handle.get_label()} ({index}): {shares[index]:.1%}")
+    figure = matplotlib_figure.Figure((3.2, 0.3 + 0.26 * len(shown)))
+    figure.legend(handles=handles, loc="center", frameon=False)
+    return figure
+
+
 def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> str:
     """Writes a picture with the colour, name and share of each class in a photo.
 
@@ -179,13 +193,7 @@ def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> str:
         The same names and shares as text.
     """
     shown = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SHOWN_SHARE]
-    handles = patches(classes, shown)
-    for handle, k in zip(handles, shown):
-        handle.set_label(f"{classes.names[k]} ({k}): {shares[k]:.1%}")
-    figure = matplotlib_figure.Figure((3.2, 0.3 + 0.26 * len(shown)))
-    figure.legend(handles=handles, loc="center", frameon=False)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    charts.save(legend_figure(classes, shares, shown), path)
     return ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in shown)
 
 

@@ -8,39 +8,45 @@ import numpy as np
 
 from pipeline.base.lazy import matplotlib_figure, matplotlib_patches
 from pipeline.data.classes import Classes
+from pipeline.report.chart_style import chart_text, class_labels, styled
 
-STRENGTH = 0.5  # how much of a class' colour an overlay takes
+OPACITY = 0.5  # of the colours of the classes in an overlay
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: Classes) -> np.ndarray:
-    """The image in the colours of its classes; pixels of no class as they are.
+    """The image mixed with the colours of its classes; pixels of no class stay as they are.
 
     Args:
-        image: uint8 (height, width, 3). mask: class indices or IGNORED (height, width).
+        image: uint8 (height, width, 3).
+        mask: uint8 (height, width), class indices or IGNORED.
+
+    Returns:
+        uint8 (height, width, 3).
     """
-    share = np.where(mask < len(classes), STRENGTH, 0)[..., None]
-    return (image * (1 - share) + classes.palette[mask] * share).astype(np.uint8)
+    opacity = np.where(mask < len(classes), OPACITY, 0)[..., None]
+    return (image * (1 - opacity) + classes.palette[mask] * opacity).astype(np.uint8)
 
 
-def patches(classes: Classes, numbers: list[int] | None = None) -> list[Any]:
-    """What a legend shows: name and colour of each class, or of those with these numbers."""
+def patches(classes: Classes, indices: list[int] | None = None) -> list[Any]:
+    """Legend entries, name and colour, of all classes or of those with these indices."""
+    indices = list(range(len(classes))) if indices is None else indices
     return [
         matplotlib_patches.Patch(
-            facecolor=np.array(classes.colours[k]) / 255,
-            edgecolor="#555555",
-            label=classes.names[k],
+            facecolor=np.array(classes.colours[index]) / 255, edgecolor="#555555", label=label
         )
-        for k in (range(len(classes)) if numbers is None else numbers)
+        for index, label in zip(indices, class_labels(classes.names, indices))
     ]
 
 
+@styled
 def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes) -> Any:
     """A figure of a few examples as columns of photo, mask and overlay, with a legend.
 
-    The legend names the classes that are to be seen.
+    The legend lists only the classes that the masks contain.
 
     Args:
-        images: uint8 (n, height, width, 3). masks: uint8 (n, height, width).
+        images: uint8 (n, height, width, 3).
+        masks: uint8 (n, height, width), class indices or IGNORED.
     """
     rows = {
         "photo": images,
@@ -48,11 +54,11 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes
         "overlay": [overlay(*pair, classes) for pair in zip(images, masks)],
     }
     height, width = masks.shape[1:]
-    across = 1.5 * max(1.0, width / height) ** 0.5  # inches
-    seen = [int(value) for value in np.unique(masks) if value < len(classes)]
-    per_row = max(3, int(across * len(images) / 1.5))
-    lines = -(-len(seen) // per_row)
-    size = (across * len(images), 3 * across * height / width + 0.75 + 0.25 * lines)
+    column = 1.5 * max(1.0, width / height) ** 0.5  # width in inches
+    present = [int(value) for value in np.unique(masks) if value < len(classes)]
+    per_line = max(3, int(column * len(images) / 1.5))
+    lines = -(-len(present) // per_line)
+    size = (column * len(images), 3 * column * height / width + 0.75 + 0.25 * lines)
     figure = matplotlib_figure.Figure(size, layout="constrained", facecolor="#f4f1ea")
     axes = figure.subplots(len(rows), len(images), squeeze=False)
     for row, (name, pictures) in zip(axes, rows.items()):
@@ -61,7 +67,7 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-    legend = {"loc": "outside lower center", "ncols": per_row, "frameon": False}
-    figure.legend(handles=patches(classes, seen), fontsize=12 if lines < 3 else 8, **legend)
-    figure.suptitle(title, fontsize=13)
+    look = {"loc": "outside lower center", "ncols": per_line, "frameon": False}
+    figure.legend(handles=patches(classes, present), fontsize=12 if lines < 3 else 8, **look)
+    figure.suptitle(chart_text(title), fontsize=13)
     return figure

@@ -7,16 +7,16 @@ is what fills it.
 from __future__ import annotations
 
 import csv
-import io
 import shlex
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.artifacts import ARTIFACTS, command, written_beside
-from pipeline.base.lazy import jinja2, matplotlib
+from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.inference.timing import TIMED_RUNS, TURN_RUNS
+from pipeline.report.chart_style import rendered
 from pipeline.report.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
 from pipeline.report.findings import (
     DROP_NOTE,
@@ -105,10 +105,8 @@ def classes_table(evaluation: dict[str, Any]) -> dict[str, list]:
 
 def drawn(figure: Any, caption: str, name: str = "") -> dict[str, str]:
     """A matplotlib figure as an SVG, with its caption."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "report"}):  # the same figure, the same bytes
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return {"picture": data_uri(buffer.getvalue(), "svg+xml"), "caption": caption, "name": name}
+    picture = data_uri(rendered(figure, "svg"), "svg+xml")
+    return {"picture": picture, "caption": caption, "name": name}
 
 
 def number_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
