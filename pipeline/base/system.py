@@ -1,71 +1,123 @@
-"""Processes: how many cores they have, which of several writes, what is done in one of its own."""
+"""The machine and its processes: cores, workers, memory, the lock of a models folder, children."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pipeline.base.artifacts import sweep
 from pipeline.base.console import UserError
 
-START = "spawn"  # how processes of their own begin: afresh, because TensorFlow survives no fork
+START = "spawn"  # how child processes start: afresh, because TensorFlow survives no fork
+LOCK_FILE = ".lock"  # in a models folder, while a stage works there: holds the stage's name
+NAME_OFFSET = 1  # bytes before that name: Windows lets no other process read a locked byte
+LONGEST_NAME = 200  # bytes of it that are read
 
 
 class Died(UserError):
-    """A process of its own crashed, or was killed."""
+    """A child process crashed or was killed."""
+
+
+# --- cores, workers, memory -----------------------------------------------------------------
+
+
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may use, in ascending order.
+
+    taskset and cpusets take some away. macOS has neither: there it is all cores.
+    """
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return sorted(os.sched_getaffinity(0))
+    import psutil
+
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # Windows and FreeBSD
+        return sorted(process.cpu_affinity())
+    return list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """How many cores this process may use: taskset and cpusets take some away.
+    """How many cores this process may use.
 
-    TensorFlow starts as many threads, unless TF_NUM_INTRAOP_THREADS says otherwise.
+    TensorFlow starts as many threads, unless TF_NUM_INTRAOP_THREADS names another number.
     """
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only
-        return os.cpu_count() or 1
+    return len(available_cores())
 
 
 def tensorflow_threads() -> int:
-    """On how many threads TensorFlow computes one operator."""
-    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else cores()
+    """The number of threads on which TensorFlow computes one operator."""
+    setting = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(setting) if setting.isdigit() and int(setting) else cores()
 
 
 def is_first_worker() -> bool:
-    """Whether this process writes the files: the only one, or the first that TF_CONFIG names.
+    """Whether this process writes the files: the only worker, or the first one of TF_CONFIG.
 
-    That is the task of type chief or, where the cluster has none, worker 0.
+    The first one is the task of type chief or, in a cluster without a chief, worker 0.
+
+    Raises:
+        UserError: TF_CONFIG is no description of a cluster.
     """
-    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-    task, first = config.get("task", {}), "chief" if "chief" in config.get("cluster", {}) else ""
-    return not task or (task.get("type") == (first or "worker") and not task.get("index"))
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return True
+    try:
+        config = json.loads(text)
+        task, cluster = config.get("task", {}), config.get("cluster", {})
+        first_type = "chief" if "chief" in cluster else "worker"
+        return not task or (task.get("type") == first_type and not task.get("index"))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            'TF_CONFIG is no JSON object with "cluster" and "task"; correct it, or train on this '
+            "machine alone: unset TF_CONFIG"
+        ) from None
 
 
 def peak_memory_mb() -> int | None:
-    """The most resident memory that this process has had, in MB; None where nobody tells."""
+    """The most resident memory that this process has had, in MB; None if the system hides it."""
     try:
         import resource  # Unix only
     except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        import psutil
+
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows
+        return None if peak is None else round(peak / 1e6)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
-@contextlib.contextmanager
-def alone(models_dir: Path, script: str) -> Iterator[None]:
-    """Works in a models folder while no other stage does.
+def limit_address_space(size: int) -> None:
+    """Limits the address space of this process to `size` bytes, if the system can do that.
 
-    The lock is the system's (flock), so that it ends with the process that holds it, however
-    that ends. Of several workers of one training, the first holds it.
+    A lower limit that is in force already stays.
+    """
+    with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource  # Unix only
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+# --- the lock of a models folder ------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(models_dir: Path, script: str) -> Iterator[None]:
+    """Holds a models folder while no other stage works in it, and sweeps it first.
+
+    The lock belongs to the operating system, so that it ends with the process that holds it,
+    however that ends. Of several workers of one training, only the first one locks.
+
+    Args:
+        models_dir: made if it is missing.
+        script: name of the stage, which other stages are told.
 
     Raises:
         UserError: another stage works there, or the folder cannot be written.
@@ -73,74 +125,140 @@ def alone(models_dir: Path, script: str) -> Iterator[None]:
     if not is_first_worker():
         yield
         return
-    path = models_dir / ".lock"
-    with taken(path) as lock:
+    with locked_file(models_dir / LOCK_FILE) as descriptor:
+        for folder in (models_dir, models_dir / "dataset"):
+            sweep(folder)  # before the name is written: it makes room on a full disk
         try:
-            for folder in (models_dir, models_dir / "dataset"):
-                sweep(folder)  # first: it makes room on a full disk
-            try:
-                os.ftruncate(lock.fileno(), 0)
-                os.write(lock.fileno(), f"{script} (process {os.getpid()})".encode())
-            except OSError as error:
-                raise UserError(f"{models_dir} cannot be written ({error.strerror})") from None
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def taken(path: Path) -> TextIO:
-    """The file of a lock, made and held; raises as `alone`."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+", encoding="utf-8")
+            os.ftruncate(descriptor, 0)
+            name = f"{script} (process {os.getpid()})"
+            os.write(descriptor, b"\n" * NAME_OFFSET + name.encode())
         except OSError as error:
-            raise UserError(f"{path.parent} cannot be written ({error.strerror})") from None
+            raise UserError(f"{models_dir} cannot be written ({error.strerror})") from None
+        yield
+
+
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """Makes, opens and locks a file; removes it at the end.
+
+    Yields:
+        The descriptor of the file, open for reading and writing.
+
+    Raises:
+        UserError: as `lock`.
+    """
+    descriptor: int | None = None
+    with contextlib.ExitStack() as stack:
+        if os.name == "nt":  # which removes no open file, also not one that another process opened
+            stack.callback(unlink_quietly, path)
+        while descriptor is None or not is_name_of(path, descriptor):
+            # Not the first time: the previous holder removed the file after it was opened here.
+            descriptor = open_lock_file(path)
+            stack.callback(os.close, descriptor)
+            take_lock(path, descriptor, stack)
+        stack.callback(remove, path, descriptor)  # while the lock still holds
+        yield descriptor
+
+
+def open_lock_file(path: Path) -> int:
+    """The descriptor of a lock file, made if it is missing; its content stays.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written ({error.strerror})") from None
+
+
+def take_lock(path: Path, descriptor: int, stack: contextlib.ExitStack) -> None:
+    """Locks an open file until it is closed.
+
+    Some network file systems have no locks. There a second file beside it is the lock: a file of
+    filelock's, whose existence and living process count.
+
+    Args:
+        stack: closed when the lock shall end.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "only soft file lock is available"
+        import filelock  # 0.2 s, which a stage that has nothing to do need not wait for
+
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if filelock.lock_descriptor(descriptor, blocking=False):
+                return
         except OSError:
-            with lock:
-                lock.seek(0)
-                holder = lock.read().strip() or "another stage"
-            raise UserError(
-                f"{holder} works in {path.parent}; wait until it ends, or name another folder: "
-                "--models-dir DIR"
-            ) from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                return lock
-        lock.close()  # whoever held it removed the file after it was opened here
+            marker = filelock.SoftFileLock(path.with_name(f"{path.name}.marker"))
+            with contextlib.suppress(filelock.Timeout):
+                # Two attempts: the first one removes the marker of a process that was killed.
+                marker.acquire(timeout=0.05, poll_interval=0.01)
+                stack.callback(marker.release)
+                return
+    os.lseek(descriptor, NAME_OFFSET, os.SEEK_SET)
+    holder = os.read(descriptor, LONGEST_NAME).decode(errors="replace").strip() or "another stage"
+    raise UserError(
+        f"{holder} works in {path.parent}; wait until it ends, or name another folder: "
+        "--models-dir DIR"
+    )
 
 
-# --- a process of its own -------------------------------------------------------------------
+def is_name_of(path: Path, descriptor: int) -> bool:
+    """Whether there is a file of this name, and it is the open one."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def remove(path: Path, descriptor: int) -> None:
+    """Removes an open file, unless another one has its name by now."""
+    if is_name_of(path, descriptor):
+        unlink_quietly(path)
+
+
+def unlink_quietly(path: Path) -> None:
+    """Removes a file if that is possible."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+# --- child processes ------------------------------------------------------------------------
 
 
 def in_own_process(
     function: Callable[..., Any], *arguments: Any, seconds: float | None = None
 ) -> Any:
-    """What a function of a module returns, called in a fresh process, which does not outlive it.
+    """Calls a function of a module in a fresh child process, which does not outlive this one.
 
     Args:
-        seconds: how long it may take, with the start of the process.
+        seconds: how long the call may take, with the start of the process.
+
+    Returns:
+        What the function returns.
 
     Raises:
-        Died: the process was killed, which happens where memory runs out, or crashed.
-        TimeoutError: it took longer.
+        Died: the process crashed or was killed, as the system does where memory runs out.
+        TimeoutError: the call took longer.
         Exception: what the function raised.
     """
     context = multiprocessing.get_context(START)
-    answer, sender = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
     process.start()
     sender.close()  # so that the end of the process is the end of the pipe
     try:
-        if not answer.poll(seconds):
+        if not receiver.poll(seconds):
             raise TimeoutError
-        value, error = answer.recv()
+        value, error = receiver.recv()
     except EOFError:
         process.join()
         how = "was killed, probably because memory ran out; close other programs and run this again"
-        if process.exitcode != -signal.SIGKILL:
+        if process.exitcode != -getattr(signal, "SIGKILL", 9):  # Windows has no such signal
             how = f"crashed (exit code {process.exitcode}); run this again"
         raise Died(f"the process that ran {function.__name__} {how}") from None
     finally:
@@ -152,8 +270,8 @@ def in_own_process(
 
 
 def _call(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    """The other side of `in_own_process`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    """The child's side of `in_own_process`: sends (value, None) or (None, exception)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the parent
     try:
         sender.send((function(*arguments), None))
     except Exception as error:

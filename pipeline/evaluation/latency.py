@@ -29,6 +29,8 @@ LOOK_SECONDS = 0.5  # how long other processes are watched before the timing sta
 OTHERS = 0.25  # cores that other processes may use, beyond those that the timing leaves free
 TURNS_SPREAD = 0.3  # of the median: largest allowed value of `turns_spread`
 TAIL = 2.0  # largest allowed p90, in multiples of the median
+# Fields of `psutil.cpu_times` during which a core works. Each system has some of them.
+BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
@@ -119,12 +121,12 @@ def busy_reason(row: dict[str, Any], threads: int) -> str | None:
 
 
 def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
-    """Calls `work` and measures the load that other processes put on our cores meanwhile.
+    """Call `work` and measure the load of other processes meanwhile.
 
     Returns:
-        What `work` returns, and the mean number of cores that others used, of those that this
-        process may use. A hypervisor that takes a core away (steal) counts as another process.
-        None where the system does not tell.
+        What `work` returns, and how many of the cores that this process may use other processes
+        used, on average. Time that a hypervisor takes away (steal) counts as theirs. None where
+        the system does not tell (a sandbox without /proc/stat).
     """
     started, before = time.perf_counter(), others_seconds()
     result = work()
@@ -133,10 +135,13 @@ def with_others(work: Callable[[], Any]) -> tuple[Any, float | None]:
 
 
 def others_seconds() -> float | None:
-    """CPU seconds since the system started, on the cores that we may use, of other processes."""
+    """CPU seconds of other processes on the cores that this process may use, since system start.
+
+    None where the system does not tell.
+    """
     try:
         times = psutil.cpu_times(percpu=True)
-    except OSError:  # a sandbox without /proc/stat
+    except OSError:
         return None
     ours = available_cores()
     busy = sum(

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 
 from pipeline.base.artifacts import KERAS_MODELS
 from pipeline.base.lazy import keras, tf
 from pipeline.base.system import cores, in_own_process
 from pipeline.evaluation.latency import single_run
+
+SAMPLE_SECONDS = 0.001  # where the system keeps no record of the peak
+
+
+def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int:
+    """Bytes by which resident memory rises, at its peak, when a model is loaded and run once.
+
+    Must be called in a new process. The packages are imported before the measurement. For LiteRT
+    the rise contains the file, the weights as XNNPACK packs them and the activations; for Keras
+    also the initialisation of TensorFlow.
+
+    Args:
+        name: the model, one of MODELS.
+        image: uint8 (height, width, 3).
+    """
+    if name in KERAS_MODELS:  # LiteRT is imported already and needs no TensorFlow
+        assert tf.float32 and keras.Model  # imports both
+
+    def load_and_run() -> None:
+        single_run(models_dir, name, 1, image)()
+
+    return recorded_growth(load_and_run) if reset_peak() else sampled_growth(load_and_run)
+
+
+def reset_peak() -> bool:
+    """Reset the kernel's record of this process' peak memory, which was reached by the imports.
+
+    Returns:
+        False where the system cannot do that: only Linux can.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
+def recorded_growth(work: Callable[[], Any]) -> int:
+    """Bytes by which resident memory rises while `work` runs, as the kernel records it."""
+    before = resident_bytes("VmRSS")
+    work()
+    return resident_bytes("VmHWM") - before
 
 
 def resident_bytes(field: str) -> int:
@@ -23,38 +69,30 @@ def resident_bytes(field: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int | None:
-    """Bytes by which resident memory rises, at its peak, when a model is loaded and run once.
+def sampled_growth(work: Callable[[], Any]) -> int:
+    """Bytes by which resident memory rises while `work` runs, by a sample every SAMPLE_SECONDS."""
+    process, finished = psutil.Process(), threading.Event()
+    samples = [process.memory_info().rss]
 
-    Must be called in a new process. The packages are imported before the measurement. For LiteRT
-    the rise contains the file, the weights as XNNPACK packs them and the activations; for Keras
-    also the initialisation of TensorFlow.
+    def watch() -> None:
+        while not finished.wait(SAMPLE_SECONDS):
+            samples.append(process.memory_info().rss)
 
-    Args:
-        name: the model, one of MODELS.
-        image: uint8 (height, width, 3).
-
-    Returns:
-        None where the system does not tell (no /proc).
-    """
-    if name in KERAS_MODELS:  # LiteRT is imported already and needs no TensorFlow
-        assert tf.float32 and keras.Model  # imports both
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        # Reset the peak, which was reached during the imports.
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        before = resident_bytes("VmRSS")
-    except OSError:
-        return None
-    single_run(models_dir, name, 1, image)()
-    return resident_bytes("VmHWM") - before
+        work()
+        samples.append(process.memory_info().rss)
+    finally:
+        finished.set()
+        thread.join()
+    return max(samples) - samples[0]
 
 
-def measure_memory(
-    models_dir: Path, names: tuple[str, ...], image: np.ndarray
-) -> dict[str, int | None]:
+def measure_memory(models_dir: Path, names: tuple[str, ...], image: np.ndarray) -> dict[str, int]:
     """`memory_growth` of each model, each in a new process."""
 
-    def measure(name: str) -> int | None:
+    def measure(name: str) -> int:
         return in_own_process(memory_growth, models_dir, name, image)
 
     with ThreadPoolExecutor(cores()) as threads:
