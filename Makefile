@@ -1,6 +1,8 @@
-# make         the real run: Oxford-IIIT Pet, all five stages, into models/
-# make demo    the same on drawn animals: no download, small, into models/demo/
-# make test    the tests, and ruff
+# make            the real run: Oxford-IIIT Pet, all five stages, into models/
+# make demo       the same on drawn animals: no download, small, into models/demo/
+# make test       ruff, and the tests that need no other process or package: under 5 minutes
+# make test-slow  the other tests: whole scripts, kills, several workers, campaigns of faults, other
+#                 runtimes (installed into .venv/device: 650 MB); a missing package is a failure
 #
 # Every stage is asked every time. It looks at code, settings, inputs and packages by content
 # (--if-needed), says which of them changed if any did, and else does nothing in a fraction of a
@@ -20,7 +22,9 @@ EVALUATION   ?=
 
 ASK = --models-dir $(MODELS) --if-needed
 
-.PHONY: all demo test clean
+PYTEST = $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: all demo test test-slow clean
 all: $(VENV)/ready
 	$(RUN) data_preparation.py $(ASK) $(DATA)
 	$(RUN) training.py $(ASK) --resume $(TRAINING)
@@ -36,7 +40,11 @@ demo:
 test: $(VENV)/ready-to-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Type hints are checked here: $(RUN) -m mypy
+	$(PYTEST)
+
+test-slow: $(VENV)/ready-to-test $(VENV)/device/ready
+	REQUIRE_ALL=1 DEVICE_PYTHON=$(CURDIR)/$(VENV)/device/bin/python $(PYTEST) -m slow
 
 clean:
 	rm -rf $(VENV) models/demo
@@ -49,4 +57,10 @@ $(VENV)/ready: requirements.txt
 
 $(VENV)/ready-to-test: $(VENV)/ready tests/requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+# MediaPipe and TFLite Micro need other versions of some packages than the pipeline.
+$(VENV)/device/ready: tests/requirements_slow.txt | $(VENV)/ready
+	$(PYTHON) -m venv $(VENV)/device
+	$(VENV)/device/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements_slow.txt
 	touch $@

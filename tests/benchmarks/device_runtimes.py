@@ -1,6 +1,6 @@
 """Whether MediaPipe and TFLite Micro see in the .tflite files of a run what LiteRT sees here.
 
-    python -m venv device && device/bin/pip install mediapipe tflite-micro
+    python -m venv device && device/bin/pip install -r tests/requirements_slow.txt
     DEVICE_PYTHON=device/bin/python python tests/benchmarks/device_runtimes.py
     DEVICE_PYTHON=... python tests/benchmarks/device_runtimes.py --models-dir models/demo --drawn 30
 
@@ -22,10 +22,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import test_mediapipe
-import test_tflite_micro
+sys.path[:0] = [str(ROOT)]
 
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.cli import SEED
@@ -34,6 +31,7 @@ from pipeline.data.formats import synthetic
 from pipeline.data.image_reader import fit_image
 from pipeline.evaluation import memory_plan
 from pipeline.inference import iou, litert
+from tests.helpers.other_runtimes import run_mediapipe, run_tflite_micro
 
 DRAWN_SIDE = 200  # of --drawn; pictures are drawn at twice the size
 
@@ -58,8 +56,8 @@ def compare_shrinking(path: Path, size: tuple[int, int], number: int) -> None:
         small.append(np.asarray(fit_image(picture, size, "stretch")))
         masks.append(np.asarray(fit_image(mask, size, "stretch", Image.Resampling.NEAREST)))
     shrink = [np.linspace(0, 2 * DRAWN_SIDE - 1, side).round().astype(int) for side in size]
-    by_itself = test_mediapipe.run(path, np.stack(large))[0][:, shrink[0]][:, :, shrink[1]]
-    by_pillow = test_mediapipe.run(path, np.stack(small))[0]
+    by_itself = run_mediapipe(path, np.stack(large))[0][:, shrink[0]][:, :, shrink[1]]
+    by_pillow = run_mediapipe(path, np.stack(small))[0]
     found = [mean_iou(np.stack(masks), classes, 3) for classes in (by_itself, by_pillow)]
     print(
         f"{path.stem}: {number} drawn pictures of {2 * DRAWN_SIDE} pixels: mean IoU {found[0]:.3f} "
@@ -84,13 +82,13 @@ def main() -> None:
             path = Path(folder) / f"{name}.tflite"
             path.write_bytes(artifact_path(models_dir, name).read_bytes())
             ours = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
-            seen, _, told = test_mediapipe.run(path, images)
+            seen, _, told = run_mediapipe(path, images)
             turned = np.count_nonzero(seen != ours)
             print(f"{name}: MediaPipe: {turned} of {ours.size:,} pixels differ; {told['labels']}")
             if name == "int8" and arguments.drawn:
                 compare_shrinking(path, images.shape[1:3], arguments.drawn)
             if name == "int8":
-                logits, taken = test_tflite_micro.run(path, images)
+                logits, taken = run_tflite_micro(path, images)
                 micro = logits.argmax(axis=-1)
                 planned = memory_plan.plan(path.read_bytes()).activation_bytes
                 print(

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from pipeline.base.artifacts import MODELS
 from pipeline.data.dataset import load_split
@@ -18,6 +17,8 @@ def split(evaluated_run):
 
 @pytest.mark.parametrize("name", ["original", "int8", "dynamic"])
 def test_counts_are_those_of_scikit_learn(evaluated_run, split, name):
+    from sklearn import metrics
+
     images, masks = split
     found = accuracy.counts_per_image(evaluated_run, name, images, masks, 3)
     maps = accuracy.class_maps(evaluated_run, name, images)

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import data_preparation
-
 
 def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
     """An image as the bytes of a file."""
@@ -63,5 +61,7 @@ class PhotoFolder:
 
     def prepare(self, models_dir: Path, *arguments: str) -> None:
         """Makes a data set of 64 x 64 pixels of it."""
+        import data_preparation
+
         where = ["--models-dir", str(models_dir), "--data-dir", str(self.path)]
         data_preparation.main([*where, "--dataset", "folder", "--image-size", "64", *arguments])

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import data_preparation
 from pipeline.base.artifacts import artifact_path, record_path, sha256, write_record
-from pipeline.data.formats import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
@@ -86,6 +84,9 @@ def make_data_set(
     models_dir: Path, size: int = SIZE, seed: int = 7, counts: dict[str, int] = COUNTS
 ) -> None:
     """A synthetic data set of a few small pictures."""
+    import data_preparation
+    from pipeline.data.formats import synthetic
+
     where = ["--models-dir", str(models_dir), "--dataset", "synthetic"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "COUNTS", counts)

@@ -1,16 +1,11 @@
-"""MediaPipe's ImageSegmenter runs the signed files as they are, and sees what we see.
+"""MediaPipe's ImageSegmenter runs the signed files as they are, and predicts the same classes.
 
-It runs in the Python that DEVICE_PYTHON names, else in this one. To try it without touching this
+It runs in the Python that DEVICE_PYTHON names, else in this one. To run it without a change of this
 project's environment:
 
-    python -m venv device && device/bin/pip install mediapipe
-    DEVICE_PYTHON=device/bin/python python -m pytest tests/test_mediapipe.py
+    python -m venv device && device/bin/pip install -r tests/requirements_slow.txt
+    DEVICE_PYTHON=device/bin/python python -m pytest -m slow tests/interop/test_mediapipe.py
 """
-
-import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,64 +15,18 @@ from pipeline.base.lazy import keras
 from pipeline.inference import contract, litert
 from pipeline.quantization.convert import convert
 from pipeline.training import networks
+from tests.helpers.optional import device_needs
+from tests.helpers.other_runtimes import run_mediapipe
 from tests.helpers.pictures import blobs
 from tests.helpers.runs import CLASSES, SIZE
 
-PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
-# Arguments: a file, pictures (.npy), where class maps and confidences go (.npz). Prints the labels
-# and, read by MediaPipe's own generated code, the metadata.
-PROGRAM = """
-import json, sys
-import mediapipe as mp
-import numpy as np
-from mediapipe.tasks.metadata import metadata_schema_py_generated as schema
-from mediapipe.tasks.metadata import schema_py_generated as tflite
-file, pictures, outputs = sys.argv[1:]
-options = mp.tasks.vision.ImageSegmenterOptions(
-    mp.tasks.BaseOptions(file), output_category_mask=True
-)
-masks, confidences = [], []
-with mp.tasks.vision.ImageSegmenter.create_from_options(options) as segmenter:
-    labels = segmenter.labels
-    for picture in np.load(pictures):
-        found = segmenter.segment(mp.Image(mp.ImageFormat.SRGB, picture))
-        # Copies, because a view points at memory that goes with `found`.
-        masks.append(found.category_mask.numpy_view()[..., 0].copy())
-        planes = [plane.numpy_view()[..., 0] for plane in found.confidence_masks]
-        confidences.append(np.stack(planes, -1))
-np.savez(outputs, masks=np.stack(masks), confidences=np.stack(confidences))
-model = tflite.ModelT.InitFromObj(tflite.Model.GetRootAsModel(open(file, "rb").read(), 0))
-(entry,) = [entry for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
-content = bytes(model.buffers[entry.buffer].data)
-about = schema.ModelMetadataT.InitFromObj(schema.ModelMetadata.GetRootAsModelMetadata(content, 0))
-graph = about.subgraphMetadata[0]
-image, logits = graph.inputTensorMetadata[0], graph.outputTensorMetadata[0]
-size = image.content.contentProperties.defaultSize
-print(json.dumps({
-    "labels": labels,
-    "files": [logits.associatedFiles[0].name.decode(), about.associatedFiles[0].name.decode()],
-    "size": [size.width, size.height],
-    "mean": float(image.processUnits[0].options.mean[0]),
-    "std": float(image.processUnits[0].options.std[0]),
-    "pixel": image.description.decode(),
-}))
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
 def mediapipe():
-    """Skips without the package; a process of its own, because it brings its own runtime."""
-    command = [PYTHON, "-c", "import mediapipe.tasks.python.vision"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-        reason = done.stderr.strip() or "no reason given" if done.returncode else ""
-    except OSError as error:
-        reason = str(error)
-    if reason:
-        pytest.skip(
-            f"mediapipe is not installed for {PYTHON}; DEVICE_PYTHON may name another Python: "
-            + reason.splitlines()[-1]
-        )
+    """MediaPipe, where it is installed. Each test runs it in a process: it has its own runtime."""
+    device_needs("mediapipe.tasks.python.vision")
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +52,10 @@ def files(tmp_path_factory):
     return folder
 
 
-def run(path, pictures):
-    """Class maps and confidences of MediaPipe for pictures of one size, and what it reads."""
-    np.save(path.with_suffix(".npy"), pictures)
-    arguments = [path, path.with_suffix(".npy"), path.with_suffix(".npz")]
-    command = [PYTHON, "-c", PROGRAM, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = np.load(path.with_suffix(".npz"))
-    return found["masks"], found["confidences"], json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("name", ["int8", "float16", "float32"])
-def test_sees_what_we_see_in_every_pixel(files, images, name):
+def test_classes_are_ours_in_every_pixel(files, images, name):
     path = files / f"{name}.tflite"
-    seen, confidences, told = run(path, images)
+    seen, confidences, told = run_mediapipe(path, images)
     expected = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
     assert min(np.bincount(expected.ravel(), minlength=len(CLASSES))) > 100  # all classes
     assert np.count_nonzero(seen != expected) == 0
@@ -136,7 +74,7 @@ def test_sees_what_we_see_in_every_pixel(files, images, name):
     assert told["pixel"] == taken["pixel"]
 
 
-def test_takes_pictures_of_any_size(files, images):
+def test_pictures_of_any_size_are_taken(files, images):
     """Stretched to the model's square and back, as the project does it."""
     path = files / "int8.tflite"
     height, width = 75, 50
@@ -144,7 +82,7 @@ def test_takes_pictures_of_any_size(files, images):
     pictures = [
         np.asarray(Image.fromarray(each).resize((width, height), bilinear)) for each in images
     ]
-    seen, _, _ = run(path, np.stack(pictures))
+    seen, _, _ = run_mediapipe(path, np.stack(pictures))
     assert seen.shape == (len(images), height, width)
     size = images.shape[1:3]
     small = [np.asarray(Image.fromarray(each).resize(size, bilinear)) for each in pictures]

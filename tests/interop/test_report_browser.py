@@ -92,7 +92,7 @@ def html(numbers, tmp_path):
         "what": "synthetic test picture",
         "number": 6,
         "colours": [("pet", (242, 142, 43)), ("wrong pixel", (230, 0, 126))],
-        "head": ["synthetic test picture", "as it is, truth", *MODELS],
+        "head": ["synthetic test picture", "photo, ground truth", *MODELS],
         "rows": [
             {"rank": "better than 40%", "called": f"images/{'a_name_' * 9}.png", "cells": cells}
         ],

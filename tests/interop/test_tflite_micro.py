@@ -1,16 +1,11 @@
-"""TFLite Micro itself: it takes the memory that was planned, and sees what XNNPACK sees.
+"""TFLite Micro itself: it takes the memory that was planned, and predicts what XNNPACK predicts.
 
-It runs in the Python that DEVICE_PYTHON names, else in this one. To try it without touching this
+It runs in the Python that DEVICE_PYTHON names, else in this one. To run it without a change of this
 project's environment:
 
-    python -m venv device && device/bin/pip install tflite-micro
-    DEVICE_PYTHON=device/bin/python python -m pytest tests/test_tflite_micro.py
+    python -m venv device && device/bin/pip install -r tests/requirements_slow.txt
+    DEVICE_PYTHON=device/bin/python python -m pytest -m slow tests/interop/test_tflite_micro.py
 """
-
-import os
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,58 +15,17 @@ from pipeline.evaluation import memory_plan
 from pipeline.inference import litert
 from pipeline.quantization import convert
 from pipeline.training import networks
+from tests.helpers.optional import device_needs
+from tests.helpers.other_runtimes import run_tflite_micro
 from tests.helpers.pictures import blobs
 
-PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
-BOOKKEEPING = 4_000_000  # bytes of arena beyond the activations: more than enough on any host
-# Arguments: a file, bytes of arena, inputs (.npy), where outputs go (.npy). The keyword of
-# from_file is spelled as the package spells it. Allocations go to stderr.
-PROGRAM = """
-import sys
-import numpy as np
-from tflite_micro.python.tflite_micro import runtime
-file, arena, inputs, outputs = sys.argv[1:]
-recording = runtime.InterpreterConfig.kAllocationRecording
-interpreter = runtime.Interpreter.from_file(
-    file, arena_size=int(arena), intrepreter_config=recording
-)
-found = []
-for image in np.load(inputs):
-    interpreter.set_input(image[None], 0)
-    interpreter.invoke()
-    found.append(interpreter.get_output(0)[0])
-np.save(outputs, np.stack(found))
-interpreter.print_allocations()
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tflite_micro():
-    """Skips without the package; a process of its own, because a fault in it ends the process."""
-    command = [PYTHON, "-c", "from tflite_micro.python.tflite_micro import runtime"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-        reason = done.stderr.strip() if done.returncode else None
-    except OSError as error:
-        reason = str(error)
-    if reason is not None:
-        pytest.skip(
-            f"tflite-micro is not installed for {PYTHON}; DEVICE_PYTHON may name another Python: "
-            + " ".join(reason.splitlines()[-1:])
-        )
-
-
-def run(path, inputs):
-    """Outputs of TFLite Micro for a batch of inputs, and the bytes of activations it took."""
-    np.save(path.with_suffix(".in.npy"), inputs)
-    arena = memory_plan.plan(path.read_bytes()).activation_bytes + BOOKKEEPING
-    files = path.with_suffix(".in.npy"), path.with_suffix(".out.npy")
-    arguments = [PYTHON, "-c", PROGRAM, path, arena, *files]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    # The head of the arena holds what an inference overwrites, the tail what stays.
-    head = re.search(r"Arena allocation head (\d+) bytes", done.stdout + done.stderr)
-    return np.load(files[1]), int(head[1])
+    """TFLite Micro, where it is installed. Each test runs it in a process: a fault ends that."""
+    device_needs("tflite_micro.python.tflite_micro.runtime")
 
 
 def compact(size, enlargement=1.0):
@@ -99,18 +53,18 @@ def residual(size):
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_plan_is_what_tflite_micro_takes(network, arguments, variant, tmp_path):
+def test_planned_memory_is_what_tflite_micro_takes(network, arguments, variant, tmp_path):
     keras.utils.set_random_seed(0)
     model = network(*arguments)
     calibration = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert.convert(model, variant, calibration))
     dtype = litert.open_interpreter(path).get_input_details()[0]["dtype"]
-    _, taken = run(path, np.zeros((1, *model.input_shape[1:]), dtype))
+    _, taken = run_tflite_micro(path, np.zeros((1, *model.input_shape[1:]), dtype))
     assert taken == memory_plan.plan(path.read_bytes()).activation_bytes
 
 
-def test_sees_what_xnnpack_sees(tmp_path):
+def test_classes_are_those_of_xnnpack(tmp_path):
     """They round differently, by single steps of int8; a pixel turns where two classes are close.
 
     The share of equal pixels was 99.9 % here and 99.6 % on 200 pictures of a run of `make demo`
@@ -128,7 +82,7 @@ def test_sees_what_xnnpack_sees(tmp_path):
     interpreter = litert.open_interpreter(path)
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8  # a pixel goes in as it is
     expected = np.stack(list(litert.predict_tflite(interpreter, images)))
-    assert np.mean(expected[32:] == masks[32:]) > 0.85  # it sees something
-    logits, taken = run(path, images)
+    assert np.mean(expected[32:] == masks[32:]) > 0.85  # it has learned something
+    logits, taken = run_tflite_micro(path, images)
     assert np.mean(logits.argmax(axis=-1) == expected) > 0.99
     assert taken == memory_plan.plan(path.read_bytes()).activation_bytes

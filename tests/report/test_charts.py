@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.data.classes import make_classes
@@ -23,6 +22,8 @@ def words(figure):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".svg"])
 def test_picture_that_the_disk_does_not_hold_is_said_and_not_cut(full_disk, tmp_path, suffix):
+    from matplotlib.figure import Figure
+
     figure = Figure()
     figure.subplots().plot(range(9))
     with pytest.raises(OSError):
