@@ -33,12 +33,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from pipeline.base import artifacts, cli, console
+
+if __name__ == "__main__":
+    console.guard_imports()  # before the slow ones
 
 import numpy as np
 
-from pipeline.base import artifacts, cli, console
 from pipeline.base.stage import Stage
 from pipeline.data import (
     audit,
@@ -50,7 +54,7 @@ from pipeline.data import (
     split_selection,
 )
 from pipeline.data.formats import registry
-from pipeline.report import charts, overlays
+from pipeline.report import charts, overlays, sidecars
 
 IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
 STRIDE = 32  # of the network: sides must be multiples of it
@@ -188,10 +192,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     # Decode and resize what is left, a few at a time, each into its split.
     folder = artifacts.artifact_path(models_dir, "dataset").parent
     with new_arrays(folder):
-        writer, names = (
-            dataset_writer.DataSetWriter(folder, meaning.classes),
-            dataset_writer.ListWriter(),
-        )
+        writer = dataset_writer.DataSetWriter(folder, meaning.classes)
+        names = dataset_writer.ListWriter()
         size, fit = (height, width), arguments.fit
         found = split_selection.decoded(source, chosen, meaning, size, fit, faults)
         for split, name, image, mask in found:
@@ -199,47 +201,68 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
             names.add(split, name)
         split_selection.refuse(faults, number, source.skip_bad)
         splits, fingerprint = writer.describe()
+        left_out = [fault.text for fault in faults]
+        left_out += [f"{name}: {why}, not looked at" for name, why in source.passed_over]
         about = {
             "source": source.title,
+            "formats": registry.format_of(arguments.data),
             "synthetic": source.drawn,
             "image_size": [width, height],
             "fit": arguments.fit,
             "splits": splits,
             "fingerprint": fingerprint,
             "listing": names.write(folder),
+            "left_out": left_out,
             **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),
         }
-        listed = [fault.text for fault in faults]
-        listed += [f"{name}: {why}, not looked at" for name, why in source.passed_over]
-        if listed:
-            with artifacts.atomic(folder / LEFT_OUT) as temporary:
-                temporary.write_text("\n".join(listed) + "\n", encoding="utf-8", errors="replace")
         writer.finish(about)
-    if not listed:
+    if not left_out:
         (folder / LEFT_OUT).unlink(missing_ok=True)
 
-    # Show what it looks like.
-    # The one beside the scripts is of the pets.
-    pets = arguments.data == registry.PETS[0] and models_dir.resolve() == artifacts.MODELS_DIR
-    picture = (artifacts.ROOT if pets else models_dir) / "dataset.jpg"
-    rows = np.unique(np.linspace(0, splits["train"]["examples"] - 1, SHOWN).astype(int))
-    images, masks = (part[rows] for part in dataset.load_split(models_dir, "train"))
-    title = f"{source.title}, {width} x {height} pixels"
-    charts.save(overlays.examples(images, masks, title, meaning.classes), picture)
+    # The data set is in place. Show what it looks like.
+    files = drawings(models_dir)
+    sidecars.draw(stage, "dataset", files, overlays.__file__)
     for split, facts in splits.items():
         shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
         of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
         console.say(f"{split:10} {facts['examples']:5} examples   {of}")
     if note := split_selection.luck(splits):
         console.say(note)
-    if listed:
+    if left_out:
         console.say(
             f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
             f"files passed over; {folder / LEFT_OUT} names them"
         )
     if about["listing"]:
         console.say(f"which picture is in which split: {folder / about['listing'][0]}")
-    console.say(f"wrote {folder} and {picture} in {stage.seconds()} s")
+    console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
+
+
+def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+    """The picture of the data set and the list of what it leaves out, drawn from what is in it."""
+    record = artifacts.read_record(models_dir, "dataset")
+    width, height = record["image_size"]
+    # The picture beside the scripts is of the pets.
+    pets = record["settings"].get("data") == registry.PETS[0]
+    beside_scripts = pets and models_dir.resolve() == artifacts.MODELS_DIR
+
+    def draw_examples(path: Path) -> None:
+        rows = np.linspace(0, record["splits"]["train"]["examples"] - 1, SHOWN).astype(int)
+        images, masks = (a[np.unique(rows)] for a in dataset.load_split(models_dir, "train"))
+        title = f"{record['source']}, {width} x {height} pixels"
+        classes = dataset.load_classes(models_dir)
+        charts.save(overlays.examples(images, masks, title, classes), path)
+
+    def list_left_out(path: Path) -> None:
+        text = "".join(f"{line}\n" for line in record["left_out"])
+        with artifacts.atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+
+    files = {(artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg": draw_examples}
+    if record.get("left_out"):
+        folder = artifacts.artifact_path(models_dir, "dataset").parent
+        files[folder / LEFT_OUT] = list_left_out
+    return files
 
 
 @contextlib.contextmanager
@@ -261,24 +284,24 @@ def main(argv: list[str] | None = None) -> None:
         registry.refuse_pictures(arguments.data_dir)
 
     # Where TFDS keeps its copy changes no example; files of one's own count by their content.
-    stage = Stage(__file__, arguments).apart_from("data_dir")
+    formats = registry.format_of(arguments.data)
+    stage = Stage.begin(__file__, arguments, parse([]), formats=formats).ignoring("data_dir")
     source = None
     if registry.on_disk(arguments.data):
         source = open_data(arguments)
         states = artifacts.artifact_path(arguments.models_dir, "dataset").with_name("files.txt")
         contents = registry.content_of(source.folder, source.files(), states)
-        stage.inputs[f"content of {arguments.data}"] = contents
+        stage = stage.with_inputs({f"content of {arguments.data}": contents})
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
         about = artifacts.read_record(arguments.models_dir, "dataset")
-        if left := dataset_writer.leftovers(
-            folder, about
-        ):  # by a run that was killed before its end
-            with contextlib.suppress(console.UserError, OSError), stage.alone():
+        if left := dataset_writer.leftovers(folder, about):  # of a run that was killed at its end
+            with contextlib.suppress(console.UserError, OSError), stage.lock():
                 for path in left:
                     path.unlink(missing_ok=True)
+        sidecars.draw_again(stage, "dataset", drawings(arguments.models_dir), overlays.__file__)
     else:
-        with stage.alone():
+        with stage.lock():
             prepare(stage, arguments, source or open_data(arguments))
 
 

@@ -26,12 +26,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import cli, console
+
+if __name__ == "__main__":
+    console.guard_imports()  # before the slow ones
+
 import numpy as np
 
-from pipeline.base import cli, console
 from pipeline.base.artifacts import (
     ARTIFACTS,
     MODELS,
@@ -50,19 +55,15 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
 from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan
 from pipeline.inference import litert
-from pipeline.inference.contract import sign
+from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import load_model
 from pipeline.inference.tflite_files import gzip_bytes, weight_counts
 from pipeline.prediction import predict
 from pipeline.quantization.convert import convert
-from pipeline.report import gallery, gates, page, tables
+from pipeline.report import gallery, gates, page, sidecars, tables
 from pipeline.variants import VARIANTS, quantised
 
 MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # what earlier stages made
-NO_NUMBERS = (  # flags that change no number
-    *("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou", "gate"),
-    *("image", "model", "profile", "npu"),
-)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -99,8 +100,9 @@ def write_baselines(stage: Stage) -> None:
     for name, variant in VARIANTS.items():
         if not variant.quantised:
             names = load_classes(stage.models_dir).names
-            content = sign(convert(load_model(stage.models_dir, variant.source), name), names)
-            part = stage.part(variant.source)
+            content = convert(load_model(stage.models_dir, variant.source), name)
+            content = add_contract(content, names)
+            part = stage.for_inputs(variant.source)
             with part.new_artifact(name, {"bytes": len(content)}) as (path,):
                 path.write_bytes(content)
 
@@ -211,19 +213,28 @@ def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
 # --- the stage ----------------------------------------------------------------------------
 
 
-def draw_report(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> None:
+def draw_report(stage: Stage, evaluation: dict[str, Any]) -> None:
     """Writes report.html, unless it shows these numbers, drawn by this code, already."""
-    drawing = Stage(page.__file__, arguments).apart_from(*vars(arguments))
-    drawing.inputs = {"evaluation": read_record(arguments.models_dir, "evaluation")["sha256"]}
-    if named := read_record(arguments.models_dir, "dataset").get("listing"):
-        drawing.inputs["the list of pictures"] = named[1]
+    models_dir = stage.models_dir
+    drawing = Stage.begin(page.__file__, stage.arguments, counted=("report",))
+    drawing = drawing.ignoring(*vars(stage.arguments))
+    inputs = {"evaluation": read_record(models_dir, "evaluation")["sha256"]}
+    if listing := read_record(models_dir, "dataset").get("listing"):
+        inputs["the list of pictures"] = listing[1]
+    drawing = drawing.with_inputs(inputs)
     reasons = drawing.reasons("report")
     if not reasons:
         return
     console.say(f"drawing {ARTIFACTS['report'][0]}, because {reasons[0].text}")
-    grid = gallery.photo_grid(arguments.models_dir, evaluation)
+    grid = gallery.photo_grid(models_dir, evaluation)
     with drawing.new_artifact("report", {}) as (path,):
-        path.write_text(page.page(evaluation, arguments.models_dir, grid), encoding="utf-8")
+        path.write_text(page.page(evaluation, models_dir, grid), encoding="utf-8")
+
+
+def drawings(models_dir: Path, evaluation: dict[str, Any]) -> dict[Path, Callable[[Path], None]]:
+    """The numbers as a flat table for a spreadsheet, drawn from evaluation.json."""
+    flat = models_dir / "evaluation.csv"
+    return {flat: lambda path: write_csv(path, tables.flat_rows(evaluation))}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,23 +256,32 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # A stale model is a marked row and no reason to stop.
-    stage = Stage(__file__, arguments).apart_from(*NO_NUMBERS)
-    for name in MADE_BEFORE:
-        stage.inputs[name] = read_record(models_dir, name)["sha256"]
+    others = set(vars(arguments)) - {"seed"}  # flags that change no number
+    stage = Stage.begin(__file__, arguments, parse([])).ignoring(*others)
+    stage = stage.with_inputs(
+        {name: read_record(models_dir, name)["sha256"] for name in MADE_BEFORE}
+    )
     path = artifact_path(models_dir, "evaluation")
     if stage.nothing_to_do("evaluation"):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
+        files = drawings(models_dir, evaluation)
+        sidecars.draw_again(stage, "evaluation", files, tables.__file__)
     else:
-        with stage.alone():
+        with stage.lock():
             evaluation, counts = evaluate(stage, arguments.seed)
-            beside = ("evaluation.csv", gallery.COUNTS_FILE)
-            with stage.new_artifact("evaluation", {}, beside) as (numbers, table, arrays):
+            companions = (gallery.COUNTS_FILE,)
+            with stage.new_artifact("evaluation", {}, companions=companions) as (numbers, arrays):
                 numbers.write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
-                write_csv(table, tables.flat_rows(evaluation))
                 np.savez_compressed(arrays, **counts)
-    draw_report(arguments, evaluation)
+            files = drawings(models_dir, evaluation)
+            sidecars.draw(stage, "evaluation", files, tables.__file__)
 
-    console.say("\n" + tables.terminal_table(evaluation))
+    # The numbers are in place: what fails from here on is a note.
+    report = artifact_path(models_dir, "report")
+    sidecars.drawn(report, lambda _: draw_report(stage, evaluation))
+    sidecars.drawn(
+        Path("the table"), lambda _: console.say("\n" + tables.terminal_table(evaluation))
+    )
     seconds = stage.seconds()
     console.say(f"\n{path} and report.html beside it have it all; {seconds:.0f} s since the start")
     broken, unknown = gates.judge(arguments, evaluation)

@@ -28,22 +28,28 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.base import cli, console
+
+if __name__ == "__main__":
+    console.guard_imports()  # before the slow ones
+
 from pipeline.base.artifacts import artifact_path, read_record, write_csv
 from pipeline.base.lazy import keras, tfmot
-from pipeline.base.stage import Stage
+from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
 from pipeline.pruning import channels, magnitude
 from pipeline.pruning.dependency_graph import channel_groups
-from pipeline.report import charts
+from pipeline.report import charts, sidecars
 from pipeline.training import loop
 from pipeline.training.checkpoints import forget
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Loss, make_loss, taught_loss
-from pipeline.training.networks import teaching_views
+from pipeline.training.losses import Loss, distillation_loss, make_loss
+from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import make_optimizer
 
 SPARSITY = 0.6  # share of zeros in all pruned kernels together
@@ -89,7 +95,7 @@ def write_sensitivity(stage: Stage) -> None:
     rows = magnitude.scan_sensitivity(keras_files.load_model(stage.models_dir, "original"), *split)
     picture = stage.models_dir / "pruned_sensitivity.png"
     write_csv(picture.with_suffix(".csv"), rows)
-    charts.save(charts.zeros_sensitivity(rows), picture)
+    sidecars.drawn(picture, lambda path: charts.save(charts.zeros_sensitivity(rows), path))
     level = f"{magnitude.SCAN_LEVELS[-1]:.0%}"
     worst = sorted(rows, key=lambda row: -row[level])[:3]
     console.say(
@@ -100,12 +106,17 @@ def write_sensitivity(stage: Stage) -> None:
 
 def cut_channels(
     stage: Stage, model: keras.Model, loss: Loss
-) -> tuple[keras.Model, dict[str, Any], list[dict[str, Any]]]:
-    """The model without its least important channels, what the record says of it, and a table."""
+) -> tuple[keras.Model, dict[str, Any], list[dict[str, Any]], Resumption]:
+    """Removes the least important channels of a model.
+
+    Returns:
+        The smaller model, metrics for the record, a table of the channels, and what the choice of
+        channels, if it is that of a stopped run, has to tell the record.
+    """
     groups, share = channel_groups(model), stage.arguments.channels
     tried, masked = (keras_files.load_model(stage.models_dir, "original") for _ in range(2))
     batch_size = stage.arguments.batch_size
-    kept = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
+    kept, resumption = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
     small = channels.remove_channels(model, groups, kept)
     channels.mask_channels(masked, groups, kept)
     images, _ = load_split(stage.models_dir, "validation")
@@ -121,7 +132,7 @@ def cut_channels(
         f"{small.count_params():,} parameters"
     )
     about = {"channels_removed": round(removed, 4), "differs_from_masked": difference}
-    return small, about, rows
+    return small, about, rows, resumption
 
 
 def choose_zeros(model: keras.Model, sparsity: float) -> dict[str, float]:
@@ -131,8 +142,8 @@ def choose_zeros(model: keras.Model, sparsity: float) -> dict[str, float]:
     chosen = magnitude.kernels(model)
     if not chosen:
         raise console.UserError(
-            f"no kernel of {model.name} has {magnitude.SMALLEST_KERNEL:,} weights: there is nothing to "
-            "set zeros in. Use --sparsity 0, or lower SMALLEST_KERNEL in pipeline/pruning/magnitude.py"
+            f"no kernel of {model.name} has {magnitude.SMALLEST_KERNEL:,} weights: there is nothing "
+            "to prune. Use --sparsity 0, or lower SMALLEST_KERNEL in pipeline/pruning/magnitude.py"
         )
     return magnitude.layer_shares(chosen, sparsity)
 
@@ -177,14 +188,17 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     # What goes: first whole channels, then zeros in what is left.
     keras.utils.set_random_seed(arguments.seed)
     teacher = keras_files.load_model(models_dir, "original")
-    network, metrics, kept = keras_files.load_model(models_dir, "original"), {}, []
+    network = keras_files.load_model(models_dir, "original")
+    metrics: dict[str, Any] = {}
+    kept: list[dict[str, Any]] = []
+    resumption = NOT_RESUMED
 
     # The loss that the original was trained by, and its own predictions.
     weights = read_record(models_dir, "original")["metrics"].get("class_weights")
     truth_loss = make_loss(load_classes(models_dir), weights)
     sparsity = choose_zeros(network, arguments.sparsity)
     if arguments.channels:
-        network, metrics, kept = cut_channels(stage, network, truth_loss)
+        network, metrics, kept, resumption = cut_channels(stage, network, truth_loss)
         sparsity = choose_zeros(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * steps_per_epoch(images, batch_size)
@@ -204,24 +218,26 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)
     callback.on_train_begin()
-    rising = int(epochs * magnitude.RISING_SHARE) if sparsity and epochs > 1 else 0
-    teacher, through = teaching_views(teacher, student)
-    history = loop.fit(
-        student,
-        optimizer,
-        stage,
+    ramp = int(epochs * magnitude.RAMP_FRACTION) if sparsity and epochs > 1 else 0
+    teacher, smaller = distillation_pair(teacher, student)
+    phase = loop.Phase(
         "pruned",
-        epochs=epochs,
-        loss=taught_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
-        through=through,
-        prepare=lambda: callback.on_epoch_end(None),  # an average of weights has no zeros
-        choose_from=rising,  # the first epoch in which all zeros are there
+        epochs,
+        batch_size,
+        arguments.seed,
+        arguments.resume,
+        loss=distillation_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
+        student=smaller,
+        before_validation=lambda: callback.on_epoch_end(None),  # sets the zeros in EMA weights
+        first_choice=ramp,  # the first epoch at full sparsity
+        resumption=resumption,
     )
+    history, resumption = loop.fit(stage, student, optimizer, phase)
 
     pruned = tfmot.sparsity.keras.strip_pruning(student)
     per_layer = magnitude.layer_sparsity(pruned, sparsity)
     achieved = check_achieved(per_layer, sparsity, epochs)
-    best = history[loop.best_epoch(history, rising)]
+    best = history[loop.best_epoch(history, ramp)]
     metrics |= {
         "sparsity": round(achieved, 4),
         "layers": per_layer,
@@ -230,28 +246,21 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         "validation_mean_iou": best["mean_iou"],
         "class_weights": weights,
     }
-    finish(stage, pruned, history, metrics, kept)
+    finish(stage, pruned, loop.Trained(history, resumption), metrics, kept)
 
 
 def finish(
     stage: Stage,
     model: keras.Model,
-    history: list[dict[str, Any]],
+    trained: loop.Trained,
     metrics: dict[str, Any],
     kept: list[dict[str, Any]],
 ) -> None:
     """Puts the model and what belongs to it in place, and only then forgets the fine-tuning."""
-    fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
-    what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
-    title = "fine-tuning with " + " and ".join(what)
-    curves = charts.curves(history, title, load_classes(stage.models_dir), metrics["best_epoch"])
-    beside = ("pruned_training.csv", "pruned_training.png", "pruned_channels.csv")
-    with stage.new_artifact("pruned", metrics, beside[: 3 if kept else 2]) as (path, *others):
+    share = metrics["sparsity"]
+    tables = {"history": trained.history, "channels": kept}
+    with stage.new_artifact("pruned", metrics, resumption=trained.resumption, **tables) as (path,):
         keras_files.save_model(model, path)
-        write_csv(others[0], history)
-        charts.save(curves, others[1])
-        if kept:
-            write_csv(others[2], kept)
     forget(stage, "pruned")
     channels.plan_path(stage.models_dir).unlink(missing_ok=True)
     console.say(
@@ -262,19 +271,44 @@ def finish(
         f"validation mean IoU {metrics['validation_mean_iou']:.4f} (epoch "
         f"{metrics['best_epoch']}) in {stage.seconds() / 60:.1f} min"
     )
+    sidecars.draw(stage, "pruned", drawings(stage.models_dir), charts.__file__)
+
+
+def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+    """Tables and curves of the fine-tuning, drawn from the pruned model's record."""
+    record = read_record(models_dir, "pruned")
+    metrics, history, kept = record["metrics"], record.get("history"), record.get("channels")
+    if not history:  # nothing was pruned; or an older version drew them itself
+        return {}
+
+    def draw_curves(path: Path) -> None:
+        fewer, share = metrics.get("channels_removed", 0), metrics["sparsity"]
+        what = [f"{fewer:.0%} fewer channels"] * bool(fewer) + [f"{share:.0%} zeros"] * bool(share)
+        title = "fine-tuning with " + " and ".join(what)
+        classes = load_classes(models_dir)
+        charts.save(charts.curves(history, title, classes, metrics["best_epoch"]), path)
+
+    files = {
+        models_dir / "pruned_training.csv": lambda path: write_csv(path, history),
+        models_dir / "pruned_training.png": draw_curves,
+    }
+    if kept:
+        files[models_dir / "pruned_channels.csv"] = lambda path: write_csv(path, kept)
+    return files
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments).apart_from("sensitivity")
-    stage.require("dataset", "original")
+    stage = Stage.begin(__file__, arguments, parse([])).ignoring("sensitivity")
+    stage = stage.require("dataset", "original")
     if arguments.sensitivity:
         write_sensitivity(stage)
     elif stage.nothing_to_do("pruned"):
         forget(stage, "pruned", ours_only=True)
+        sidecars.draw_again(stage, "pruned", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.alone():
+        with stage.lock():
             prune(stage, arguments)
 
 

@@ -24,22 +24,27 @@ One more conversion: an entry in pipeline/variants.py.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import cli, console
+
+if __name__ == "__main__":
+    console.guard_imports()  # before the slow ones
+
 import numpy as np
 
-from pipeline.base import cli, console
-from pipeline.base.artifacts import artifact_path, write_csv
+from pipeline.base.artifacts import artifact_path, read_record, write_csv
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import handover
 from pipeline.inference import contract
-from pipeline.inference.keras_files import load_model, predict
+from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.quantization import convert, selective, sensitivity
 from pipeline.quantization.verify import check, check_zeros
-from pipeline.report import charts
+from pipeline.report import charts, sidecars
 from pipeline.training.checkpoints import forget
 from pipeline.variants import VARIANTS, quantised
 
@@ -100,27 +105,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def within_limit(
     stage: Stage, source: keras.Model, content: bytes, calibration: np.ndarray
 ) -> tuple[bytes, dict[str, Any]]:
-    """Looks at int8 operator by operator, and keeps to --max-drop if there is one.
+    """Measures what each operator costs in int8, and keeps to --max-drop if there is one.
 
     Returns:
-        The int8 file, `content` if that holds, and what its record says of it.
+        The int8 file, which is `content` if that keeps to the limit; what its record says of it,
+        with a row for each operator under "sensitivity".
     """
     images, masks = load_split(stage.models_dir, "validation")
     number = sensitivity.scanned_images(source.output_shape)
     few = images[:number], masks[:number]
     ready = sensitivity.ready_to_scan(source, calibration)
     rows = sensitivity.scan_operators(*ready, few)
-    picture = stage.models_dir / "int8_sensitivity.png"
-    write_csv(picture.with_suffix(".csv"), rows)
-    charts.save(charts.int8_sensitivity(rows), picture)
     worst = ", ".join(f"{row['layer']} ({row['snr_db']:.0f} dB)" for row in rows[:3])
     console.say(f"worst operators in int8 alone: {worst}")
-    console.say(f"all of them: {picture}")
+    console.say(f"all of them: {stage.models_dir / 'int8_sensitivity.png'}")
     limit = stage.arguments.max_drop
     if limit is None:
-        return content, {}
+        return content, {"sensitivity": rows}
     unrounded = convert.convert(source, "float32")
-    return sensitivity.int8_within(limit, content, unrounded, (*ready, rows), (images, masks))
+    content, about = sensitivity.int8_within(
+        limit, content, unrounded, (*ready, rows), (images, masks)
+    )
+    return content, about | {"sensitivity": rows}
 
 
 def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
@@ -133,27 +139,30 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         models_dir, arguments.calibration_images, arguments.seed
     )
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
-    expected = np.concatenate(list(predict(model, images)))
+    expected = np.concatenate(list(Predictor(model)(images)))
 
     for variant in quantised():
         chosen, source, wanted = VARIANTS[variant], model, expected
-        about: dict[str, Any] = {}
+        about: dict[str, Any] = {}  # what the record says of the file
+        tables: dict[str, Any] = {}  # what charts are drawn from
 
-        # int8 may be trained for, and may be told to keep some operators in float.
+        # int8 may be trained for, and may keep some operators in float.
         if variant == "int8" and arguments.qat:
             from pipeline.quantization import qat  # needs Keras at once
 
-            source, imitated = qat.train_for_int8(stage, calibration)
-            wanted = np.concatenate(list(predict(source, images)))
-            about["qat_validation_mean_iou"] = imitated
+            source, (history, resumption) = qat.train_for_int8(stage, calibration)
+            wanted = np.concatenate(list(Predictor(source)(images)))
+            about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
+            tables |= {"history": history, "resumption": resumption}
         types = arguments.int8_input, arguments.int8_output
         content = convert.convert(source, variant, calibration, *types)
         if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
-            content, found = within_limit(stage, source, content, calibration)
-            about |= found
+            content, scan = within_limit(stage, source, content, calibration)
+            tables["sensitivity"] = scan.pop("sensitivity")
+            about |= scan
 
         # The contract goes in last; then what the record says of the file.
-        content = contract.sign(content, load_classes(models_dir).names)
+        content = contract.add_contract(content, load_classes(models_dir).names)
         if chosen.calibrated:
             about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":
@@ -162,7 +171,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             ]
         metrics = {"bytes": len(content), **about}
 
-        with stage.new_artifact(variant, metrics) as (path,):
+        with stage.new_artifact(variant, metrics, **tables) as (path,):
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
             metrics["agreement"] = check(path, variant, images, wanted, mixed)
@@ -174,16 +183,33 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             f"{'fine-tuned' if source is not model else 'pruned'} model gives them"
         )
     forget(stage, "qat")
+    sidecars.draw(stage, "int8", drawings(models_dir), charts.__file__)
     console.say(f"done in {stage.seconds()} s")
+
+
+def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+    """Tables and chart of the int8 file, drawn from its record."""
+    record = read_record(models_dir, "int8")
+    files: dict[Path, Callable[[Path], None]] = {}
+    if history := record.get("history"):
+        files[models_dir / "qat_training.csv"] = lambda path: write_csv(path, history)
+    if rows := record.get("sensitivity"):
+        files[models_dir / "int8_sensitivity.csv"] = lambda path: write_csv(path, rows)
+        files[models_dir / "int8_sensitivity.png"] = lambda path: charts.save(
+            charts.int8_sensitivity(rows), path
+        )
+    return files
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments).apart_from("export")
-    stage.require("dataset", "pruned")
-    if not stage.nothing_to_do(*quantised()):
-        with stage.alone():
+    stage = Stage.begin(__file__, arguments, parse([])).ignoring("export")
+    stage = stage.require("dataset", "pruned")
+    if stage.nothing_to_do(*quantised()):
+        sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)
+    else:
+        with stage.lock():
             quantise(stage, arguments)
     if arguments.export:
         handover.write_folder(stage.models_dir, arguments.export)

@@ -26,11 +26,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.base import cli, console
+
+if __name__ == "__main__":
+    console.guard_imports()  # before the slow ones
 
 import numpy as np
 
-from pipeline.base import cli, console
 from pipeline.base.artifacts import artifact_path, read_record, write_csv
 from pipeline.base.lazy import keras, tf
 from pipeline.base.stage import Stage
@@ -38,11 +43,11 @@ from pipeline.base.system import is_first_worker
 from pipeline.checks.preflight import check_network
 from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
-from pipeline.report import charts
+from pipeline.report import charts, sidecars
 from pipeline.training import hardware, imagenet, loop, networks
 from pipeline.training.checkpoints import forget
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Loss, balanced_weights, make_loss, taught_loss
+from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
 from pipeline.training.optimizers import make_optimizer
 
 EPOCHS = 40
@@ -51,11 +56,11 @@ LEARNING_RATE = 1.5e-3  # the peak, after warm-up
 WARM_UP_STEPS = 200
 FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
-TAUGHT_SHARE = 0.5  # epochs that follow, in which the network is its own teacher, to each of these
-TAUGHT_RATE = 0.5  # their peak learning rate, as a share of that
-START_SHARE = 1 / 3  # of the weights before them, in what is kept
-PARTS = ("original", "taught")  # the names of the states
-ONLY_TAUGHT = ("taught_epochs",)  # settings that change nothing in the first part
+DISTILLATION_EPOCHS = 0.5  # self-distillation epochs per supervised epoch
+DISTILLATION_RATE = 0.5  # peak learning rate of self-distillation over that of the epochs before
+WISE_FT_WEIGHT = 1 / 3  # of the weights before self-distillation, in the mean with those after it
+PHASES = ("original", "taught")  # supervised, self-distillation: names of their checkpoints
+ONLY_SELF_DISTILLATION = ("taught_epochs",)  # settings that do not change the supervised phase
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,7 +70,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--architecture",
         choices=tuple(networks.NETWORKS),
         default="compact",
-        help="the network; pipeline/training/networks.py takes one of your own (default: %(default)s)",
+        help="the network; one of your own goes into pipeline/training/networks.py (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--encoder",
@@ -112,7 +118,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.enlarge is None:
         arguments.enlarge = networks.PRESETS[arguments.preset].enlargement
     if arguments.taught_epochs is None:
-        arguments.taught_epochs = int(TAUGHT_SHARE * arguments.epochs)
+        arguments.taught_epochs = int(DISTILLATION_EPOCHS * arguments.epochs)
     return arguments
 
 
@@ -184,81 +190,85 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         class_weights = balanced_weights([shares[name] for name in classes.names])
     loss = make_loss(classes, class_weights)
 
-    # First from the masks alone, then from the network that this gave, too.
+    # Supervised training, then self-distillation.
     if not arguments.resume:
-        forget(stage, PARTS[1])
-    history = loop.fit(
-        model,
-        optimizer,
-        stage.apart_from(*ONLY_TAUGHT),
-        PARTS[0],
-        epochs=epochs,
+        forget(stage, PHASES[1])
+    phase = loop.Phase(
+        PHASES[0],
+        epochs,
+        batch_size,
+        arguments.seed,
+        arguments.resume,
         loss=lambda images, masks, logits: loss(masks, logits),
-        strategy=strategy,
-        of=epochs + arguments.taught_epochs,
+        total_epochs=epochs + arguments.taught_epochs,
     )
+    supervised = stage.ignoring(*ONLY_SELF_DISTILLATION)
+    trained = loop.fit(supervised, model, optimizer, phase, strategy)
     if arguments.taught_epochs:
-        history = learn_from_itself(stage, model, strategy, loss, share, history)
+        trained = self_distill(stage, model, strategy, loss, share, trained)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
-        finish(stage, plain, history, class_weights)
+        finish(stage, plain, trained, class_weights)
 
 
-def learn_from_itself(
+def self_distill(
     stage: Stage,
     model: keras.Model,
     strategy: tf.distribute.Strategy,
     truth: Loss,
     encoder_share: float,
-    earlier: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Trains on with the trained network for a teacher, and leaves the best of both parts.
+    supervised: loop.Trained,
+) -> loop.Trained:
+    """Trains on with the trained network as teacher; leaves the best epoch of both phases.
 
-    (Born-again networks: Furlanello et al. 2018.) The teacher averages over each picture and its
-    mirror image and sees both larger than the student (`networks.teaching_views`), which so has
-    something to learn from it. What is validated and kept is a mean of the weights
-    before and after, or those after, whichever is better. A killed run finds its teacher again in
-    the state that the first part leaves.
+    (Born-again networks: Furlanello et al. 2018.) The teacher's probabilities are averaged over
+    each image and its mirror image, and it sees a larger image than the student does
+    (`networks.distillation_pair`). After each epoch two sets of weights are validated: the EMA
+    weights, and their mean with the weights before self-distillation (WISE_FT_WEIGHT). The better
+    one is kept. A resumed run takes the teacher from the checkpoint of the supervised phase.
 
     Args:
-        earlier: the history of the first part.
+        truth: the loss from the masks.
+        supervised: result of the supervised phase.
 
     Returns:
-        The history of both.
+        The result of both phases.
     """
     asked = stage.arguments
-    console.say("from here on it is its own teacher, too")
+    console.say("self-distillation starts: the network also learns from its own predictions")
     with strategy.scope():
         teacher = keras.models.clone_model(model)
         teacher.set_weights(model.get_weights())
-        teacher, student = networks.teaching_views(teacher, model)
+        teacher, student = networks.distillation_pair(teacher, model)
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
         steps = steps_per_epoch(images, asked.batch_size) * asked.taught_epochs
-        rate = TAUGHT_RATE * asked.learning_rate
+        rate = DISTILLATION_RATE * asked.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
-    return loop.fit(
-        model,
-        optimizer,
-        stage,
-        PARTS[1],
-        epochs=len(earlier) + asked.taught_epochs,
-        earlier=earlier,
-        start_share=START_SHARE,
-        loss=taught_loss(truth, teacher),
-        strategy=strategy,
-        through=student,
+    phase = loop.Phase(
+        PHASES[1],
+        len(supervised.history) + asked.taught_epochs,
+        asked.batch_size,
+        asked.seed,
+        asked.resume,
+        loss=distillation_loss(truth, teacher),
+        student=student,
+        history=supervised.history,
+        resumption=supervised.resumption,
+        wise_ft_weight=WISE_FT_WEIGHT,
     )
+    return loop.fit(stage, model, optimizer, phase, strategy)
 
 
 def finish(
     stage: Stage,
     model: keras.Model,
-    history: list[dict[str, Any]],
+    trained: loop.Trained,
     class_weights: list[float] | None,
 ) -> None:
-    """Puts the model and what belongs to it in place, and only then forgets the training."""
+    """Puts the model and its record in place, and only then removes the checkpoints."""
+    history, resumption = trained
     best = history[loop.best_epoch(history)]
     metrics = {
         "parameters": model.count_params(),
@@ -267,30 +277,44 @@ def finish(
         "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
-    source = read_record(stage.models_dir, "dataset")["source"]
-    title = f"{model.name} on {source}"
-    beside = ("original_training.csv", "original_training.png")
-    with stage.new_artifact("original", metrics, beside) as (path, table, picture):
+    tables = {"history": history, "network": model.name}
+    with stage.new_artifact("original", metrics, resumption=resumption, **tables) as (path,):
         keras_files.save_model(model, path)
-        write_csv(table, history)
-        charts.save(charts.curves(history, title, load_classes(stage.models_dir)), picture)
-    forget(stage, *PARTS)
+    forget(stage, *PHASES)
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
         f"{best['mean_iou']:.4f} (epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min"
     )
+    sidecars.draw(stage, "original", drawings(stage.models_dir), charts.__file__)
+
+
+def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+    """The table and the curves of the training, drawn from the model's record."""
+    record, data = read_record(models_dir, "original"), read_record(models_dir, "dataset")
+    history = record.get("history")
+    if not history:  # made by an older version, which drew them itself
+        return {}
+
+    def draw_curves(path: Path) -> None:
+        title = f"{record['network']} on {data['source']}"
+        charts.save(charts.curves(history, title, load_classes(models_dir)), path)
+
+    return {
+        models_dir / "original_training.csv": lambda path: write_csv(path, history),
+        models_dir / "original_training.png": draw_curves,
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage(__file__, arguments)
-    stage.require("dataset")
+    stage = Stage.begin(__file__, arguments, parse([])).require("dataset")
     if stage.nothing_to_do("original"):
-        forget(stage.apart_from(*ONLY_TAUGHT), PARTS[0], ours_only=True)
-        forget(stage, PARTS[1], ours_only=True)
+        forget(stage.ignoring(*ONLY_SELF_DISTILLATION), PHASES[0], ours_only=True)
+        forget(stage, PHASES[1], ours_only=True)
+        sidecars.draw_again(stage, "original", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.alone():
+        with stage.lock():
             train(stage, arguments)
 
 

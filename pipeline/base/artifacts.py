@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.base.console import UserError
 from pipeline.variants import VARIANTS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODELS_DIR = ROOT / "models"
 
 # Artifact: (file under the models folder, script that writes it).
@@ -36,6 +36,17 @@ ARTIFACTS = {
     "evaluation": ("evaluation.json", "evaluation.py"),
     "report": ("report.html", "evaluation.py"),
 }
+# Charts and tables beside the artifacts. They are drawn from a record: one that is missing or was
+# edited is drawn again, and reruns nothing.
+DRAWN = frozenset(
+    {
+        *("dataset.jpg", "left_out.txt"),
+        *("original_training.csv", "original_training.png"),
+        *("pruned_training.csv", "pruned_training.png", "pruned_channels.csv"),
+        *("qat_training.csv", "int8_sensitivity.csv", "int8_sensitivity.png"),
+        "evaluation.csv",
+    }
+)
 KERAS_MODELS = ("original", "pruned")
 MODELS = (*KERAS_MODELS, *VARIANTS)  # every row of the tables, in their order
 # What NumPy and the zip format that it uses raise on a damaged file.
@@ -83,21 +94,20 @@ def sweep(folder: Path, stem: str = "*") -> None:
     """Removes temporary files (of this stem) of processes that were killed while they wrote."""
     for leftover in folder.glob(f".{stem}.*.*"):
         writer = leftover.name.split(".")[-2]
-        if writer.isdigit() and not is_running(int(writer)):
+        if writer.isdecimal() and not is_running(int(writer)):
             leftover.unlink(missing_ok=True)
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process of this number, other than this one."""
+    """Whether a process of this number lives, other than this one."""
     if process == os.getpid():
         return False
+    import psutil  # here: 0.05 s, which is needed only where something was left behind
+
     try:
-        os.kill(process, 0)  # signal 0 is not sent, only checked
-    except ProcessLookupError:
+        return psutil.pid_exists(process)
+    except OverflowError:  # larger than any process number
         return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -208,20 +218,36 @@ def dictionary(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def belongs(path: Path, record: dict[str, Any]) -> bool:
-    """Whether a file that lies beside an artifact is the one that was written with it."""
-    return path.is_file() and dictionary(record.get("beside")).get(path.name) == sha256(path)
+def sidecar_hashes(record: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 by name of the files beside an artifact: those made with it and those drawn after."""
+    drawn = dictionary(dictionary(record.get("drawn")).get("files"))
+    names = {**dictionary(record.get("beside")), **drawn}
+    return {name: digest for name, digest in names.items() if Path(name).name == name}
 
 
 def written_beside(models_dir: Path, name: str) -> set[str]:
-    """Names of the files in the folder that were written with an artifact, and not since then."""
+    """Names of the files in the folder that belong to an artifact and were not changed since."""
     try:
-        record = read_record(models_dir, name)
+        hashes = sidecar_hashes(read_record(models_dir, name))
     except UserError:
         return set()
-    names = dictionary(record.get("beside"))
-    here = (other for other in names if Path(other).name == other)
-    return {other for other in here if belongs(models_dir / other, record)}
+    return {file for file, digest in hashes.items() if is_file_of(models_dir / file, digest)}
+
+
+def is_file_of(path: Path, digest: str) -> bool:
+    """Whether there is a file of this SHA-256."""
+    return path.is_file() and sha256(path) == digest
+
+
+def changed_companion(models_dir: Path, name: str, record: dict[str, Any]) -> str | None:
+    """A file that was made with an artifact, and that is missing or was changed; None if none is.
+
+    Charts and tables do not count.
+    """
+    for file, digest in sidecar_hashes(record).items():
+        if file not in DRAWN and not is_file_of(models_dir / file, digest):
+            return file
+    return None
 
 
 def stale_reason(models_dir: Path, name: str) -> str | None:

@@ -116,9 +116,8 @@ def read(path: Path) -> Source:
                 names |= imported
             modules.add(module_file(root, node.module))
             modules |= {module_file(root, f"{node.module}.{name}") for name in imported}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if PACKAGE in path.parts and is_data_file(path.parent, node.value):
-                data_files.add(node.value)
+        elif isinstance(node, ast.Constant) and is_data_file(path.parent, node.value):
+            data_files.add(node.value)
     digest = hashlib.sha256(ast.unparse(_Essence().visit(tree)).encode()).hexdigest()[:16]
     packages = frozenset(names & set(DISTRIBUTIONS))
     return Source(digest, frozenset(modules - {""}), packages, frozenset(data_files))
@@ -130,10 +129,12 @@ def module_file(root: Path, dotted: str) -> str:
     return name if dotted.startswith(f"{PACKAGE}.") and (root / name).is_file() else ""
 
 
-def is_data_file(folder: Path, text: str) -> bool:
-    """Whether a string in a module is the name of a file beside it that is no Python."""
-    plain = 0 < len(text) < 100 and "\0" not in text and Path(text).name == text
-    return plain and not text.endswith(".py") and (folder / text).is_file()
+def is_data_file(folder: Path, value: object) -> bool:
+    """Whether a constant in a module of the package names a file beside it that is no Python."""
+    if not isinstance(value, str) or PACKAGE not in folder.parts:
+        return False
+    plain = 0 < len(value) < 100 and "\0" not in value and Path(value).name == value
+    return plain and not value.endswith(".py") and (folder / value).is_file()
 
 
 class _Essence(ast.NodeTransformer):

@@ -1,17 +1,17 @@
-"""One run of a script: what it was asked, whether it must run at all and why, its artifacts.
+"""One run of a script: its settings, whether it has to run and why, and the artifacts it writes.
 
-What an artifact was made of is its identity: settings, inputs, code and package versions. Two
-identities are compared reason by reason, so that whoever runs a stage again is told which of
-them it was. The same comparison decides whether a stopped training may go on.
+The identity of a run is what decides the content of its artifacts: settings, inputs, code and
+package versions. Two identities are compared reason by reason, so that a user who reruns a stage
+reads what changed. The same comparison decides whether a stopped training may continue.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from pipeline.base import fingerprints, system
 from pipeline.base.artifacts import (
     artifact_path,
     atomic,
-    belongs,
+    changed_companion,
     dictionary,
     read_record,
     record_path,
@@ -30,7 +30,8 @@ from pipeline.base.artifacts import (
 )
 from pipeline.base.console import UserError, say
 
-NO_SETTINGS = {"models_dir", "if_needed", "accept_edits", "resume"}  # flags that change no artifact
+# Flags that change no artifact.
+NO_SETTINGS = {"models_dir", "if_needed", "accept_edits", "resume"}
 
 
 class Reason(NamedTuple):
@@ -41,93 +42,158 @@ class Reason(NamedTuple):
 
     @property
     def acceptable(self) -> bool:
-        """Whether somebody may know that it changes nothing (`--accept-edits`)."""
+        """Whether a user may know that it changes nothing (`--accept-edits`)."""
         return self.kind in ("code", "package")
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Reason]:
-    """What sets two identities apart, each in a few words.
+@dataclass(frozen=True)
+class Identity:
+    """What decides the content of an artifact."""
 
-    `then` comes from a file: whatever in it is no dictionary holds nothing.
+    settings: Mapping[str, Any]  # by flag, without dashes
+    inputs: Mapping[str, Any]  # SHA-256 by name of artifact; others by what they are called
+    code: Mapping[str, str]  # fingerprint by file, see `fingerprints.of_stage`
+    versions: Mapping[str, str]  # by distribution
+
+    def as_dict(self) -> dict[str, Any]:
+        """The identity as a record or a checkpoint holds it."""
+        return asdict(self)
+
+
+class Resumption(NamedTuple):
+    """What the record of a resumed run has to tell beside its identity."""
+
+    accepted: tuple[str, ...] = ()  # edits that --accept-edits let pass
+    threads_before: tuple[int, ...] = ()  # other numbers of threads that earlier epochs ran on
+
+
+NOT_RESUMED = Resumption()
+
+
+def differences(
+    then: Any, now: dict[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[Reason]:
+    """What sets two identities apart, each reason in a few words.
+
+    Args:
+        then: an identity as a file holds it. Whatever in it is no dictionary counts as empty.
+        now: the identity of this run, see `Identity.as_dict`.
+        defaults: settings of an empty command line. A setting that `then` lacks, because its flag
+            is newer, had this value.
     """
-    reasons, then = [], dictionary(then)
+    reasons: list[Reason] = []
+    then = dictionary(then)
 
     def compare(part: str, kind: str, changed: str, gone: str, new: str) -> None:
         old, current = dictionary(then.get(part)), now[part]
+        if part == "settings":
+            newer = current.keys() & (defaults or {}).keys() - old.keys()
+            old = old | {key: (defaults or {})[key] for key in newer}
         for key in sorted(old.keys() | current.keys()):
             if old.get(key) != current.get(key):
                 text = gone if key not in current else new if key not in old else changed
                 flag = f"--{key.replace('_', '-')}"
-                known = {"key": key, "flag": flag, "old": old.get(key), "now": current.get(key)}
-                reasons.append(Reason(kind, text.format(**known)))
+                names = {"key": key, "flag": flag, "old": old.get(key), "now": current.get(key)}
+                reasons.append(Reason(kind, text.format(**names)))
 
     compare("settings", "setting", "{flag} is {now}, was {old}", "{flag} is gone", "{flag} is new")
-    compare("inputs", "input", "{key} changed", "{key} is not read any more", "{key} is new")
-    compare("code", "code", "{key} was edited", "{key} is not used any more", "{key} is new")
+    compare("inputs", "input", "{key} changed", "{key} is no longer read", "{key} is new")
+    compare("code", "code", "{key} was edited", "{key} is no longer used", "{key} is new")
     compare(
         "versions",
         "package",
         "{key} is {now}, was {old}",
-        "{key} is not used any more",
+        "{key} is no longer used",
         "{key} {now} is new",
     )
     return reasons
 
 
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags that may change an artifact, with their values as JSON holds them."""
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in sorted(vars(arguments).items())
+        if key not in NO_SETTINGS
+    }
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One run of a script, from its arguments to the records of what it made."""
+    """One run of a script, from its arguments to the records of its artifacts. Never changes."""
 
-    def __init__(self, script: str, arguments: argparse.Namespace) -> None:
-        self.started = time.time()
-        self.script = Path(script)
-        self.arguments = arguments
-        self.models_dir: Path = arguments.models_dir
-        self.code, self.versions = fingerprints.of_stage(self.script)
-        self.inputs: dict[str, Any] = {}
-        self.accepted: list[str] = []  # differences that --accept-edits let pass
-        self.threads_before: list[int] = []  # other numbers that epochs before a kill ran on
-        self.settings = {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in sorted(vars(arguments).items())
-            if key not in NO_SETTINGS
-        }
+    script: Path
+    arguments: argparse.Namespace
+    identity: Identity
+    defaults: Mapping[str, Any]  # settings of an empty command line
+    started: float  # `time.monotonic()`, seconds
 
-    def require(self, *names: str) -> None:
-        """Notes the SHA-256 of each input of the stage.
+    @classmethod
+    def begin(
+        cls,
+        script: str | Path,
+        arguments: argparse.Namespace,
+        defaults: argparse.Namespace | None = None,
+        *,
+        formats: Collection[str] = (),
+        counted: Collection[str] = (),
+    ) -> Stage:
+        """The run of a script that was called with these arguments.
+
+        Args:
+            defaults: what the script's parser makes of an empty command line.
+            formats, counted: see `fingerprints.of_stage`.
+        """
+        code, versions = fingerprints.of_stage(Path(script), formats, counted)
+        identity = Identity(settings_of(arguments), {}, code, versions)
+        usual = settings_of(defaults) if defaults else {}
+        return cls(Path(script), arguments, identity, usual, time.monotonic())
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the artifacts."""
+        return self.arguments.models_dir
+
+    # --- narrower and wider identities -----------------------------------------------------
+
+    def require(self, *names: str) -> Stage:
+        """This stage with the SHA-256 of these artifacts among its inputs.
 
         Raises:
-            UserError: an input is missing, damaged or stale.
+            UserError: an artifact is missing, damaged or stale.
         """
         for name in names:
             if reason := stale_reason(self.models_dir, name):
                 raise UserError(reason)
-            self.inputs[name] = read_record(self.models_dir, name)["sha256"]
+        digests = {name: read_record(self.models_dir, name)["sha256"] for name in names}
+        return self.with_inputs(digests)
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Works in the models folder while no other stage does; raises as `processes.alone`."""
-        return system.alone(self.models_dir, self.script.name)
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Stage:
+        """This stage with more inputs, by name."""
+        more = {**self.identity.inputs, **inputs}
+        return replace(self, identity=replace(self.identity, inputs=more))
 
-    def part(self, *names: str) -> Stage:
-        """This run for an artifact that is made of some of its inputs only."""
-        part = copy.copy(self)
-        part.inputs = {name: self.inputs[name] for name in names}
-        return part
+    def for_inputs(self, *names: str) -> Stage:
+        """This stage for an artifact that is made of these inputs only."""
+        fewer = {name: self.identity.inputs[name] for name in names}
+        return replace(self, identity=replace(self.identity, inputs=fewer))
 
-    def apart_from(self, *settings: str) -> Stage:
-        """This run for what these settings do not change.
+    def ignoring(self, *settings: str) -> Stage:
+        """This stage with an identity that ignores the given settings."""
+        left = {k: value for k, value in self.identity.settings.items() if k not in settings}
+        return replace(self, identity=replace(self.identity, settings=left))
 
-        Edits accepted and threads found by it are in the records of the whole run, too.
-        """
-        part = copy.copy(self)
-        part.settings = {key: self.settings[key] for key in self.settings if key not in settings}
-        return part
+    # --- whether to run ----------------------------------------------------------------------
 
-    def identity(self) -> dict[str, Any]:
-        """What decides all that this run will write."""
-        return {part: getattr(self, part) for part in ("settings", "inputs", "code", "versions")}
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the models folder while no other stage works in it; raises as `system.lock`."""
+        return system.lock(self.models_dir, self.script.name)
 
     def reasons(self, *names: str) -> list[Reason]:
-        """Why these artifacts are not what this run would make; none if all are."""
+        """Why these artifacts are not what this run would make; empty if all are.
+
+        Charts and tables do not count: they are drawn again from the record.
+        """
         for name in names:
             path = artifact_path(self.models_dir, name)
             try:
@@ -135,19 +201,17 @@ class Stage:
                 stale = stale_reason(self.models_dir, name)
             except UserError as error:
                 return [Reason("missing", str(error).split(";")[0])]
-            if found := differences(record, self.identity()):
-                return found
-            beside = [self.models_dir / other for other in dictionary(record.get("beside"))]
-            changed = [path] * bool(stale) + [each for each in beside if not belongs(each, record)]
-            if changed:
-                return [Reason("changed", f"{changed[0].name} was changed after it was made")]
+            if reasons := differences(record, self.identity.as_dict(), self.defaults):
+                return reasons
+            if changed := path.name if stale else changed_companion(self.models_dir, name, record):
+                return [Reason("changed", f"{changed} was changed after it was made")]
         return []
 
     def nothing_to_do(self, *names: str) -> bool:
         """Answers `--if-needed` and `--accept-edits` for the artifacts that the stage makes.
 
-        Says why the stage runs, or that it need not. With `--accept-edits`, differences of code
-        and packages are noted in the records and let pass, if there is something to keep.
+        Prints why the stage runs, or that it need not. With `--accept-edits`, differences of code
+        and packages are noted in the records and let pass, if there are artifacts to keep.
 
         Raises:
             UserError: with `--accept-edits`, if something else differs too.
@@ -163,77 +227,105 @@ class Stage:
             say(f"{self.script.name}: runs, because {reasons[0].text}{more}")
             return False
         say(f"{self.script.name}: up to date, nothing to do")
-        if any(self.models_dir.glob(".*")):  # of a run that was killed right before its end
-            with contextlib.suppress(UserError), self.alone():
+        if any(self.models_dir.glob(".*")):  # left by a run that was killed right before its end
+            with contextlib.suppress(UserError), self.lock():
                 pass
         return True
 
     def accept(self, names: tuple[str, ...]) -> None:
-        """Brings the records of artifacts up to this code and these packages, and says so."""
+        """Brings the records of artifacts up to this code and these packages, and prints it.
+
+        Raises:
+            UserError: a record differs in more than code and packages.
+        """
         for name in names:
             reasons = self.reasons(name)
             if others := [reason.text for reason in reasons if not reason.acceptable]:
                 raise UserError(
-                    "--accept-edits speaks of code and packages only, but for "
+                    "--accept-edits covers code and packages only, but for "
                     f"{artifact_path(self.models_dir, name)} {others[0]}; run without it"
                 )
         for name in names:
-            record, texts = read_record(self.models_dir, name), []
-            for reason in self.reasons(name):
-                texts.append(reason.text)
-                say(f"{self.script.name}: accepted as changing nothing: {reason.text}")
-            record |= {"code": self.code, "versions": self.versions}
+            record = read_record(self.models_dir, name)
+            texts = [reason.text for reason in self.reasons(name)]
+            for text in texts:
+                say(f"{self.script.name}: accepted as changing nothing: {text}")
+            identity = self.identity.as_dict()
+            record |= {"code": identity["code"], "versions": identity["versions"]}
             record["accepted"] = record.get("accepted", []) + texts
             write_record(record_path(self.models_dir, name), record)
 
-    def may_resume(self, then: dict[str, Any]) -> bool:
-        """Whether a stopped run of this identity may go on as this one; says why not.
+    def may_resume(self, then: Any) -> Resumption | None:
+        """Whether a stopped run of the identity `then` may continue as this one.
 
-        With `--accept-edits` code and packages may differ, which the record will say.
+        With `--accept-edits` code and packages may differ, which the record will tell.
+
+        Returns:
+            None if it may not, after printing why.
         """
-        reasons = differences(then, self.identity())
+        reasons = differences(then, self.identity.as_dict(), self.defaults)
+        if not reasons:
+            return Resumption()
         if self.arguments.accept_edits and all(reason.acceptable for reason in reasons):
-            new = [reason.text for reason in reasons if reason.text not in self.accepted]
-            self.accepted.extend(new)
-        elif reasons:
-            say(f"the unfinished run was another one ({reasons[0].text}); beginning anew")
-            return False
-        return True
+            return Resumption(tuple(reason.text for reason in reasons))
+        say(f"the unfinished run was another one ({reasons[0].text}); beginning anew")
+        return None
+
+    def is_this_run(self, then: Any) -> bool:
+        """Whether `then`, an identity as a file holds it, is that of this run."""
+        return not differences(then, self.identity.as_dict(), self.defaults)
+
+    # --- artifacts ---------------------------------------------------------------------------
 
     def seconds(self) -> float:
         """Wall time since the stage began."""
-        return round(time.time() - self.started, 1)
+        return round(time.monotonic() - self.started, 1)
 
-    def record(self, digest: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    def record(
+        self, digest: str, metrics: dict[str, Any], resumption: Resumption = NOT_RESUMED
+    ) -> dict[str, Any]:
         """The record of one artifact whose SHA-256 is `digest`."""
         about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
-        accepted = {"accepted": self.accepted} if self.accepted else {}
-        before = {"threads_before": self.threads_before} if self.threads_before else {}
-        machine = {"threads": system.tensorflow_threads(), **before}
+        before = list(resumption.threads_before)
+        accepted = {"accepted": list(resumption.accepted)} if resumption.accepted else {}
+        threads = {"threads": system.tensorflow_threads()}
+        threads |= {"threads_before": before} if before else {}
         cost = {"peak_memory_mb": system.peak_memory_mb(), "wall_seconds": self.seconds()}
-        return about | self.identity() | accepted | machine | cost
+        return about | self.identity.as_dict() | accepted | threads | cost
 
     @contextlib.contextmanager
     def new_artifact(
-        self, name: str, metrics: dict[str, Any], beside: tuple[str, ...] = ()
+        self,
+        name: str,
+        metrics: dict[str, Any],
+        *,
+        companions: tuple[str, ...] = (),
+        resumption: Resumption = NOT_RESUMED,
+        **tables: Any,
     ) -> Iterator[list[Path]]:
-        """Yields temporary paths to write to, of an artifact and of what belongs to it.
+        """Yields temporary paths for an artifact and the files that are made with it.
 
         All are written before one is put in place, and the record, which holds their hashes, goes
-        last: a kill in between leaves hashes that do not match, which `stale_reason` and `reasons`
-        report, never a wrong file that looks right. What belonged to the artifact before and does
-        not now (the curves of a fine-tuning that there is none of any more) is removed after that.
+        last. A kill in between leaves hashes that do not match, which `stale_reason` and
+        `reasons` report: never a wrong file that looks right.
+
+        Charts and tables are not written here: they are drawn from the record once it is in place
+        (report/sidecars.py), so that none of them can cost the artifact.
 
         Args:
-            beside: names of files in the models folder.
+            companions: names of further files in the models folder without which the artifact is
+                not whole.
+            tables: what the record holds beside the metrics: the history of a training, say.
         """
-        left = written_beside(self.models_dir, name) - set(beside)
+        obsolete = written_beside(self.models_dir, name) - set(companions)
         with contextlib.ExitStack() as stack:
-            paths = [artifact_path(self.models_dir, name), *map(self.models_dir.joinpath, beside)]
+            paths = [artifact_path(self.models_dir, name)]
+            paths += map(self.models_dir.joinpath, companions)
             temporary = [stack.enter_context(atomic(path)) for path in paths]
             yield temporary
             digest, *others = map(sha256, temporary)
-            record = self.record(digest, metrics) | {"beside": dict(zip(beside, others))}
+            record = self.record(digest, metrics, resumption) | tables
+            record["beside"] = dict(zip(companions, others))
         write_record(record_path(self.models_dir, name), record)
-        for other in left:
-            (self.models_dir / other).unlink(missing_ok=True)
+        for file in obsolete:  # as the curves of a fine-tuning that this artifact did not have
+            (self.models_dir / file).unlink(missing_ok=True)

@@ -1,41 +1,47 @@
-"""Structured pruning: which channels go, and the smaller network that is left."""
+"""Channel pruning (structured): chooses channels and builds the network without them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.artifacts import DAMAGED, write_json
+from pipeline.base.artifacts import write_json
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.base.stage import Stage
+from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference.keras_files import is_convolution
 from pipeline.pruning.dependency_graph import ChannelGroup, channel_cost, input_axis
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import Loss, segmentation_loss
 
-ROUNDS = 8  # importance is measured anew after each
+ROUNDS = 8  # importance is measured anew in each round
 ROUND_BATCHES = 16  # training batches per round
-BLOCK = 8  # channels that go together: kernels compute 8 or 16 at a time
-SAME_OUTPUT = 1e-4  # of the largest logit: how far the smaller network may be from the masked one
+BLOCK = 8  # channels that are removed together: kernels compute 8 or 16 at a time
+# Largest difference of the smaller network's logits from those of the masked network, as a
+# fraction of the largest logit.
+SAME_OUTPUT = 1e-4
 
 
 def mask_channels(model: keras.Model, groups: list[ChannelGroup], kept: list[np.ndarray]) -> None:
-    """Makes a model, in place, ignore every channel that is not kept."""
-    for group, rows in zip(groups, kept):
+    """Makes a model, in place, ignore every channel that is not kept.
+
+    It sets the weights to zero by which the consumers of a group read these channels.
+
+    Args:
+        kept: for each group the channels to keep, ascending.
+    """
+    for group, channels in zip(groups, kept):
         for name in group.consumers:
             layer = model.get_layer(name)
             shape = [1] * 4
             shape[input_axis(layer)] = group.channels
-            layer.kernel.assign(
-                layer.kernel
-                * np.isin(np.arange(group.channels), rows).astype(np.float32).reshape(shape)
-            )
+            mask = np.isin(np.arange(group.channels), channels).astype(np.float32)
+            layer.kernel.assign(layer.kernel * mask.reshape(shape))
 
 
 def choose_channels(
@@ -45,18 +51,28 @@ def choose_channels(
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
     loss: Loss = segmentation_loss,
 ) -> list[np.ndarray]:
-    """Which channels of each group to keep, so that `share` of all go.
+    """Choose the channels to keep, so that a fraction of all channels is removed.
 
-    Criterion: the first-order Taylor expansion of the loss (Molchanov et al., *Importance
+    The criterion is the first-order Taylor expansion of the loss (Molchanov et al., *Importance
     Estimation for Neural Network Pruning*, 2019). A gate on a channel scales the weights that read
-    it, so the gate's gradient is the sum of weight times gradient over them, and importance its
-    square, averaged over batches. It is divided by what the channel costs, and the cheapest blocks
-    of BLOCK channels go, some in each round. The model is masked on the way.
+    the channel, so its gradient is the sum of weight times gradient over these weights. Importance
+    is the square of it, summed over batches. In each round, the blocks of BLOCK channels with the
+    least importance per cost (`channel_cost`) are removed.
+
+    Args:
+        model: masked in place, see `mask_channels`.
+        share: fraction of the channels of all groups to remove, 0 to 1.
+        batches: at least ROUNDS * ROUND_BATCHES pairs of float32 images (batch, height, width, 3)
+            in 0..1 and int32 masks (batch, height, width).
+        loss: of masks and logits.
+
+    Returns:
+        For each group the channels to keep, ascending.
     """
     kept = [np.arange(group.channels) for group in groups]
     costs = [channel_cost(model, group) for group in groups]
-    readers = [[model.get_layer(name) for name in group.consumers] for group in groups]
-    variables = [layer.kernel for group in readers for layer in group]
+    consumers = [[model.get_layer(name) for name in group.consumers] for group in groups]
+    variables = [layer.kernel for group_consumers in consumers for layer in group_consumers]
 
     @tf.function
     def gradients(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
@@ -69,23 +85,23 @@ def choose_channels(
         for number in range(ROUNDS):
             importance = [np.zeros(group.channels) for group in groups]
             for _ in range(ROUND_BATCHES):
-                slopes = iter(gradients(*next(batches)))
-                for values, consumers in zip(importance, readers):
+                kernel_gradients = iter(gradients(*next(batches)))
+                for values, group_consumers in zip(importance, consumers):
                     gate = np.zeros_like(values)
-                    for layer in consumers:
+                    for layer in group_consumers:
                         other = [axis for axis in range(4) if axis != input_axis(layer)]
-                        gate += tf.reduce_sum(layer.kernel * next(slopes), other).numpy()
+                        gate += tf.reduce_sum(layer.kernel * next(kernel_gradients), other).numpy()
                     values += gate**2
-            # What could go, as (importance per cost, group); of each group the least important
-            # channels first, and one block stays.
+            # Blocks that can be removed, as (importance per cost, group). Each block has the least
+            # important channels left in its group, and one block of each group stays.
             blocks = []
             for k, values in enumerate(importance):
                 ranked = np.sort(values[kept[k]])
                 for start in range(0, len(ranked) - BLOCK, BLOCK):
                     blocks.append((ranked[start : start + BLOCK].sum() / costs[k], k))
-            wanted = share * total * (number + 1) / ROUNDS
+            target = share * total * (number + 1) / ROUNDS
             for _, k in sorted(blocks):
-                if removed + BLOCK > wanted:
+                if removed + BLOCK > target:
                     break
                 ranking = np.argsort(importance[k][kept[k]], kind="stable")
                 kept[k] = np.sort(kept[k][ranking[BLOCK:]])
@@ -98,12 +114,21 @@ def choose_channels(
 def remove_channels(
     model: keras.Model, groups: list[ChannelGroup], kept: list[np.ndarray]
 ) -> keras.Model:
-    """A smaller network that computes what `model` would with all other channels masked."""
-    written, passed, read = {}, {}, {}
-    for group, rows in zip(groups, kept):
-        written |= dict.fromkeys(group.producers, rows)
-        passed |= dict.fromkeys(group.followers, rows)
-        read |= dict.fromkeys(group.consumers, rows)
+    """Build the network without the channels that are not kept.
+
+    It computes what the model computes with these channels masked, see `mask_channels`.
+
+    Args:
+        kept: for each group the channels to keep, ascending.
+    """
+    # The channels to keep of the outputs of producers, of followers, and of inputs of consumers.
+    written: dict[str, np.ndarray] = {}
+    passed: dict[str, np.ndarray] = {}
+    read: dict[str, np.ndarray] = {}
+    for group, channels in zip(groups, kept):
+        written |= dict.fromkeys(group.producers, channels)
+        passed |= dict.fromkeys(group.followers, channels)
+        read |= dict.fromkeys(group.consumers, channels)
 
     def resize(layer: layers.Layer) -> layers.Layer:
         settings = layer.get_config()
@@ -119,22 +144,32 @@ def remove_channels(
             if name in read:
                 values[0] = values[0].take(read[name], axis)
             if name in written:
-                rows = written[name]
-                values = [values[0].take(rows, 5 - axis), *(bias[rows] for bias in values[1:])]
+                channels = written[name]
+                values = [
+                    values[0].take(channels, 5 - axis),
+                    *(bias[channels] for bias in values[1:]),
+                ]
         elif name in passed:
-            # Depthwise kernels (height, width, channels, 1), and normalisation's four vectors.
+            # Depthwise kernels (height, width, channels, 1), or the four vectors of normalisation.
             values = [value.take(passed[name], 2 if value.ndim == 4 else 0) for value in values]
         small.get_layer(name).set_weights(values)
     return small
 
 
+class ChannelPlan(NamedTuple):
+    """The channels to keep, and where the choice comes from."""
+
+    kept: list[np.ndarray]  # int, for each group the channels to keep, ascending
+    resumption: Resumption  # for the record: edits accepted since the choice was made
+
+
 def plan_path(models_dir: Path) -> Path:
-    """Where the choice of channels lies until the pruned model is in place."""
+    """The file that holds the choice of channels until the pruned model is in place."""
     return models_dir / ".pruned_channels.json"
 
 
 def removable_share(groups: list[ChannelGroup]) -> float:
-    """The largest share of channels that can go, if one block stays in each group."""
+    """The largest fraction of channels that can be removed if one block stays in each group."""
     total = sum(group.channels for group in groups)
     blocks = sum(max(0, group.channels - 1) // BLOCK for group in groups)
     return BLOCK * blocks / max(1, total)
@@ -147,14 +182,21 @@ def planned_channels(
     share: float,
     batch_size: int,
     loss: Loss = segmentation_loss,
-) -> list[np.ndarray]:
-    """The channels to keep, chosen on training images; the model is masked on the way.
+) -> ChannelPlan:
+    """Choose the channels to keep on training images, or take over the choice of a stopped run.
 
-    Importance is a sum of floats: chosen again, it might be others, and the weights of a stopped
-    fine-tuning would not fit. So with `--resume` those of the run that it goes on from are taken.
+    The choice is written to `plan_path`. With `--resume`, that of the same run is taken: importance
+    is a sum of floats, so a second choice might differ, and the weights of the checkpoint would
+    not fit it.
+
+    Args:
+        model: masked in place where channels are chosen, see `choose_channels`.
+        share: fraction of the channels of all groups to remove, 0 to 1.
+        batch_size: images per batch; fewer if the training split has fewer.
+        loss: of masks and logits.
 
     Raises:
-        UserError: so many channels cannot go.
+        UserError: so many channels cannot be removed.
     """
     most = removable_share(groups)
     if share > most:
@@ -164,15 +206,9 @@ def planned_channels(
         )
     path = plan_path(stage.models_dir)
     if stage.arguments.resume and path.exists():
-        try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
-            kept = [np.array(rows, int) for rows in plan["kept"]]
-            identity = plan["identity"]
-        except DAMAGED:
-            say(f"{path} is damaged; beginning anew")
-        else:
-            if stage.may_resume(identity):
-                return kept
+        plan = stopped_plan(stage, groups, path)
+        if plan is not None:
+            return plan
     images, masks = load_split(stage.models_dir, "train")
     classes = load_classes(stage.models_dir)
     size, seed = min(batch_size, len(images)), stage.arguments.seed
@@ -183,34 +219,75 @@ def planned_channels(
         for batch in epoch_batches(images, masks, size, seed, epoch, ignored=classes.ignored)
     )
     kept = choose_channels(model, groups, share, batches, loss)
-    write_json(path, {"identity": stage.identity(), "kept": [rows.tolist() for rows in kept]})
-    return kept
+    lists = [channels.tolist() for channels in kept]
+    write_json(path, {"identity": stage.identity.as_dict(), "kept": lists})
+    return ChannelPlan(kept, NOT_RESUMED)
+
+
+def stopped_plan(stage: Stage, groups: list[ChannelGroup], path: Path) -> ChannelPlan | None:
+    """The choice of a stopped run; None, after a line that says why, if it cannot be taken.
+
+    Raises:
+        OSError: the system cannot read the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deeply
+        content = None
+    kept = content.get("kept") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not fits_groups(kept, groups):
+        say(f"{path} is damaged; beginning anew")
+        return None
+    resumption = stage.may_resume(content.get("identity"))
+    if resumption is None:
+        return None
+    return ChannelPlan([np.array(channels, int) for channels in kept], resumption)
+
+
+def fits_groups(kept: Any, groups: Sequence[ChannelGroup]) -> bool:
+    """Whether a JSON value lists, for each group, some of its channels in ascending order."""
+    if not isinstance(kept, list) or len(kept) != len(groups):
+        return False
+    return all(
+        isinstance(channels, list)
+        and all(type(channel) is int for channel in channels)
+        and channels == sorted(set(channels) & set(range(group.channels)))
+        for channels, group in zip(kept, groups)
+    )
 
 
 def check_smaller(small: keras.Model, masked: keras.Model, images: np.ndarray) -> float:
-    """How far a smaller network is from the masked one, as a share of the largest logit.
+    """Compare the logits of a smaller network with those of the masked one.
 
     Args:
         images: a few, uint8 (n, height, width, 3).
 
+    Returns:
+        The largest difference, as a fraction of the largest logit.
+
     Raises:
-        UserError: further than SAME_OUTPUT.
+        UserError: it is larger than SAME_OUTPUT.
     """
     probe = images.astype(np.float32) / 255
     expected = masked(probe, training=False).numpy()
-    found = small(probe, training=False).numpy()
-    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    logits = small(probe, training=False).numpy()
+    difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
     if difference > SAME_OUTPUT:
         raise UserError(
             f"the smaller network differs from the masked one by {difference:.1e} of the largest "
-            "logit; nothing was written. Teach channel_groups.py the new layers of networks.py"
+            "logit; nothing was written. Teach pipeline/pruning/dependency_graph.py the new layers "
+            "of networks.py"
         )
     return difference
 
 
 def channel_rows(groups: list[ChannelGroup], kept: list[np.ndarray]) -> list[dict[str, Any]]:
-    """What was kept, group by group, for a table."""
+    """A table of the groups: their producers ("made by"), channels, and channels kept."""
     return [
-        {"made by": " + ".join(group.producers), "channels": group.channels, "kept": len(chosen)}
-        for group, chosen in zip(groups, kept)
+        {
+            "made by": " + ".join(group.producers),
+            "channels": group.channels,
+            "kept": len(channels),
+        }
+        for group, channels in zip(groups, kept)
     ]

@@ -1,7 +1,8 @@
-"""Fine-tuning for int8: a network that rounds where its int8 file will.
+"""Quantization-aware training (QAT): fine-tuning with simulated int8 rounding.
 
-(Jacob et al., *Quantization and Training of Neural Networks*, 2018.) Imported only when it is
-asked for, because its class needs Keras at once.
+(Jacob et al., *Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference*, 2018.) The script imports this module only for `--qat`, because
+its class derives from one of Keras, which takes seconds to load.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import read_record, write_csv
+from pipeline.base.artifacts import read_record
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes
@@ -18,85 +19,105 @@ from pipeline.inference.keras_files import kernel_name, load_model
 from pipeline.inference.litert import operators
 from pipeline.quantization.convert import convert
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.loop import fit
-from pipeline.training.losses import make_loss, taught_loss
-from pipeline.training.networks import teaching_views
+from pipeline.training.loop import Phase, Trained, fit
+from pipeline.training.losses import distillation_loss, make_loss
+from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import make_optimizer
 
-LEARNING_RATE = 2e-4  # the peak: what was learned is to be kept
+LEARNING_RATE = 2e-4  # the peak; low, so that fine-tuning keeps the accuracy of the start
 
 
-class Int8Imitation(layers.Wrapper):
-    """Runs a layer as its int8 form will: kernel and output rounded to 8 bits.
+class SimulatedInt8(layers.Wrapper):
+    """Runs a layer with its kernel and its output rounded to int8.
 
-    Gradients ignore the rounding. What is zero in the kernel stays zero. The layer is the given
-    one, not a copy: to train the wrapper is to train it.
+    Gradients pass through the rounding unchanged (straight-through estimator). Weights that are
+    zero stay zero. The wrapper has the given layer, not a copy: to train the wrapper is to train
+    the layer.
     """
 
     def __init__(self, layer: layers.Layer, limits: tuple[float, float] | None) -> None:
-        """`limits`: smallest and largest value of the output; None if int8 does not round it."""
+        """Wraps a layer.
+
+        Args:
+            limits: smallest and largest value of the layer's output in int8; None: the output is
+                not rounded.
+        """
         super().__init__(layer, name=layer.name)
         self.limits = limits
         self.kernel_name = kernel_name(layer)
         if self.kernel_name:
-            self.own = getattr(layer, self.kernel_name)
-            self.mask = tf.constant((self.own.numpy() != 0).astype(np.float32))
+            self.own_kernel = getattr(layer, self.kernel_name)
+            self.mask = tf.constant((self.own_kernel.numpy() != 0).astype(np.float32))
             swapped = isinstance(layer, (layers.DepthwiseConv2D, layers.Conv2DTranspose))
-            outputs = 2 if swapped else 3
-            self.other_axes = [axis for axis in range(4) if axis != outputs]
+            output_axis = 2 if swapped else 3
+            self.other_axes = [axis for axis in range(4) if axis != output_axis]
 
     def call(self, inputs: tf.Tensor, **settings: Any) -> tf.Tensor:
-        """The layer's output.
+        """The output of the layer.
 
-        Normalisation after it scales whole output channels, which per-channel rounding follows.
+        The kernel is rounded per output channel. So the batch normalisation after it, which scales
+        whole output channels, does not change the rounding.
         """
         if self.kernel_name:
-            kernel = self.own * self.mask
+            kernel = self.own_kernel * self.mask
             largest = tf.reduce_max(tf.abs(kernel), self.other_axes, keepdims=True)
             step = tf.maximum(largest, 1e-12) / 127
             rounded = kernel + tf.stop_gradient(tf.round(kernel / step) * step - kernel)
-            # Past Keras, which would track it as a weight.
+            # Not through `setattr` of Keras, which would track the tensor as a weight.
             object.__setattr__(self.layer, self.kernel_name, rounded)
-        output = self.layer(inputs, **settings)  # depth_to_space has some
+        output = self.layer(inputs, **settings)  # calls of functions such as reshape have some
         if self.kernel_name:
-            object.__setattr__(self.layer, self.kernel_name, self.own)
+            object.__setattr__(self.layer, self.kernel_name, self.own_kernel)
         if self.limits is None:
             return output
         return tf.quantization.fake_quant_with_min_max_args(output, *self.limits)
 
 
-def imitate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
-    """A network on the same weights that rounds where the int8 file does, by the file's ranges.
+def simulate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
+    """Return a network that rounds where the int8 file of a model does, with the file's ranges.
 
-    TFMOT's own quantize API refuses the functional depth_to_space call, and is wrong for int8
-    transposed convolutions (its issue 771) and bilinear enlargement (1000). Normalisation keeps
-    its statistics: call it frozen.
+    The quantize API of TFMOT cannot be used: it refuses models that call functions such as reshape,
+    and is wrong for int8 transposed convolutions (its issue 771) and bilinear upsampling (its
+    issue 1000).
+
+    Args:
+        model: its normalisation layers must be frozen.
+        calibration: float32 images (n, height, width, 3) in 0..1 that set the ranges.
+
+    Returns:
+        A network on the weights of the model, not copies.
     """
     limits = {}
     for operator in operators(convert(model, "int8", calibration)):
-        # Of fused layers the first is the one whose output is left.
+        # For fused layers, the first name is that of the layer whose output the operator gives.
         parts = operator.tensor.split(";")[0].split("/")
         if len(parts) > 2 and operator.limits:
             limits[parts[1]] = operator.limits
 
     def wrap(layer: layers.Layer) -> layers.Layer:
-        worth = layer.name in limits or kernel_name(layer)
-        return Int8Imitation(layer, limits.get(layer.name)) if worth else layer
+        rounds = layer.name in limits or kernel_name(layer)
+        return SimulatedInt8(layer, limits.get(layer.name)) if rounds else layer
 
     return keras.models.clone_model(model, clone_function=wrap)
 
 
-def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, float]:
-    """The pruned model fine-tuned to bear int8, and its validation mean IoU while imitating it.
+def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, Trained]:
+    """Fine-tune the pruned model with simulated int8 rounding.
 
-    Learns from the masks and from the pruned model's own float32 predictions. Writes
-    `qat_training.csv`.
+    It learns from the masks and from the pruned model's own float32 predictions.
+
+    Args:
+        stage: its arguments say epochs, batch_size, seed and resume.
+        calibration: see `simulate_int8`.
+
+    Returns:
+        The model, in float32, and the result of `loop.fit`, whose mean IoU is with rounding.
     """
     teacher, model = load_model(stage.models_dir, "pruned"), load_model(stage.models_dir, "pruned")
     for layer in model.layers:
-        # Statistics of normalisation are folded into int8 weights.
+        # The statistics of normalisation are folded into the int8 weights.
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
-    student = imitate_int8(model, calibration)
+    student = simulate_int8(model, calibration)
     examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
     arguments = stage.arguments
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
@@ -105,15 +126,14 @@ def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, 
     weights = read_record(stage.models_dir, "pruned")["metrics"].get("class_weights")
     truth = make_loss(load_classes(stage.models_dir), weights)
 
-    teacher, through = teaching_views(teacher, student)
-    history = fit(
-        student,
-        optimizer,
-        stage,
+    teacher, smaller = distillation_pair(teacher, student)
+    phase = Phase(
         "qat",
-        epochs=arguments.epochs,
-        loss=taught_loss(truth, teacher),
-        through=through,
+        arguments.epochs,
+        arguments.batch_size,
+        arguments.seed,
+        arguments.resume,
+        loss=distillation_loss(truth, teacher),
+        student=smaller,
     )
-    write_csv(stage.models_dir / "qat_training.csv", history)
-    return model, max(row["mean_iou"] for row in history)
+    return model, fit(stage, student, optimizer, phase)

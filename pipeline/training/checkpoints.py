@@ -1,101 +1,179 @@
-"""What a training needs to go on after a kill: one file, written after each epoch."""
+"""Checkpoints: what a training that was stopped needs to continue, in one file per phase."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.artifacts import DAMAGED, atomic
+from pipeline.base.artifacts import atomic
 from pipeline.base.console import say
 from pipeline.base.lazy import keras
-from pipeline.base.stage import Stage, differences
+from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
 from pipeline.base.system import tensorflow_threads
+from pipeline.data.npz import read_npz
+
+HEADER = "about"  # name of the array that holds the JSON text; the other arrays are weights
 
 
-def state_path(models_dir: Path, name: str) -> Path:
-    """Where the state of an unfinished training lies, until its model and record are in place."""
-    return models_dir / f".{name}_training_state.npz"
+def state_path(models_dir: Path, phase: str) -> Path:
+    """The file of an unfinished phase. It stays until the model and its record are in place."""
+    return models_dir / f".{phase}_training_state.npz"
 
 
 class TrainingState:
-    """All that a killed run needs to go on: one file, written after each epoch and renamed."""
+    """The state of one phase of a training. It is saved after each epoch, by an atomic rename."""
 
-    def __init__(self, stage: Stage, name: str, model: keras.Model, optimizer: Any) -> None:
-        self.stage, self.path = stage, state_path(stage.models_dir, name)
+    def __init__(
+        self,
+        stage: Stage,
+        phase: str,
+        model: keras.Model,
+        optimizer: Any,
+        resumption: Resumption = NOT_RESUMED,
+    ) -> None:
+        """Names the file and the variables; reads and writes nothing.
+
+        Args:
+            phase: name of the phase, see `state_path`.
+            optimizer: built, so that all its variables exist.
+            resumption: what the phases before have to tell the record.
+        """
+        self.stage, self.path = stage, state_path(stage.models_dir, phase)
+        self.resumption = resumption
         self.variables = [*model.variables, *optimizer.variables]
-        self.history: list[dict[str, float]] = []
-        self.best: list[np.ndarray] = []  # the model's weights at the best epoch
+        self.weight_shapes = [value.shape for value in model.get_weights()]
+        self.history: list[dict[str, Any]] = []
+        self.best: list[np.ndarray] = []  # the weights of the best epoch, as `get_weights` orders
 
     def save(self, chief: bool = True) -> None:
-        """Writes everything after a finished epoch.
+        """Writes the state after a finished epoch.
 
-        All workers call it: to read a variable they may have to average what each of them
-        holds. Only the chief writes.
+        All workers call it, because reading a variable may need all of them: one that is averaged
+        over the workers, for example.
+
+        Args:
+            chief: whether this worker writes the file.
         """
-        values = {f"now{k}": v.numpy() for k, v in enumerate(self.variables)}
+        arrays = {f"now{k}": variable.numpy() for k, variable in enumerate(self.variables)}
         if not chief:
             return
-        values |= {f"best{k}": v for k, v in enumerate(self.best)}
-        threads = [*self.stage.threads_before, tensorflow_threads()]
-        kept = {"identity": self.stage.identity(), "history": self.history, "threads": threads}
-        about = json.dumps(kept)
+        arrays |= {f"best{k}": value for k, value in enumerate(self.best)}
+        header = {
+            "identity": self.stage.identity.as_dict(),
+            "history": self.history,
+            "threads": [*self.resumption.threads_before, tensorflow_threads()],
+        }
         with atomic(self.path) as temporary:
-            np.savez(temporary, about=about, **values)
+            np.savez(temporary, **{HEADER: json.dumps(header)}, **arrays)
 
     def restore(self) -> None:
-        """Goes back to the last finished epoch of this very run; else says why it begins anew.
+        """Continues after the last finished epoch of this same run, or says why it cannot.
 
-        Nothing is assigned before all of the file was read and found to fit.
+        Nothing is assigned before the whole file was read and found to fit.
+
+        Raises:
+            OSError: the system does not open the file, which says nothing of its content.
         """
         if not self.path.exists():
             return
-        try:
-            with np.load(self.path) as file:
-                values = {name: file[name] for name in file.files}
-            about = json.loads(str(values["about"]))
-            identity, history = dict(about["identity"]), about["history"]
-            threads = [int(number) for number in about["threads"]]
-        except DAMAGED:
+        with self.path.open("rb"):
+            pass
+        state = read_state(self.path)
+        if state is None:
             say(f"{self.path} is damaged; beginning anew")
             return
-        if not self.stage.may_resume(identity):
+        header, arrays = state
+        resumption = self.stage.may_resume(header.identity)
+        if resumption is None:
             return
-        now = [values.get(f"now{k}") for k in range(len(self.variables))]
-        more = f"now{len(now)}" in values
-        if more or any(v is None or v.shape != each.shape for v, each in zip(now, self.variables)):
+        current, best = numbered(arrays, "now"), numbered(arrays, "best")
+        if not (
+            shapes_agree(current, (variable.shape for variable in self.variables))
+            and shapes_agree(best, self.weight_shapes)
+        ):
             say(f"{self.path} is of another network; beginning anew")
             return
-        for variable, value in zip(self.variables, now):
+        for variable, value in zip(self.variables, current):
             variable.assign(value)
-        self.best = [values[f"best{k}"] for k in range(sum(key[:4] == "best" for key in values))]
-        self.history = history
+        self.best, self.history = best, header.history
         say(f"going on after epoch {len(self.history)}")
-        self.stage.threads_before[:] = [n for n in threads if n != tensorflow_threads()]
-        if self.stage.threads_before:
+        accepted = dict.fromkeys((*self.resumption.accepted, *resumption.accepted))
+        threads_before = [n for n in header.threads if n != tensorflow_threads()]
+        self.resumption = Resumption(tuple(accepted), tuple(threads_before))
+        if threads_before:
             say(
-                f"on {tensorflow_threads()} threads, after epochs on {threads[-1]}: the weights "
-                "will not be, bit for bit, those of a run that went through"
+                f"on {tensorflow_threads()} threads, after epochs on {header.threads[-1]}: the "
+                "weights will not be bit for bit those of a run without a stop"
             )
 
 
-def forget(stage: Stage, *names: str, ours_only: bool = False) -> None:
-    """Removes the states of trainings whose model and record are in place.
+class Header(NamedTuple):
+    """What a checkpoint holds beside weights."""
 
-    With `ours_only` only those of this very run, which was killed right before it forgot.
+    identity: Any  # of the run that wrote it; `Stage.may_resume` takes any value
+    history: list[dict[str, Any]]  # a row per finished epoch
+    threads: list[int]  # numbers of TensorFlow threads that the epochs ran on
+
+
+def read_state(path: Path) -> tuple[Header, dict[str, np.ndarray]] | None:
+    """The header of a checkpoint and its arrays by name; None if the file is damaged."""
+    arrays = read_npz(path)
+    header = None if arrays is None else parse_header(arrays)
+    return None if arrays is None or header is None else (header, arrays)
+
+
+def parse_header(arrays: dict[str, np.ndarray]) -> Header | None:
+    """The header of a checkpoint; None if it is missing, damaged or of another form."""
+    if HEADER not in arrays:
+        return None
+    try:
+        content = json.loads(str(arrays[HEADER]))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    history, threads = content.get("history"), content.get("threads")
+    if not (isinstance(history, list) and isinstance(threads, list) and threads):
+        return None
+    rows_fit = all(
+        isinstance(row, dict) and isinstance(row.get("mean_iou"), (int, float)) for row in history
+    )
+    if not rows_fit or not all(isinstance(number, int) for number in threads):
+        return None
+    return Header(content.get("identity"), history, threads)
+
+
+def numbered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    """The arrays called `prefix`0, `prefix`1 and so on, without those that are missing."""
+    names = (f"{prefix}{k}" for k in range(len(arrays)))
+    return [arrays[name] for name in names if name in arrays]
+
+
+def shapes_agree(arrays: Sequence[np.ndarray], shapes: Iterable[Any]) -> bool:
+    """Whether there are as many arrays as shapes, each of its shape, and all hold numbers."""
+    expected = [tuple(shape) for shape in shapes]
+    return [array.shape for array in arrays] == expected and all(
+        np.issubdtype(array.dtype, np.number) or array.dtype == bool for array in arrays
+    )
+
+
+def forget(stage: Stage, *phases: str, ours_only: bool = False) -> None:
+    """Removes the checkpoints of phases, once the model and its record are in place.
+
+    Args:
+        ours_only: remove only a checkpoint of this same run, which was killed after its record
+            was written and before it could remove the checkpoint.
     """
-    for path in (state_path(stage.models_dir, name) for name in names):
+    for path in (state_path(stage.models_dir, phase) for phase in phases):
         if path.exists() and (not ours_only or is_ours(stage, path)):
-            path.unlink()  # only what is there: on a read-only disk else it would be a fault
+            path.unlink()  # only if it exists: on a read-only disk, unlink raises even if not
 
 
 def is_ours(stage: Stage, path: Path) -> bool:
-    """Whether a state was left by a run of this identity."""
-    try:
-        with np.load(path) as file:
-            identity = json.loads(str(file["about"]))["identity"]
-    except DAMAGED:
-        return False
-    return not differences(identity, stage.identity())
+    """Whether a checkpoint was written by a run of the same identity."""
+    state = read_state(path)
+    return state is not None and stage.is_this_run(state[0].identity)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.base import artifacts, stage, system
+from pipeline.base import artifacts, system
 from pipeline.base.console import UserError
+from pipeline.base.stage import Stage
 from tests.helpers.runs import ROOT
 
 NAMES = ("dataset", "original", "pruned")
@@ -29,13 +30,11 @@ def chain(tmp_path):
     models_dir = tmp_path / "models"
     common = {"models_dir": models_dir, "if_needed": False, "accept_edits": False}
 
-    def stage(*inputs, **settings):
-        made = stage.Stage(str(script), argparse.Namespace(**common | settings))
-        made.require(*inputs)
-        return made
+    def begin(*inputs, **settings):
+        return Stage.begin(script, argparse.Namespace(**common | settings)).require(*inputs)
 
     def make(name, content, **settings):
-        made = stage(*NAMES[: NAMES.index(name)], **settings)
+        made = begin(*NAMES[: NAMES.index(name)], **settings)
         if name == "dataset":
             path = artifacts.artifact_path(models_dir, name)
             artifacts.write_record(path, made.record(content, {}))
@@ -45,7 +44,7 @@ def chain(tmp_path):
 
     for name in NAMES:
         make(name, f"first {name}")
-    return argparse.Namespace(models_dir=models_dir, script=script, stage=stage, make=make)
+    return argparse.Namespace(models_dir=models_dir, script=script, stage=begin, make=make)
 
 
 # --- records ------------------------------------------------------------------------------
@@ -84,30 +83,42 @@ def test_another_data_set_makes_the_whole_chain_stale(chain):
         assert "was made from another dataset.json" in reason
 
 
-def test_what_lies_beside_an_artifact_was_written_with_it(chain):
-    """Else the stage runs again: curves must not be those of another training than the model's."""
+def with_companion(made, weights="weights", counts="counts"):
+    """Writes an artifact and a file that is made with it."""
+    with made.new_artifact("original", {}, companions=("counts.npz",)) as (path, companion):
+        path.write_text(weights)
+        companion.write_text(counts)
+
+
+def test_companion_that_is_missing_or_changed_reruns_the_stage(chain):
+    """It cannot be drawn from the record: it was made with the artifact."""
     made = chain.stage("dataset")
-    with made.new_artifact("original", {}, ("curves.csv",)) as (path, table):
-        path.write_text("weights")
-        table.write_text("curves")
-    curves = chain.models_dir / "curves.csv"
-    assert curves.read_text() == "curves" and made.reasons("original") == []
-    curves.write_text("of another training")
+    with_companion(made)
+    counts = chain.models_dir / "counts.npz"
+    assert counts.read_text() == "counts" and made.reasons("original") == []
+    counts.write_text("of another run")
     (reason,) = made.reasons("original")
-    assert (reason.kind, reason.text) == ("changed", "curves.csv was changed after it was made")
-    curves.unlink()
+    assert (reason.kind, reason.text) == ("changed", "counts.npz was changed after it was made")
+    counts.unlink()
     assert [reason.kind for reason in made.reasons("original")] == ["changed"]
 
 
-def test_failing_writer_leaves_the_old_artifact_and_what_lies_beside_it(chain):
+def test_charts_and_tables_of_older_records_rerun_nothing(chain):
+    """Older versions wrote curves with the model and had their hashes beside its own."""
     made = chain.stage("dataset")
-    with made.new_artifact("original", {}, ("curves.csv",)) as (path, table):
-        path.write_text("weights")
-        table.write_text("curves")
+    record = artifacts.read_record(chain.models_dir, "original")
+    record["beside"] = {"original_training.csv": "ab" * 32, "original_training.png": "cd" * 32}
+    artifacts.write_record(artifacts.record_path(chain.models_dir, "original"), record)
+    assert made.reasons("original") == []
+
+
+def test_failing_writer_leaves_the_old_artifact_and_its_companion(chain):
+    made = chain.stage("dataset")
+    with_companion(made)
     before = {path: path.read_bytes() for path in chain.models_dir.glob("*.*")}
     with (
         pytest.raises(OSError, match="full"),
-        made.new_artifact("original", {}, ("curves.csv",)) as (path, table),
+        made.new_artifact("original", {}, companions=("counts.npz",)) as (path, _),
     ):
         path.write_text("other weights")
         raise OSError(errno.ENOSPC, "full")
@@ -116,25 +127,25 @@ def test_failing_writer_leaves_the_old_artifact_and_what_lies_beside_it(chain):
 
 def test_what_belonged_to_an_artifact_goes_with_it(chain):
     """Else the curves of a fine-tuning lie beside a model that had none; a user's files stay."""
-    beside, made = ("curves.csv", "curves.png", "notes.txt"), chain.stage("dataset")
-    outside = chain.models_dir.parent / "outside.csv"
-    with made.new_artifact("original", {}, beside) as paths:
-        for path in paths:
-            path.write_text("first")
-    (chain.models_dir / "notes.txt").write_text("mine now")
-    (chain.models_dir / "other.csv").write_text("first")
+    made, folder = chain.stage("dataset"), chain.models_dir
+    with_companion(made, counts="first")
+    for name in ("curves.csv", "notes.txt", "other.csv"):
+        (folder / name).write_text("first")
+    outside = folder.parent / "outside.csv"
     outside.write_text("first")
-    record = artifacts.read_record(chain.models_dir, "original")
-    record["beside"]["../outside.csv"] = artifacts.sha256(outside)
-    artifacts.write_record(artifacts.record_path(chain.models_dir, "original"), record)
+    digest = artifacts.sha256(outside)
+    record = artifacts.read_record(folder, "original")
+    files = dict.fromkeys(("curves.csv", "notes.txt", "../outside.csv"), digest)
+    record["drawn"] = {"files": files, "code": {}}
+    artifacts.write_record(artifacts.record_path(folder, "original"), record)
+    (folder / "notes.txt").write_text("mine now")
     with pytest.raises(OSError, match="full"), made.new_artifact("original", {}) as (path,):
         raise OSError(errno.ENOSPC, "full")
-    assert (chain.models_dir / "curves.csv").exists() and (chain.models_dir / "curves.png").exists()
-    with made.new_artifact("original", {}, ("curves.png",)) as paths:
-        for path in paths:
-            path.write_text("second")
-    left = {path.name: path.read_text() for path in chain.models_dir.glob("[!d]*.???")}
-    assert left == {"curves.png": "second", "notes.txt": "mine now", "other.csv": "first"}
+    assert (folder / "curves.csv").exists() and (folder / "counts.npz").exists()
+    with made.new_artifact("original", {}) as (path,):
+        path.write_text("second")
+    left = {path.name: path.read_text() for path in folder.glob("[!d]*.???")}
+    assert left == {"notes.txt": "mine now", "other.csv": "first"}
     assert outside.exists()
 
 
@@ -268,7 +279,7 @@ def test_killed_writer_leaves_the_old_file_whole_and_the_next_one_cleans_up(tmp_
     path.write_text("old")
     program = """
 import os, pathlib, signal, sys
-from pipeline.artifacts import atomic
+from pipeline.base.artifacts import atomic
 with atomic(pathlib.Path(sys.argv[1])) as temporary:
     with temporary.open("w") as file:
         file.write("half of the n")
@@ -293,7 +304,7 @@ def test_stage_that_begins_removes_what_killed_ones_left(tmp_path):
     kept = (".original_training_state.npz", f".model.{os.getppid()}.h5", ".my.notes.txt")
     for name in kept:
         (tmp_path / name).write_text("")
-    with system.alone(tmp_path, "training.py"):
+    with system.lock(tmp_path, "training.py"):
         left = {path.name for path in tmp_path.rglob(".*")}
     assert left == {*kept, ".lock"}
 
@@ -317,7 +328,7 @@ def test_kill_between_artifact_and_record_is_found(chain, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(stage, "write_record", killed)
+        patch.setattr("pipeline.base.stage.write_record", killed)
         chain.make("original", "second original")
     reason = artifacts.stale_reason(chain.models_dir, "original")
     assert "was changed after it was made" in reason

@@ -1,4 +1,8 @@
-"""Where examples come from: what `--data` means, and whether it changed."""
+"""Resolves `--data`: picks the module that reads it, and detects whether its files changed.
+
+`locate` decides the kind of data; `open_source` reads it, and `format_of` names the modules that
+do, which are the only data formats in the fingerprint of a data set.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.base.artifacts import atomic, sha256
 from pipeline.base.console import UserError
-from pipeline.data.formats.coco import jsons_in, read_coco
-from pipeline.data.formats.folder_layout import folders_of, read_folder
+from pipeline.data.formats.coco import json_in, read_coco
+from pipeline.data.formats.folder_layout import layout_of, read_folder
 from pipeline.data.formats.synthetic import KINDS, drawn_animals
 from pipeline.data.formats.tfds import any_set, oxford_pets
 from pipeline.data.formats.ultralytics import read_ultralytics, yaml_in
@@ -22,14 +26,77 @@ from pipeline.data.label_mapping import with_user
 from pipeline.data.sample_source import Collection
 
 PETS, DRAWN, TFDS = ("pets", "oxford_iiit_pet"), "synthetic", "tfds"
+COCO, ULTRALYTICS, FOLDERS = "coco", "ultralytics", "folders"
+MODULES = {  # kind of data: the modules of this folder that read it
+    PETS[0]: ("tfds",),
+    TFDS: ("tfds",),
+    DRAWN: ("synthetic",),
+    COCO: ("coco",),
+    ULTRALYTICS: ("ultralytics", "folder_layout"),
+    FOLDERS: ("folder_layout",),
+}
 LAYOUTS = (
     "images/ and masks/, JPEGImages/ and SegmentationClass/ (Pascal VOC), a data.yaml "
     "(Ultralytics), or a COCO JSON"
 )
 
 
+class Location(NamedTuple):
+    """What `--data` names."""
+
+    kind: str  # a key of MODULES; empty if it is no data set
+    name: str = ""  # of the TFDS set, or the number of classes of the synthetic one
+    path: Path = Path()  # of the file or folder to read, for data on disk
+
+
+def format_of(data: str) -> tuple[str, ...]:
+    """Names of the modules of this folder that `open_source` reads `--data` with.
+
+    Looks into folders and their YAML files, and opens no data set. () if `data` is no data set.
+    """
+    return MODULES.get(locate(data).kind, ())
+
+
+def locate(data: str) -> Location:
+    """Decides which kind of data `--data` names; see `open_source` for its values."""
+    kind, _, name = data.partition(":")
+    if data in PETS:
+        return Location(PETS[0])
+    if kind in (TFDS, DRAWN):
+        return Location(kind, name)
+    path = Path(data)
+    if path.is_dir():
+        return locate_in_folder(dataset_folder(path))
+    suffix = path.suffix.lower()
+    if suffix == ".json" and path.exists():
+        return Location(COCO, path=path)
+    if suffix in (".yaml", ".yml") and path.exists():
+        return Location(ULTRALYTICS, path=path)
+    return Location("", path=path)
+
+
+def dataset_folder(folder: Path) -> Path:
+    """The folder to look into: VOCdevkit/VOC2012 or the like if `folder` has or is a VOCdevkit."""
+    if (folder / "VOCdevkit").is_dir():
+        folder = folder / "VOCdevkit"
+    if folder.name == "VOCdevkit":
+        folder = next((year for year in sorted(folder.glob("VOC*")) if layout_of(year)), folder)
+    return folder
+
+
+def locate_in_folder(folder: Path) -> Location:
+    """The kind of data in a folder; a data.yaml counts before folders, these before a COCO JSON."""
+    if file := yaml_in(folder):
+        return Location(ULTRALYTICS, path=file)
+    if layout_of(folder):
+        return Location(FOLDERS, path=folder)
+    if file := json_in(folder):
+        return Location(COCO, path=file)
+    return Location("", path=folder)
+
+
 def on_disk(data: str) -> bool:
-    """Whether `--data` names files of the user, whose content may change."""
+    """Whether `--data` names a path, whose content may change."""
     kind = data.partition(":")[0]
     return data not in PETS and kind not in (DRAWN, TFDS)
 
@@ -41,62 +108,53 @@ def open_source(
     size: tuple[int, int],
     seed: int,
 ) -> Collection:
-    """The source that `--data` names. Nothing of its masks is read yet.
+    """Opens the data set that `--data` names, without reading a mask.
 
     Args:
         data: "pets", "synthetic", "synthetic:6", "tfds:NAME", or a path.
-        data_dir: the folder of TensorFlow Datasets, or None for its usual place.
-        keys: of photographs and masks in TFDS, where they are said.
-        size: height and width of what is drawn.
+        data_dir: the folder of TensorFlow Datasets; None for its default.
+        keys: features of TFDS that hold photographs and masks; None to find them.
+        size: height and width of synthetic pictures, in pixels.
+        seed: of synthetic pictures.
 
     Raises:
-        UserError: there is no such source, or it cannot be read.
+        UserError: there is no such data set, or it cannot be read.
     """
-    kind, _, rest = data.partition(":")
-    if data in PETS:
+    kind, name, path = locate(data)
+    if kind == PETS[0]:
         return oxford_pets(data_dir)
     if kind == TFDS:
-        return any_set(rest, data_dir, *keys)
+        return any_set(name, data_dir, *keys)
     if kind == DRAWN:
-        if rest not in ("", *map(str, KINDS)):
+        if name not in ("", *map(str, KINDS)):
             choice = ", ".join(f"{DRAWN}:{number}" for number in KINDS)
-            raise UserError(f"--data {data}: drawn are {choice}")
-        return drawn_animals(int(rest or 3), size, seed)
-    return open_path(Path(data))
-
-
-def open_path(path: Path) -> Collection:
-    """The source of a path: a folder in one of LAYOUTS, a COCO JSON or a data.yaml."""
-    suffix = path.suffix.lower()
+            raise UserError(f"--data {data} does not exist; use one of {choice}")
+        return drawn_animals(int(name or 3), size, seed)
+    if kind == COCO:
+        return read_coco(path)
+    if kind == ULTRALYTICS:
+        return read_ultralytics(path)
+    if kind == FOLDERS:
+        return read_folder(path)
     if not path.exists():
         raise UserError(
-            f"--data {path} is missing; name pets, synthetic, tfds:NAME, or a folder with {LAYOUTS}"
+            f"--data {path} is missing; use pets, synthetic, tfds:NAME, or a folder with {LAYOUTS}"
         )
     if not path.is_dir():
-        if suffix == ".json":
-            return read_coco(path)
-        if suffix in (".yaml", ".yml"):
-            return read_ultralytics(path)
-        raise UserError(f"{path} is no data set; name a folder with {LAYOUTS}")
-    path = next((path / name for name in ("VOCdevkit",) if (path / name).is_dir()), path)
-    if path.name == "VOCdevkit":
-        path = next((each for each in sorted(path.glob("VOC*")) if folders_of(each)), path)
-    if file := yaml_in(path):
-        return read_ultralytics(file)
-    if folders_of(path):
-        return read_folder(path)
-    if file := jsons_in(path):
-        return read_coco(file)
+        raise UserError(f"{path} is not a data set; use a folder with {LAYOUTS}")
     if (path / PETS[1]).is_dir():
-        raise UserError(f"{path} is a folder of TFDS; read it with: --data pets --data-dir {path}")
-    raise UserError(f"{path} is no data set; a folder must have {LAYOUTS}")
+        raise UserError(f"{path} is a TFDS folder; read it with: --data pets --data-dir {path}")
+    raise UserError(f"{path} is not a data set; a folder must have {LAYOUTS}")
 
 
 def refuse_pictures(data_dir: Path) -> None:
-    """Raises UserError if a folder that is named as that of TFDS holds a user's own pictures."""
-    if data_dir.is_dir() and (folders_of(data_dir) or yaml_in(data_dir) or jsons_in(data_dir)):
+    """Raises UserError if `--data-dir`, the folder of TFDS, holds a data set that `--data` reads.
+
+    TFDS would download into it.
+    """
+    if data_dir.is_dir() and locate_in_folder(data_dir).kind:
         raise UserError(
-            f"{data_dir} is a folder of pictures and none of TFDS; read it with: --data {data_dir}"
+            f"{data_dir} is a folder of pictures, not of TFDS; read it with: --data {data_dir}"
         )
 
 
@@ -107,9 +165,16 @@ def with_flags(
     mapping: dict[str, Any] | None,
     skip_bad: float | None,
 ) -> Collection:
-    """A source with what the command line says of its classes; raises as `labels.with_user`."""
-    if collection.drawn and (names or mapping or ignore_index is not None):
-        raise UserError("--names and what masks mean are for pictures of one's own, not for drawn")
+    """Returns the collection with the class flags of the command line applied to it.
+
+    Raises:
+        UserError: the collection is synthetic, so that its classes are fixed; or as `with_user`.
+    """
+    if collection.synthetic and (names or mapping or ignore_index is not None):
+        raise UserError(
+            "--names, --label-mapping and --ignore-index are not for synthetic data, whose classes "
+            "are fixed; leave them out, or name your own pictures: --data DIR"
+        )
     labels = with_user(collection.labels, names, ignore_index, mapping)
     share = collection.skip_bad if skip_bad is None else skip_bad
     return replace(collection, labels=labels, skip_bad=share)
@@ -119,26 +184,28 @@ def with_flags(
 
 
 def content_of(folder: Path, files: Iterable[str], listing: Path) -> str:
-    """One hash over names and contents of files.
+    """Hashes names and contents of files: "N files, " and 16 hex digits.
 
-    A file is read only if its size or times are not those in `listing`, which is written anew:
-    asking again costs no more than looking at the folder. Both lists are in the order of their
-    names and are read side by side, so that neither is held.
+    Reads a file only if its size or times differ from its entry in `listing`, which is then
+    updated; so asking again costs one `stat` per file. Entries are sorted by name and compared
+    one by one with the files, so that neither list is in memory.
 
     Args:
-        folder: that the names count from.
+        folder: that `files` are relative to.
+        files: paths of the files, in any order.
+        listing: cache of names, sizes, times and hashes, one JSON line per file.
     """
     digest, number = hashlib.sha256(), 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as new:
-        known = known_states(listing)
-        old = next(known, None)
+        entries = read_listing(listing)
+        old = next(entries, None)
         changed = False
         for name in sorted(set(files)):
             state = state_of(folder / name)
             while old and old[0] < name:
-                old, changed = next(known, None), True
+                old, changed = next(entries, None), True
             if old and old[0] == name and old[1] == state:
-                content, old = old[2], next(known, None)
+                content, old = old[2], next(entries, None)
             else:
                 content, changed = hash_of(folder / name), True
             new.write(json.dumps([name, state, content]) + "\n")
@@ -152,7 +219,7 @@ def content_of(folder: Path, files: Iterable[str], listing: Path) -> str:
 
 
 def state_of(path: Path) -> list[int]:
-    """What changes with a file: size and times; nothing for a link to nothing."""
+    """Size, modification time and status change time (ns) of a file; [] if it cannot be found."""
     try:
         status = path.stat()
     except OSError:
@@ -161,15 +228,15 @@ def state_of(path: Path) -> list[int]:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file, or that it cannot be read."""
+    """SHA-256 of a file, or "unreadable"."""
     try:
         return sha256(path)
     except OSError:
         return "unreadable"
 
 
-def known_states(listing: Path) -> Iterator[tuple[str, list[int], str]]:
-    """Name, state and hash of each file that a listing has; a damaged one ends there."""
+def read_listing(listing: Path) -> Iterator[tuple[str, list[int], str]]:
+    """Yields name, state and hash of each entry; stops at the first damaged one."""
     try:
         with listing.open(encoding="utf-8") as file:
             for line in file:
