@@ -173,8 +173,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     # Look at every mask before anything is written, and say what they hold.
     findings = audit.scan(source)
     faults = findings.faults
-    number = sum(map(len, findings.held.values())) + len(source.faults)
-    if not findings.first:
+    number = sum(map(len, findings.mask_values.values())) + len(source.faults)
+    if not findings.first_mask:
         split_selection.refuse(faults, number, 0)
     meaning = None
     try:
@@ -202,11 +202,11 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
         split_selection.refuse(faults, number, source.skip_bad)
         splits, fingerprint = writer.describe()
         left_out = [fault.text for fault in faults]
-        left_out += [f"{name}: {why}, not looked at" for name, why in source.passed_over]
+        left_out += [f"{name}: {why}, not looked at" for name, why in source.skipped]
         about = {
             "source": source.title,
             "formats": registry.format_of(arguments.data),
-            "synthetic": source.drawn,
+            "synthetic": source.synthetic,
             "image_size": [width, height],
             "fit": arguments.fit,
             "splits": splits,
@@ -226,11 +226,11 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
         shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
         of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
         console.say(f"{split:10} {facts['examples']:5} examples   {of}")
-    if note := split_selection.luck(splits):
+    if note := split_selection.few_pictures_note(splits):
         console.say(note)
     if left_out:
         console.say(
-            f"not in it: {len(faults)} examples with faults, {len(source.passed_over)} "
+            f"not in it: {len(faults)} examples with faults, {len(source.skipped)} "
             f"files passed over; {folder / LEFT_OUT} names them"
         )
     if about["listing"]:

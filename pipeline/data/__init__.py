@@ -1,1 +1,1 @@
-"""The data set: pictures and masks read, audited, split, written once and memory-mapped."""
+"""Data set: read pictures and masks, audit them, assign splits, write and memory-map the arrays."""

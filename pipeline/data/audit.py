@@ -1,6 +1,7 @@
-"""All masks looked at before anything is written: what they hold, what it means, what is wrong.
+"""Audits all masks before anything is written: their values, the class of each, and faults.
 
-Photographs are looked at for their size only. Of the test split nothing else is ever looked at.
+Of photographs, only the header is read, for their size. Nothing else is read of the test split
+until evaluation.
 """
 
 from __future__ import annotations
@@ -30,187 +31,210 @@ from pipeline.data.sample_source import (
     in_threads,
 )
 
-LISTED = 40  # rows of the table of values that nothing explains
-# What masks have that were once JPEG: an eighth of all changes from pixel to pixel lies at
-# multiples of 8 by chance, and hardly a pixel differs from both neighbours where things are drawn.
-FEWEST_EDGES, ON_GRID, ALONE = 500, 0.15, 0.12
+LISTED = 40  # rows of the table at most, if some values have no class
+# Signs that masks were once saved as JPEG, from `Mask.edges`. In a drawn mask, 1/8 of the value
+# changes lie at multiples of 8 pixels, and hardly a pixel differs from both of its neighbours.
+FEWEST_CHANGES = 500  # with fewer value changes, masks are not judged
+ON_GRID = 0.15  # share of changes at multiples of 8 above which ...
+ISOLATED = 0.12  # ... and share of isolated pixels, per change, above which masks are refused
 
 
-class Look(NamedTuple):
+class MaskContent(NamedTuple):
     """What one mask holds."""
 
-    counts: dict[int, int]  # pixels of each value
-    palette: dict[int, Colour]
-    colours: bool  # that nothing was said of
-    edges: np.ndarray | None  # `Mask.edges`, where nothing tells the classes from noise
+    counts: dict[int, int]  # pixels per value
+    palette: dict[int, Colour]  # colour of each value, if the mask has a palette
+    colours: bool  # whether it is in colours that no mapping explains
+    edges: np.ndarray | None  # `Mask.edges`, if neither names nor a mapping explain the values
 
 
 @dataclass
 class Findings:
     """What the masks of a collection hold."""
 
-    held: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
-    # by split, for each example the values of its mask; None for one that has a fault
+    # By split, the values of each example's mask in ascending order; None if it has a fault.
+    mask_values: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    pixels: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
-    first: dict[int, str] = field(default_factory=dict)  # by value, a mask that holds it
-    palette: dict[int, tuple[Colour, str]] = field(default_factory=dict)  # and who has it so
-    edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
+    pixels: Counter[int] = field(default_factory=Counter)  # by value
+    pictures: Counter[int] = field(default_factory=Counter)  # by value, masks that hold it
+    first_mask: dict[int, str] = field(default_factory=dict)  # by value, the first mask with it
+    # By value, its colour in the palettes, and the first mask whose palette has it.
+    palette: dict[int, tuple[Colour, str]] = field(default_factory=dict)
+    edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # sum of `Mask.edges`
 
 
-# --- looking ------------------------------------------------------------------------------
+# --- reading the masks --------------------------------------------------------------------
 
 
 def scan(collection: Collection) -> Findings:
-    """Looks at all masks, and at the heads of the photographs for their size.
+    """Reads all masks, and the headers of the photographs for their size.
+
+    Synthetic masks are not read: they are taken to hold every class.
 
     Raises:
-        UserError: masks are colours that nothing was said of.
+        UserError: masks are in colours that no mapping explains.
     """
     findings = Findings(faults=list(collection.faults))
-    labels, seen = collection.labels, {}  # equal tuples of values are kept once
-    colourful: Counter[int] = Counter()
-    first_colourful = ""
+    labels, shared = collection.labels, {}  # so that equal tuples of values are stored once
+    colour_counts: Counter[int] = Counter()  # pixels by colour, of masks in unexplained colours
+    first_coloured = ""
     for split, (number, read) in collection.splits.items():
-        if collection.drawn:
-            held = tuple(range(len(labels.names)))
-            findings.first.update(dict.fromkeys(held, collection.title))
-            findings.held[split] = [held] * number
+        if collection.synthetic:
+            values = tuple(range(len(labels.names)))
+            findings.first_mask.update(dict.fromkeys(values, collection.title))
+            findings.mask_values[split] = [values] * number
             continue
-        held = findings.held[split] = []
-        with progress(f"looking at {split}", number, "masks") as bar:
-            looks = in_threads(lambda one: look(one, labels, collection.any_shape), read(), bar)
-            for example, found in looks:
-                if isinstance(found, Look) and found.colours:
-                    first_colourful = first_colourful or example.mask_name
-                    colourful.update(found.counts)
-                elif isinstance(found, Look):
-                    found = note(findings, example, found)
-                if isinstance(found, Fault):
-                    findings.faults.append(found)
-                    held.append(None)
+        per_mask = findings.mask_values[split] = []
+        with progress(f"checking {split}", number, "masks") as bar:
+            results = in_threads(
+                lambda example: inspect_mask(example, labels, collection.any_shape), read(), bar
+            )
+            for example, result in results:
+                if isinstance(result, MaskContent) and result.colours:
+                    first_coloured = first_coloured or example.mask_name
+                    colour_counts.update(result.counts)
+                elif isinstance(result, MaskContent):
+                    result = add_content(findings, example, result)
+                if isinstance(result, Fault):
+                    findings.faults.append(result)
+                    per_mask.append(None)
                 else:
-                    values = tuple(sorted(found.counts))
-                    held.append(seen.setdefault(values, values))
-    if colourful:
-        raise UserError(explain_colours(first_colourful, colourful))
+                    values = tuple(sorted(result.counts))
+                    per_mask.append(shared.setdefault(values, values))
+    if colour_counts:
+        raise UserError(explain_colours(first_coloured, colour_counts))
     return findings
 
 
-def look(example: Example, labels: Labels, any_shape: bool) -> Look | Fault:
-    """What one mask holds, or what is wrong with its example."""
+def inspect_mask(example: Example, labels: Labels, any_shape: bool) -> MaskContent | Fault:
+    """Reads the mask of an example; returns its content, or what is wrong with the example."""
     try:
         mask: Mask = open_mask(fetch(example.mask), example.mask_name, labels.by_colour)
         size = mask.picture.size
-        good, other = (True, size)
+        fits, image_size = (True, size)
         if not any_shape:
-            good, other = agrees(fetch(example.image), example.image_name, size)
+            fits, image_size = agrees(fetch(example.image), example.image_name, size)
     except Unreadable as error:
-        return Fault(UNREADABLE, f"{error}; mend or remove it")
+        return Fault(UNREADABLE, f"{error}; repair or remove it")
     name = example.mask_name
     if mask.jpeg:
-        blur = "which invents values between those of the classes"
-        return Fault(JPEG, f"{name} is a JPEG, {blur}; export masks as PNG")
-    if not good:
-        sizes = f"{size[0]} x {size[1]} pixels, and its image {other[0]} x {other[1]}"
-        return Fault(SIZES, f"{name} has {sizes}; draw it on this image")
+        reason = "which adds values between those of the classes"
+        return Fault(JPEG, f"{name} is a JPEG, {reason}; export masks as PNG")
+    if not fits:
+        sizes = f"{size[0]} x {size[1]} pixels, and its image {image_size[0]} x {image_size[1]}"
+        return Fault(SIZES, f"{name} has {sizes}; draw the mask on this image")
     counts = mask.counts
     if not counts:
-        many = "thousands of values, as a photograph or a mask that was once saved as JPEG does"
-        return Fault(VALUES, f"{name} holds {many}; save masks as PNG, one number for each class")
+        reason = "thousands of values, like a photograph or a mask once saved as JPEG"
+        return Fault(VALUES, f"{name} holds {reason}; save masks as PNG, with one value per class")
     colours = mask.picture.mode == "RGB" and not labels.by_colour
-    unsaid = labels.names is None and not labels.mapping and mask.picture.mode == "L"
-    return Look(counts, mask.palette, colours, mask.edges if unsaid else None)
+    unexplained = labels.names is None and not labels.mapping and mask.picture.mode == "L"
+    return MaskContent(counts, mask.palette, colours, mask.edges if unexplained else None)
 
 
-def note(findings: Findings, example: Example, found: Look) -> Look | Fault:
-    """Adds what one mask holds to what all hold, unless its palette contradicts the others'."""
-    for value, colour in found.palette.items():
-        known, where = findings.palette.setdefault(value, (colour, example.mask_name))
-        if known != colour:
+def add_content(findings: Findings, example: Example, content: MaskContent) -> MaskContent | Fault:
+    """Adds the content of one mask to the findings and returns it.
+
+    Returns a fault instead if its palette gives a value another colour than an earlier mask does.
+    """
+    for value, colour in content.palette.items():
+        earlier, earlier_mask = findings.palette.setdefault(value, (colour, example.mask_name))
+        if earlier != colour:
             return Fault(
                 PALETTE,
-                f"in the palette of {example.mask_name} {value} is the colour {written(colour)}, "
-                f"in that of {where} {written(known)}, so that the same number would mean two "
-                "things; say what the colours mean instead: --label-mapping R,G,B:CLASS,...",
+                f"the value {value} has the colour {format_colour(colour)} in the palette of "
+                f"{example.mask_name}, and {format_colour(earlier)} in that of {earlier_mask}, so "
+                "its class is not clear; map colours instead: --label-mapping R,G,B:CLASS,...",
             )
-    if found.edges is not None:
-        findings.edges += found.edges
-    for value, count in found.counts.items():
+    if content.edges is not None:
+        findings.edges += content.edges
+    for value, count in content.counts.items():
         findings.pixels[value] += count
         findings.pictures[value] += 1
-        findings.first.setdefault(value, example.mask_name)
-    return found
+        findings.first_mask.setdefault(value, example.mask_name)
+    return content
 
 
-def written(colour: Colour) -> str:
-    """A colour as the command line takes it."""
+def format_colour(colour: Colour) -> str:
+    """A colour as the command line takes it: "255,0,0"."""
     return ",".join(map(str, colour))
 
 
-def explain_colours(name: str, found: Counter[int]) -> str:
-    """What is said of masks in colours that nothing explains."""
-    if len(found) > NOISY:
+def explain_colours(name: str, counts: Counter[int]) -> str:
+    """The message on masks in colours that no mapping explains.
+
+    Args:
+        name: of the first such mask.
+        counts: pixels by colour in all such masks, colours numbered by `pack`.
+    """
+    if len(counts) > NOISY:
         return (
-            f"{name} is a picture in colours, {len(found)} different ones in all masks, as a "
-            "photograph or a mask that was once saved as JPEG has; save masks as PNG"
+            f"{name} is a colour picture, with {len(counts)} different colours in all masks, as a "
+            "photograph or a mask once saved as JPEG has; save masks as PNG, one colour per class"
         )
-    common = [written(unpack(value)) for value, _ in found.most_common(SHOWN)]
+    common = [format_colour(unpack(value)) for value, _ in counts.most_common(SHOWN)]
     example = ",".join(f"{colour}:{index}" for index, colour in enumerate(common))
-    more = ",..." if len(found) > SHOWN else ""
+    more = ",..." if len(counts) > SHOWN else ""
     return (
-        f"{name} is a picture in colours ({len(found)} in all masks), and nothing says which "
-        f"class each one is; say it, most frequent first: --label-mapping {example}{more}"
+        f"{name} is a colour picture ({len(counts)} colours in all masks), and no mapping says "
+        f"which class each one is; map them, most frequent first: --label-mapping {example}{more}"
     )
 
 
-# --- judging ------------------------------------------------------------------------------
+# --- deciding on classes ------------------------------------------------------------------
 
 
 def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
-    """What the values mean; examples with values of no class get their fault.
+    """Decides which class each value is; adds a fault for every example with an unknown value.
 
     Args:
-        padded: whether pictures get an edge, which is no class.
+        collection: the data set.
+        findings: result of `scan`; its `faults` and `mask_values` are changed in place.
+        padded: whether padding adds ignored pixels.
 
     Raises:
-        UserError: as `labels.settle`.
+        UserError: masks were once saved as JPEG; or like `label_mapping.settle`.
     """
     palette = {value: colour for value, (colour, _) in findings.palette.items()}
     labels = collection.labels
     if labels.by_colour:
         palette = {value: unpack(value) for value in findings.pixels}
-    meaning = settle(labels, findings.first, palette, padded)
-    changes, on_grid, alone = findings.edges
-    if changes >= FEWEST_EDGES and on_grid > ON_GRID * changes and alone > ALONE * changes:
+    meaning = settle(labels, findings.first_mask, palette, padded)
+    changes, on_grid, isolated = findings.edges
+    if changes >= FEWEST_CHANGES and on_grid > ON_GRID * changes and isolated > ISOLATED * changes:
         raise UserError(
-            f"the masks look as if they were once saved as JPEG ({on_grid / changes:.0%} of the "
-            "edges in them lie on its grid of 8 pixels), which invents values: export them again "
-            "as PNG; if all values are classes indeed, name these: --names A,B,C"
+            f"the masks were probably once saved as JPEG ({on_grid / changes:.0%} of their value "
+            "changes lie on its grid of 8 pixels), which adds values; export them again as PNG; "
+            "if all values are classes, name these: --names A,B,C"
         )
     names = meaning.classes.names
-    known = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    for split, held in findings.held.items():
-        if not any(meaning.unknown.intersection(values or ()) for values in held):
+    listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    for split, per_mask in findings.mask_values.items():
+        if not any(meaning.unknown.intersection(values or ()) for values in per_mask):
             continue
         for row, example in enumerate(collection.splits[split].read()):
-            if odd := sorted(meaning.unknown.intersection(held[row] or ())):
-                value = labels.said(odd[0])
+            if unknown := sorted(meaning.unknown.intersection(per_mask[row] or ())):
+                value = labels.format_value(unknown[0])
                 text = (
-                    f"{example.mask_name} holds the value {value}, which is no class (there are "
-                    f"{len(names)}: {known}); say what it is: --label-mapping {value}:CLASS, or "
+                    f"{example.mask_name} holds the value {value}, which is not a class (there are "
+                    f"{len(names)}: {listed}); map it: --label-mapping {value}:CLASS, or "
                     f"{value}:ignore"
                 )
                 findings.faults.append(Fault(VALUES, text))
-                held[row] = None
+                per_mask[row] = None
     return meaning
 
 
 def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[str]:
-    """What each value is, its share of all pixels and how many pictures hold it, as lines.
+    """Lines of a table: the class, share of pixels and number of pictures of each mask value.
 
-    Nothing for drawn masks, which nobody need look at; no classes without a meaning.
+    Args:
+        labels: how to write values.
+        findings: result of `scan`.
+        meaning: result of `judge`; None if it failed, then classes are "?".
+
+    Returns:
+        A header and one line per value; [] for synthetic masks, which are not read.
     """
     if not findings.pixels:
         return []
@@ -222,15 +246,15 @@ def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[s
         if index is not None and index != IGNORED:
             name = meaning.classes.names[index]
         share = f"{findings.pixels[value] / total:.4f}"
-        rows.append((labels.said(value), name, share, str(findings.pictures[value])))
+        rows.append((labels.format_value(value), name, share, str(findings.pictures[value])))
     if len(rows) > LISTED and (not meaning or meaning.unknown):
         rows = rows[:LISTED]
-    left, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return [f"{row[0]:>{left}}  {row[1]:<{wide}}  {row[2]:>15}  {row[3]:>8}" for row in rows]
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))  # widths
+    return [f"{row[0]:>{first}}  {row[1]:<{second}}  {row[2]:>15}  {row[3]:>8}" for row in rows]
 
 
 def record(findings: Findings, meaning: Meaning) -> dict[str, Any]:
-    """What the record of a data set keeps: of each value its meaning and pixels, and faults."""
+    """For dataset.json: class, pixels and pictures by value; number of faults by kind."""
     values = {
         str(value): {
             "class": None if (index := meaning.table[value]) == IGNORED else index,

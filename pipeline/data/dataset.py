@@ -1,4 +1,9 @@
-"""The prepared data set in models/dataset/: memory-mapped shards, and what their values mean."""
+"""Reads the prepared data set in models/dataset/.
+
+Images and masks are memory-mapped from .npy shards (`load_split`); `dataset.json` holds classes and
+image size (`load_classes`, `load_size`); a CSV list holds the file name of each example
+(`names_of`). `dataset_writer` writes all of this; nothing here writes or needs it.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +21,22 @@ from pipeline.base.console import UserError
 from pipeline.data.classes import Classes
 
 SPLITS = ("train", "validation", "test")
-RESIDENT_BYTES = 256 << 20  # read of a split before its pages are given back to the system
+RESIDENT_BYTES = 256 << 20  # bytes read of a split until its memory pages are released
 
 
 class Rows:
-    """The rows of one array that lies in several .npy files: read like an array, never held.
+    """Read-only view of one array that is stored in several .npy files.
 
-    Indexing (a number, a slice, a list or array of numbers) copies these rows out of
-    memory-mapped files. The pages that this touched are given back now and then, so that the
-    memory of a process does not grow with what it has read.
+    Indexing with an integer, a slice, or a list or array of integers copies these rows out of the
+    memory-mapped files. The mapped pages are released after every RESIDENT_BYTES, so that the
+    memory of the process does not grow with the number of rows read.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.shards = [np.load(path, mmap_mode="r") for path in paths]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
         self.shape = (int(self.starts[-1]), *self.shards[0].shape[1:])
-        self.dtype, self.touched = self.shards[0].dtype, 0
+        self.dtype, self.bytes_read = self.shards[0].dtype, 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,23 +48,23 @@ class Rows:
         if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"row {rows.max()} of {len(self)}")
         rows = rows % max(1, len(self))
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        copied = np.empty((len(rows), *self.shape[1:]), self.dtype)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(shards):
-            mine = shards == shard
-            found[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
-        self.give_back(found.nbytes)
-        return found[0] if single else found
+            in_shard = shards == shard
+            copied[in_shard] = self.shards[shard][rows[in_shard] - self.starts[shard]]
+        self.release_pages(copied.nbytes)
+        return copied[0] if single else copied
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it, for NumPy."""
+        """All rows as an array, for `np.asarray`."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
-    def give_back(self, read: int) -> None:
-        """Counts bytes read, and lets go of the pages in memory after RESIDENT_BYTES."""
-        self.touched += read
-        if self.touched > RESIDENT_BYTES:
-            self.touched = 0
+    def release_pages(self, read: int) -> None:
+        """Adds `read` bytes to the count; above RESIDENT_BYTES, releases the mapped pages."""
+        self.bytes_read += read
+        if self.bytes_read > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.bytes_read = 0
             for shard in self.shards:
                 shard._mmap.madvise(mmap.MADV_DONTNEED)
 
@@ -68,81 +73,81 @@ Split = tuple[Rows, Rows]  # uint8 images (n, height, width, 3), masks (n, heigh
 
 
 def load_split(models_dir: Path, split: str) -> Split:
-    """The one loader: a split of the prepared data set, memory-mapped.
+    """Memory-maps one split of the prepared data set; everything that reads it uses this function.
 
     Args:
-        split: "train", "validation" or "test"; only evaluation.py asks for "test".
+        split: "train", "validation" or "test"; only evaluation.py reads "test".
 
     Returns:
-        uint8 images (n, height, width, 3), RGB, and uint8 masks (n, height, width): the indices
-        of `load_classes`, or IGNORED.
+        uint8 RGB images (n, height, width, 3), and uint8 masks (n, height, width) whose values
+        are class indices (see `load_classes`) or IGNORED.
 
     Raises:
-        UserError: the data set is missing or not whole.
+        UserError: the data set is missing, incomplete or was changed.
     """
     about = read_record(models_dir, "dataset")
     folder = artifact_path(models_dir, "dataset").parent
-    found = []
+    arrays = []
     try:
         for kind in ("images", "masks"):
             paths = []
             for name, digest in about["files"][f"{split}_{kind}"]:
                 status = (folder / name).stat()
-                if hash_of(folder / name, status.st_size, status.st_mtime_ns) != digest:
-                    raise ValueError(f"{name} was changed after it was made")
+                if cached_sha256(folder / name, status.st_size, status.st_mtime_ns) != digest:
+                    raise ValueError(f"{name} was changed after it was written")
                 paths.append(folder / name)
-            found.append(Rows(paths))
+            arrays.append(Rows(paths))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
-            f"the data set in {folder} is not whole ({error}); "
+            f"the data set in {folder} is incomplete or was changed ({error}); "
             f"make it anew with: {command('dataset', models_dir)}"
         ) from None
-    return found[0], found[1]
+    return arrays[0], arrays[1]
 
 
 @functools.cache
-def hash_of(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of an array file, read once a process unless its size or time changes."""
+def cached_sha256(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file; read once per process while size and modification time stay the same."""
     return sha256(path)
 
 
 def load_classes(models_dir: Path) -> Classes:
-    """What the values of the prepared masks mean; raises as `read_record`."""
+    """Classes of the prepared masks; raises UserError like `read_record`."""
     about = read_record(models_dir, "dataset")
     try:
         colours = tuple(tuple(int(part) for part in colour) for colour in about["class_colours"])
         return Classes(tuple(about["class_names"]), colours, bool(about["ignored"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{artifact_path(models_dir, 'dataset')} does not name its classes; "
+            f"{artifact_path(models_dir, 'dataset')} does not list its classes; "
             f"make it anew with: {command('dataset', models_dir)}"
         ) from None
 
 
 def load_size(models_dir: Path) -> tuple[int, int]:
-    """Height and width of the prepared images in pixels; raises as `read_record`."""
+    """Height and width of the prepared images in pixels; raises UserError like `read_record`."""
     width, height = read_record(models_dir, "dataset")["image_size"]
     return height, width
 
 
 def names_of(models_dir: Path, split: str, numbers: Collection[int]) -> dict[int, str]:
-    """What the pictures of some examples are called, by their number in a split.
+    """Returns the source file names of some examples, by row number in a split.
 
-    Those that have no name are left out, as are all of a data set without a list.
+    Examples without a name are left out; a data set without a list gives {}.
 
     Raises:
-        UserError: the list is missing or not the one that was written.
+        UserError: the list is missing or was changed.
     """
-    known = read_record(models_dir, "dataset").get("listing")
-    if not known:
+    listing = read_record(models_dir, "dataset").get("listing")
+    if not listing:
         return {}
-    name, digest = known
+    name, digest = listing
     path = artifact_path(models_dir, "dataset").with_name(name)
     if not path.exists() or sha256(path) != digest:
         raise UserError(
-            f"{path} is missing or was changed after it was made; "
+            f"{path} is missing or was changed after it was written; "
             f"make it anew with: {command('dataset', models_dir)}"
         )
     with path.open(encoding="utf-8", newline="") as file:
         rows = (row for row in csv.reader(file) if row[0] == split)
-        return {int(k): name for _, k, name in rows if name and int(k) in numbers}
+        return {int(number): name for _, number, name in rows if name and int(number) in numbers}

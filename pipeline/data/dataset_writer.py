@@ -1,4 +1,9 @@
-"""Writes the prepared data set: memory-mapped shards, what is in them, and the list of pictures."""
+"""Writes the prepared data set, which `dataset` reads.
+
+`DataSetWriter` writes images and masks as .npy shards, then `dataset.json`, which names them.
+`ListWriter` writes a CSV list of the file name of each example. `leftovers` finds files in the
+folder that the present `dataset.json` does not name.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +20,28 @@ from pipeline.base.artifacts import atomic, sha256, write_record
 from pipeline.data.classes import IGNORED, Classes
 from pipeline.data.dataset import SPLITS
 
-SHARD_BYTES = 64 << 20  # of images in one file: what is held in memory while a split is written
-HEAD = "split,number,picture\n"
+SHARD_BYTES = 64 << 20  # of images per file, and so the memory that writing a split needs
+HEADER = "split,number,picture\n"
 
 
 class DataSetWriter:
-    """Writes examples, split by split, into shards, holding no more than one of each split.
+    """Writes examples into shards; holds at most one unfinished shard per split in memory.
 
-    Nothing of an old data set is touched before `finish`: it replaces `dataset.json`, which names
-    the new files, and only then removes the old ones.
+    An old data set in the folder stays valid until `finish`, which replaces `dataset.json` and
+    then removes the old files.
     """
 
     def __init__(self, folder: Path, classes: Classes) -> None:
         self.folder, self.classes = folder, classes
         self.waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in SPLITS}
         self.files: dict[str, list[tuple[str, str]]] = {}
-        self.pixels = {split: np.zeros(256, np.int64) for split in SPLITS}  # of each mask value
-        self.pictures = {split: np.zeros(256, np.int64) for split in SPLITS}  # that hold it
+        self.pixels = {split: np.zeros(256, np.int64) for split in SPLITS}  # per mask value
+        self.pictures = {split: np.zeros(256, np.int64) for split in SPLITS}  # with that value
         self.number = dict.fromkeys(SPLITS, 0)
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, split: str, image: np.ndarray, mask: np.ndarray) -> None:
-        """Takes one example: uint8 image (height, width, 3), uint8 mask of indices or IGNORED."""
+        """Adds one example: uint8 RGB image (height, width, 3), uint8 mask (height, width)."""
         counts = np.bincount(mask.ravel(), minlength=256)
         self.pixels[split] += counts
         self.pictures[split] += counts > 0
@@ -46,7 +51,7 @@ class DataSetWriter:
             self.write_shard(split)
 
     def write_shard(self, split: str) -> None:
-        """Writes what waits of a split as one file of images and one of masks."""
+        """Writes the waiting examples of a split as one file of images and one of masks."""
         for kind, arrays in zip(("images", "masks"), zip(*self.waiting[split])):
             array, files = np.stack(arrays), self.files.setdefault(f"{split}_{kind}", [])
             digest = hashlib.sha256(array).hexdigest()
@@ -57,27 +62,32 @@ class DataSetWriter:
         self.waiting[split] = []
 
     def describe(self) -> tuple[dict[str, Any], str]:
-        """Writes what waits. Then, for each split, its number of examples, share of pixels and
-        number of pictures of each class; and one fingerprint of every byte."""
+        """Writes the last shards and summarises what was written.
+
+        Returns:
+            By split, the number of examples, each class's share of the pixels that are not
+            ignored and its number of pictures, and the share of ignored pixels; and a SHA-256
+            over names and hashes of all files.
+        """
         splits = {}
         for split in SPLITS:
             if self.waiting[split]:
                 self.write_shard(split)
             counts, names = self.pixels[split], self.classes.names
-            known = max(1, int(counts[: len(names)].sum()))
+            classified = max(1, int(counts[: len(names)].sum()))
             splits[split] = {
                 "examples": self.number[split],
-                "class_shares": {n: round(float(c / known), 6) for n, c in zip(names, counts)},
+                "class_shares": {n: round(float(c / classified), 6) for n, c in zip(names, counts)},
                 "class_pictures": {n: int(c) for n, c in zip(names, self.pictures[split])},
                 "ignored_share": round(float(counts[IGNORED] / max(1, counts.sum())), 6),
             }
         return splits, hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()
 
     def finish(self, about: dict[str, Any]) -> None:
-        """Puts the data set in place: `about`, the classes and the list of files.
+        """Writes `dataset.json` and removes the files of the data set that it replaces.
 
         Args:
-            about: must hold "image_size", (width, height).
+            about: its content besides classes and files; "image_size" is [width, height].
         """
         classes = {
             "class_names": self.classes.names,
@@ -91,39 +101,40 @@ class DataSetWriter:
 
 
 class ListWriter:
-    """Takes the names of examples in the order of the arrays; none of them stays in memory."""
+    """Collects the names of examples, in the order of the arrays, in temporary files."""
 
     def __init__(self) -> None:
-        text = {"encoding": "utf-8", "errors": "replace", "newline": ""}  # names may be any bytes
+        # A file name may be any bytes, not only UTF-8.
+        text = {"encoding": "utf-8", "errors": "replace", "newline": ""}
         self.parts = {
-            split: tempfile.TemporaryFile("w+", **text)  # noqa: SIM115 (gone with the writer)
+            split: tempfile.TemporaryFile("w+", **text)  # noqa: SIM115 (lives as long as the writer)
             for split in SPLITS
         }
         self.number = dict.fromkeys(SPLITS, 0)
         self.named = False
 
     def add(self, split: str, name: str) -> None:
-        """The next example of a split; the name is empty where its source has none."""
+        """Adds the next example of a split; `name` is empty if its source has none."""
         row = split, self.number[split], name
         csv.writer(self.parts[split], lineterminator="\n").writerow(row)
         self.number[split] += 1
         self.named |= bool(name)
 
     def write(self, folder: Path) -> list[str] | None:
-        """Writes the list, named by its content so that an old one stays; its name and SHA-256.
+        """Writes the list and returns [file name, SHA-256]; None, and no file, without any name.
 
-        None, and no file, where no example has a name.
+        The file name contains the hash, so that the list of an old data set stays until the end.
         """
         if not self.named:
             return None
-        digest = hashlib.sha256(HEAD.encode())
+        digest = hashlib.sha256(HEADER.encode())
         for part in self.parts.values():
             part.seek(0)
             for line in part:
                 digest.update(line.encode())
         path = folder / f"examples-{digest.hexdigest()[:8]}.csv"
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(HEAD)
+            file.write(HEADER)
             for part in self.parts.values():
                 part.seek(0)
                 shutil.copyfileobj(part, file)
@@ -131,8 +142,8 @@ class ListWriter:
 
 
 def leftovers(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """Arrays and lists of pictures that are not of the data set that has this record; {}: all."""
+    """Arrays and lists in `folder` that do not belong to the data set of `record`; {}: all."""
     kept = {name for parts in record.get("files", {}).values() for name, _ in parts}
-    kept |= set((record.get("listing") or [])[:1])  # the list's name, and its SHA-256
-    every = (*folder.glob("*.npy"), *folder.glob("examples-*.csv"))
-    return [path for path in every if path.name not in kept]
+    kept |= set((record.get("listing") or [])[:1])  # [name of the list, SHA-256]
+    files = (*folder.glob("*.npy"), *folder.glob("examples-*.csv"))
+    return [path for path in files if path.name not in kept]

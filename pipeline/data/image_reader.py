@@ -1,7 +1,7 @@
-"""The one reader of photographs, and how a picture is brought to the size of a network.
+"""Reads photographs and resizes them to the input size of a network.
 
-Data preparation and `evaluation.py --image` both read through it, so that a network is shown
-photographs as it was taught with them.
+Data preparation and `evaluation.py --image` both use this module, so that photographs are decoded
+and resized at inference as they were for training.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from PIL import Image
 
 from pipeline.base.console import UserError
 
-MOST_PIXELS = 100_000_000  # of a photograph: 300 MB unpacked; more are refused, not unpacked
+MOST_PIXELS = 100_000_000  # per photograph, 300 MB decoded; larger ones are refused undecoded
 FITS = ("stretch", "pad", "crop")
-ORIENTATION = 0x0112  # the EXIF tag; Exif 2.32, 4.6.4 A
-TURNS = {  # its values: what makes the stored pixels upright
+ORIENTATION = 0x0112  # EXIF tag (Exif 2.32, section 4.6.4 A)
+TURNS = {  # value of that tag: the operation that makes the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,16 +31,16 @@ TURNS = {  # its values: what makes the stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # of these, width and height change places
-TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}  # modes
-# What Pillow opens with another program, on another system, or cannot unpack.
-NO_PHOTOGRAPHS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+SIDEWAYS = (5, 6, 7, 8)  # values whose operation swaps width and height
+TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}  # Pillow modes with an alpha channel
+# Formats that Pillow decodes with another program, only on some systems, or not at all.
+UNSUPPORTED = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
-Source = Path | bytes  # an encoded picture
+Source = Path | bytes  # an encoded picture: a file or its content
 
 
 class Unreadable(UserError):
-    """A picture that cannot be read. The message names it and says why."""
+    """A picture cannot be read. The message names it and gives the reason."""
 
 
 # --- reading ------------------------------------------------------------------------------
@@ -48,96 +48,102 @@ class Unreadable(UserError):
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The file formats that are read: all that Pillow unpacks by itself."""
+    """File formats that are supported: all that Pillow decodes by itself.
+
+    The first call also sets Pillow's size limit and silences its warnings.
+    """
     Image.init()
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it and refuses above its double
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses pictures above twice this value
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged EXIF data, large photographs
-    return tuple(sorted(set(Image.OPEN) - NO_PHOTOGRAPHS))
+    return tuple(sorted(set(Image.OPEN) - UNSUPPORTED))
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of files in these formats, in small letters: ".jpg", ".png", ..."""
+    """File name suffixes of the supported formats, in lower case: ".jpg", ".png", ..."""
     return frozenset(
-        end for end, form in Image.registered_extensions().items() if form in formats()
+        suffix for suffix, name in Image.registered_extensions().items() if name in formats()
     )
 
 
 @contextlib.contextmanager
 def opened(source: Source, name: str) -> Iterator[Image.Image]:
-    """Opens a picture without unpacking it. Whatever goes wrong with it inside is `Unreadable`.
+    """Opens a picture without decoding it.
+
+    Any error with it inside the `with` block is raised as `Unreadable`.
 
     Args:
-        name: what messages call the picture.
+        source: a path, or the content of a file.
+        name: of the picture, for messages.
     """
     try:
         if isinstance(source, bytes):
             source = io.BytesIO(source)
         elif not stat.S_ISREG(source.stat().st_mode):
-            raise Unreadable(f"{name} is no file but a {'folder' if source.is_dir() else 'device'}")
+            raise Unreadable(f"{name} is a {'folder' if source.is_dir() else 'device'}, not a file")
         with Image.open(source, formats=formats()) as picture:
             yield picture
-    except (Unreadable, MemoryError):  # memory that runs out is no fault of the picture
+    except (Unreadable, MemoryError):  # out of memory: not the fault of the picture
         raise
     except FileNotFoundError:
         link = isinstance(source, Path) and source.is_symlink()
-        raise Unreadable(
-            f"{name} is {'a link to a file that is not there' if link else 'missing'}"
-        ) from None
+        raise Unreadable(f"{name} is {'a link to a missing file' if link else 'missing'}") from None
     except PermissionError:
-        raise Unreadable(f"{name} may not be read (no permission)") from None
+        raise Unreadable(f"{name} cannot be read (permission denied)") from None
     except Image.UnidentifiedImageError:
-        raise Unreadable(f"{name} is no picture of a known format, or damaged") from None
+        raise Unreadable(f"{name} is damaged, or not a picture of a supported format") from None
     except Image.DecompressionBombError:
-        most = f"{MOST_PIXELS // 1_000_000} million pixels"
-        raise Unreadable(f"{name} has, or claims to have, more than {most}") from None
-    except Exception as error:  # a damaged file makes Pillow raise anything, even RuntimeError
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise Unreadable(f"{name} cannot be read ({said})") from None
+        limit = f"{MOST_PIXELS // 1_000_000} million pixels"
+        raise Unreadable(f"{name} has more than {limit}, or its header says so") from None
+    except Exception as error:  # Pillow raises many types on damaged files, also RuntimeError
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise Unreadable(f"{name} cannot be read ({reason})") from None
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation of an opened picture: 1..8, and 1 if nothing sensible is said."""
+    """EXIF orientation of an opened picture, 1..8; 1 (upright) if it is missing or invalid."""
     try:
         value = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data, on which Pillow raises anything; the picture is none
+    except Exception:  # Pillow raises many types on damaged EXIF data; the picture may be whole
         return 1
     return value if value in TURNS else 1
 
 
 def open_photograph(source: Source, name: str) -> Image.Image:
-    """A photograph as it is meant to be seen: upright, RGB, uint8.
+    """Decodes a photograph as upright RGB, 8 bits per channel.
 
-    Transparent pixels lie over white, as browsers show them: what a file keeps below them
-    differs from tool to tool. 16-bit grey is divided by 257, so that 0..65535 becomes 0..255 in
-    the same way in every photograph. Of several pictures in a file the first is taken.
+    Transparent pixels are blended with white, as browsers do; the colours that a file stores under
+    them depend on the tool that wrote it. 16-bit grey values are divided by 257 (0..65535 becomes
+    0..255). Floating-point values up to 1 are scaled by 255. Of a file with several pictures the
+    first one is read.
 
     Args:
-        source: a path, or the bytes of a file; messages call it `name`.
+        source: a path, or the content of a file.
+        name: of the photograph, for messages.
 
     Raises:
-        Unreadable: whatever is wrong with it, from a missing file to more than MOST_PIXELS.
+        Unreadable: it is missing, damaged, larger than MOST_PIXELS, or otherwise not readable.
     """
     return open_upright(source, name)[0]
 
 
 def open_upright(source: Source, name: str) -> tuple[Image.Image, int]:
-    """`open_photograph`, and the EXIF orientation that its pixels were stored in."""
+    """Like `open_photograph`; also returns the EXIF orientation of the stored pixels, 1..8."""
     with opened(source, name) as picture:
         stored = orientation(picture)
         picture.load()
-        left = orientation(picture)  # Pillow turns TIFF by itself
-        colours = to_rgb(picture)
-        return (colours.transpose(TURNS[left]) if left in TURNS else colours), stored
+        remaining = orientation(picture)  # `load` already turns TIFF upright
+        rgb = to_rgb(picture)
+        return (rgb.transpose(TURNS[remaining]) if remaining in TURNS else rgb), stored
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """An unpacked picture of any mode as RGB; see `open_photograph`."""
+    """Converts a decoded picture of any mode to RGB, as `open_photograph` describes."""
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture)
-        unit = picture.mode == "F" and values.max() <= 1
-        scaled = values * 255 if unit else values // 257 if picture.mode != "F" else values
-        if not (values.min() >= 0 and scaled.max() <= 255):  # also not a number
+        fractions = picture.mode == "F" and values.max() <= 1
+        scaled = values * 255 if fractions else values // 257 if picture.mode != "F" else values
+        if not (values.min() >= 0 and scaled.max() <= 255):  # false for NaN, too
             raise ValueError(
                 f"values {values.min():g} to {values.max():g}: save it with 8 or 16 bits"
             )
@@ -149,7 +155,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def as_png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """Encodes a picture as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "png", compress_level=1)
     return buffer.getvalue()
@@ -159,34 +165,39 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) are of one picture: one enlarges to the other, and a
-    pixel of rounding on each side of either is no difference."""
+    """Whether two sizes (width, height) have the same aspect ratio, up to one pixel of rounding."""
     (width, height), (w, h) = size, other
     return abs(width * h - height * w) <= max(width + height, w + h) and min(*size, *other) > 0
 
 
 def agrees(image: Source, name: str, mask_size: tuple[int, int]) -> tuple[bool, tuple[int, int]]:
-    """Whether a mask of this size can be an image's, upright or as stored, by the image's head.
+    """Whether a mask of `mask_size` (width, height) fits an image, upright or as stored.
+
+    Reads only the header of the image.
+
+    Args:
+        image: a path, or the content of a file.
+        name: of the image, for messages.
 
     Returns:
-        The answer, and width and height of the image.
+        Whether it fits; width and height of the image as stored.
 
     Raises:
-        Unreadable: the head cannot be read.
+        Unreadable: the header cannot be read.
     """
     with opened(image, name) as picture:
         size = picture.size
-        good = same_shape(size, mask_size) or (
+        fits = same_shape(size, mask_size) or (
             same_shape(size[::-1], mask_size) and orientation(picture) in SIDEWAYS
         )
-    return good, size
+    return fits, size
 
 
 def turn_mask(mask: Image.Image, image: Image.Image, stored: int) -> Image.Image:
-    """A mask as upright as its image, which was stored in the EXIF orientation `stored`.
+    """Returns the mask of an upright image, turned upright if it was drawn on the stored pixels.
 
-    Labelling tools show a photograph upright, and most masks are drawn on that. One that has the
-    size of the stored pixels was drawn on those, and is turned with them.
+    Most labelling tools show photographs upright, so most masks are upright. A mask with the aspect
+    ratio of the stored pixels (EXIF orientation `stored`) was drawn on those and is turned.
     """
     drawn_on_stored = stored in SIDEWAYS and not same_shape(mask.size, image.size)
     return mask.transpose(TURNS[stored]) if drawn_on_stored else mask
@@ -198,26 +209,26 @@ def turn_mask(mask: Image.Image, image: Image.Image, stored: int) -> Image.Image
 def fitted_box(
     photo_size: tuple[int, int], size: tuple[int, int], fit: str
 ) -> tuple[float, float, float, float]:
-    """How a photograph lies in the picture that `fit_image` makes of it.
+    """The box (left, top, right, bottom) that `fit_image` pastes to or crops from, in pixels.
 
     Args:
-        photo_size: width and height. size: height and width of the picture.
+        photo_size: width and height of the photograph.
+        size: height and width of the result.
         fit: one of FITS.
 
     Returns:
-        Left, top, right, bottom. "pad": the part of the picture that shows the photograph, in
-        whole pixels. "crop": the part of the photograph that is shown. "stretch": all of the
-        picture, which shows all of the photograph.
+        "pad": the part of the result that shows the photograph, in whole pixels. "crop": the part
+        of the photograph that is shown. "stretch": the whole result.
     """
-    (across, down), (height, width) = photo_size, size
+    (photo_width, photo_height), (height, width) = photo_size, size
     if fit == "pad":
-        scale = min(width / across, height / down)
-        w, h = max(1, round(scale * across)), max(1, round(scale * down))
+        scale = min(width / photo_width, height / photo_height)
+        w, h = max(1, round(scale * photo_width)), max(1, round(scale * photo_height))
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
     if fit == "crop":
-        scale = min(across / width, down / height)
-        left, top = (across - scale * width) / 2, (down - scale * height) / 2
+        scale = min(photo_width / width, photo_height / height)
+        left, top = (photo_width - scale * width) / 2, (photo_height - scale * height) / 2
         return left, top, left + scale * width, top + scale * height
     return 0, 0, width, height
 
@@ -229,14 +240,14 @@ def fit_image(
     resampling: Image.Resampling = Image.Resampling.BILINEAR,
     fill: int = 0,
 ) -> Image.Image:
-    """An image or a mask at the size that a network takes.
+    """Resizes an image or a mask to the input size of a network.
 
     Args:
-        size: height and width.
-        fit: "stretch" changes the aspect, "pad" keeps it and fills what is left on two sides,
-            "crop" keeps it and cuts two sides off.
-        resampling: BILINEAR for images (Pillow's averages when it shrinks), NEAREST for masks.
-        fill: the value of every channel of what "pad" adds.
+        size: height and width of the result.
+        fit: "stretch" changes the aspect ratio; "pad" keeps it and adds bars on two sides; "crop"
+            keeps it and cuts off two sides.
+        resampling: BILINEAR for images (with antialiasing in Pillow), NEAREST for masks.
+        fill: value of every channel in the bars that "pad" adds.
     """
     height, width = size
     box = fitted_box(image.size, size, fit)

@@ -1,4 +1,8 @@
-"""What the values in masks mean: which class each is, or none; said by a source and its user."""
+"""Maps mask values to classes, from what the data set, the command line and the masks say.
+
+`Labels` holds what is known before the masks are read, `Meaning` the final table, which `settle`
+makes once all values are known.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +17,42 @@ from pipeline.base.console import UserError
 from pipeline.data.classes import FEWEST, IGNORED, MOST, Classes, make_classes
 from pipeline.data.masks import Colour, pack, unpack
 
-NOISY = 40  # values without names: so many are a photograph, or were once a JPEG
-SHOWN = 12  # values that a message lists
-IGNORE = ("ignore", "ignored", "ignore_label")  # what a mapping calls no class
+NOISY = 40  # more values than this without class names: a photograph, or once a JPEG
+SHOWN = 12  # values or names that a message lists at most
+IGNORE = ("ignore", "ignored", "ignore_label")  # words for IGNORED in a mapping
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is said of the values before any mask was looked at."""
+    """What is known about mask values before any mask is read."""
 
     names: tuple[str, ...] | None = None
-    colours: tuple[Colour, ...] | None = None  # of the classes
-    mapping: dict[int, int] = field(default_factory=dict)  # value to index, or to IGNORED
-    by_colour: bool = False  # values are colours, packed
-    if_found: frozenset[int] = frozenset()  # values that, where they occur, are no class
+    colours: tuple[Colour, ...] | None = None  # display colour per class
+    mapping: dict[int, int] = field(default_factory=dict)  # value to class index or IGNORED
+    by_colour: bool = False  # values are colours, numbered by `pack`
+    ignored_if_present: frozenset[int] = frozenset()  # values that are ignored where they occur
 
-    def said(self, value: int) -> str:
-        """A value as the user writes it."""
+    def format_value(self, value: int) -> str:
+        """A value as the command line takes it: "7", or "255,0,0" for a colour."""
         return ",".join(map(str, unpack(value))) if self.by_colour else str(value)
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the values of one data set mean, all of its masks seen."""
+    """The final mapping of a data set, made once all of its mask values are known."""
 
     classes: Classes
-    table: dict[int, int]  # by value, index or IGNORED
-    unknown: frozenset[int]  # values that occur and are no class
+    table: dict[int, int]  # value to class index or IGNORED
+    unknown: frozenset[int]  # values that occur and are not in `table`
 
 
-# --- said on the command line -------------------------------------------------------------
+# --- command line -------------------------------------------------------------------------
 
 
 def parse_names(text: str) -> list[str]:
-    """Names of classes from `a,b,c`, or from a file with one a line; an argparse type."""
+    """argparse type: class names from `a,b,c`, or from a file with one name per line."""
     lines = text.split(",")
-    if os.path.isfile(text):  # Path.is_file raises on a list that is longer than names of files
+    if os.path.isfile(text):  # Path.is_file raises if a list is longer than a file name can be
         lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if fault := fault_of_names(names):
@@ -57,30 +61,35 @@ def parse_names(text: str) -> list[str]:
 
 
 def fault_of_names(names: Sequence[str]) -> str:
-    """What is wrong with names of classes; empty if nothing is."""
-    if twice := [name for name in names if names.count(name) > 1]:
-        return f"the class {twice[0]!r} is named twice"
+    """What is wrong with class names, for a message; "" if nothing is."""
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        return f"the class {duplicates[0]!r} is named twice"
     if not FEWEST <= len(names) <= MOST:
-        return f"{len(names)} classes, and {FEWEST} to {MOST} are possible"
+        return f"{len(names)} classes, but {FEWEST} to {MOST} are supported"
     return ""
 
 
 def parse_mapping(text: str) -> dict[str, int | str]:
-    """`255:1,0:0` or, for colours, `255,0,0:1,0,0,0:0`: value or colour to class or `ignore`.
+    """argparse type: a mapping of mask values to classes.
 
-    An argparse type.
+    Args:
+        text: "255:1,0:0" or, for colours, "255,0,0:1,0,0,0:0". A class is an index, a name, or
+            "ignore".
+
+    Returns:
+        Class by value; values as typed, without spaces.
     """
     number = r"\s*\d+\s*"
     entry = rf"({number}(?:,{number},{number})?):([^:,]+)"
-    found = re.findall(entry, text)
-    if not found or not re.fullmatch(rf"{entry}(?:,{entry})*", text):
+    entries = re.findall(entry, text)
+    if not entries or not re.fullmatch(rf"{entry}(?:,{entry})*", text):
         raise argparse.ArgumentTypeError(
-            f"{text} is no mapping; write VALUE:CLASS, as in 255:1,0:0, or R,G,B:CLASS"
+            f"{text} is not a mapping; write VALUE:CLASS, as in 255:1,0:0, or R,G,B:CLASS"
         )
-    if len({"," in value for value, _ in found}) > 1:
-        raise argparse.ArgumentTypeError(f"{text} mixes values and colours")
-    pairs = [(re.sub(r"\s", "", value), target.strip()) for value, target in found]
-    return {value: int(to) if to.isdecimal() else to for value, to in pairs}
+    if len({"," in value for value, _ in entries}) > 1:
+        raise argparse.ArgumentTypeError(f"{text} mixes values and colours; use only one of them")
+    pairs = [(re.sub(r"\s", "", value), target.strip()) for value, target in entries]
+    return {value: int(name) if name.isdecimal() else name for value, name in pairs}
 
 
 def with_user(
@@ -89,10 +98,14 @@ def with_user(
     ignore_index: int | None,
     mapping: dict[str, int | str] | None,
 ) -> Labels:
-    """What a source says, and over it what the user says.
+    """Returns the labels of a data set, overridden by the flags of the command line.
+
+    Args:
+        names: --names. ignore_index: --ignore-index. mapping: --label-mapping.
 
     Raises:
-        UserError: a class of the mapping that there is not, a number where there are colours.
+        UserError: the mapping names an unknown class or a value out of range; or an ignore index is
+            given with colours.
     """
     if names and names != list(labels.names or ()):
         labels = replace(labels, names=tuple(names), colours=None)
@@ -101,39 +114,45 @@ def with_user(
     for value, target in (mapping or {}).items():
         parts = [int(part) for part in value.split(",")]
         by_colour = len(parts) == 3
-        if max(parts) > (255 if by_colour else 65535):
-            raise UserError(f"--label-mapping: no mask holds {value}")
+        limit = 255 if by_colour else 65535
+        if max(parts) > limit:
+            raise UserError(
+                f"--label-mapping: {value} is above {limit}, the highest value possible"
+            )
         table[pack(tuple(parts)) if by_colour else parts[0]] = index_of(target, labels.names)
     if by_colour == labels.by_colour:
         table = {**labels.mapping, **table}
     if ignore_index is not None and by_colour:
-        raise UserError("--ignore-index is for numbers; of colours: --label-mapping R,G,B:ignore")
+        raise UserError(
+            "--ignore-index takes a value; to ignore a colour: --label-mapping R,G,B:ignore"
+        )
     if ignore_index is not None:
         table[ignore_index] = IGNORED
     return replace(labels, mapping=table, by_colour=by_colour)
 
 
 def index_of(target: int | str, names: tuple[str, ...] | None) -> int:
-    """The index of the class that a mapping names by number or name; raises UserError if none."""
+    """Class index (or IGNORED) for a target of a mapping; raises UserError if it is no class."""
     if target in IGNORE or target == IGNORED:
         return IGNORED
     if target in (names or ()):
         return names.index(target)
-    most = len(names) if names else MOST
-    if isinstance(target, int) and 0 <= target < most:
+    number = len(names) if names else MOST
+    if isinstance(target, int) and 0 <= target < number:
         return target
-    known = f"the classes are 0..{most - 1}" + (f", {', '.join(names[:SHOWN])}" if names else "")
-    raise UserError(f"the label mapping names a class {target!r}; {known}, or ignore")
+    choice = f"0..{number - 1}" + (f", {', '.join(names[:SHOWN])}" if names else "")
+    raise UserError(f"the label mapping has an unknown class {target!r}; use {choice}, or ignore")
 
 
 def read_labelmap(path: Path, void: Colour) -> Labels:
-    """CVAT's labelmap.txt: `name:r,g,b:parts:actions` a line, in the order of the classes.
+    """Reads CVAT's labelmap.txt: one line `name:r,g,b:parts:actions` per class.
 
     Args:
-        void: the colour of no class, where masks have it and no class does.
+        path: of the file.
+        void: colour that is ignored where it occurs, unless it is the colour of a class.
 
     Raises:
-        UserError: a line is something else, or two classes have one colour.
+        UserError: a line has another form, or two classes have the same colour.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     parts = [line.split(":") for line in lines if line.strip() and not line.startswith("#")]
@@ -146,55 +165,60 @@ def read_labelmap(path: Path, void: Colour) -> Labels:
         raise UserError(f"{path}: each line must be NAME:RED,GREEN,BLUE::, with 0..255") from None
     mapping = {pack(colour): index for index, colour in enumerate(colours)}
     if len(mapping) < len(colours):
-        raise UserError(f"{path}: two classes have one colour; give each its own")
+        raise UserError(f"{path}: two classes have the same colour; give each its own")
     if fault := fault_of_names(names):
         raise UserError(f"{path}: {fault}")
     return Labels(names, colours, mapping, True, frozenset({pack(void)}))
 
 
-# --- settled when all masks are seen ------------------------------------------------------
+# --- final mapping ------------------------------------------------------------------------
 
 
 def settle(
-    labels: Labels, found: dict[int, str], palette: dict[int, Colour], padded: bool
+    labels: Labels, first_mask: dict[int, str], palette: dict[int, Colour], padded: bool
 ) -> Meaning:
-    """The classes, and what each value means.
+    """Decides which class each mask value is.
 
-    A value that no mapping names stands for the class of its own number, unless another value
-    was mapped to that. Masks that know no 0 count from 1, as the trimaps of Oxford-IIIT Pet do.
+    A value without a mapping is the class with that index, unless another value is mapped to it.
+    Masks whose values are 1..k instead of 0..k-1, like the trimaps of Oxford-IIIT Pet, are shifted
+    by one.
 
     Args:
-        found: by value, the name of a mask that holds it.
-        palette: by value, the colour that masks give it, if they do.
-        padded: whether there will be pixels of no class in any case.
+        labels: what is known before the masks are read.
+        first_mask: for every value that occurs, the name of a mask that holds it.
+        palette: colour of values in the palettes of the masks, if they have palettes.
+        padded: whether padding adds ignored pixels.
 
     Raises:
-        UserError: the values are no classes, and nothing says what they are.
+        UserError: values are not class indices and have no mapping, or the classes are invalid.
     """
-    mapping = dict.fromkeys(labels.if_found & found.keys(), IGNORED) | labels.mapping
-    values = sorted(value for value in found if mapping.get(value) != IGNORED)
-    taken = {to for to in mapping.values() if to != IGNORED}
-    most = 0 if labels.by_colour else MOST
-    own = {v: v for v in values if v < most and v not in mapping and v not in taken}
+    mapping = dict.fromkeys(labels.ignored_if_present & first_mask.keys(), IGNORED) | labels.mapping
+    values = sorted(value for value in first_mask if mapping.get(value) != IGNORED)
+    mapped_to = {index for index in mapping.values() if index != IGNORED}
+    limit = 0 if labels.by_colour else MOST
+    unmapped = {v: v for v in values if v < limit and v not in mapping and v not in mapped_to}
     names = labels.names
-    if counts_from_one(values, taken, names):
-        own = {value: value - 1 for value in values}
+    if counts_from_one(values, mapped_to, names):
+        unmapped = {value: value - 1 for value in values}
         names = names or tuple(f"class {value}" for value in values)
     if names is None:
-        names = unnamed({**own, **mapping}, values, labels, found)
+        names = unnamed({**unmapped, **mapping}, values, labels, first_mask)
     if fault := fault_of_names(names):
-        raise UserError(f"the masks hold {fault}")
-    known = {value: to for value, to in own.items() if to < len(names)} | mapping
-    if over := [to for to in taken if to >= len(names)]:
-        raise UserError(f"the label mapping names a class {max(over)}; there are {len(names)}")
-    colours = labels.colours or colours_of(known, palette, len(names))
-    classes = make_classes(names, colours, padded or IGNORED in known.values())
-    return Meaning(classes, known, frozenset(values) - known.keys())
+        raise UserError(f"classes of the masks: {fault}")
+    table = {value: index for value, index in unmapped.items() if index < len(names)} | mapping
+    if above := [index for index in mapped_to if index >= len(names)]:
+        raise UserError(
+            f"the label mapping has a class {max(above)}, but there are {len(names)} classes, "
+            f"0..{len(names) - 1}; correct --label-mapping, or name more classes: --names A,B,C"
+        )
+    colours = labels.colours or colours_of(table, palette, len(names))
+    classes = make_classes(names, colours, padded or IGNORED in table.values())
+    return Meaning(classes, table, frozenset(values) - table.keys())
 
 
-def counts_from_one(values: list[int], taken: set[int], names: tuple[str, ...] | None) -> bool:
-    """Whether values are 1..k for k classes: nothing is mapped to a class, and there is no 0."""
-    if taken or not values or values[0] < 1:
+def counts_from_one(values: list[int], mapped_to: set[int], names: tuple[str, ...] | None) -> bool:
+    """Whether the sorted values are 1..k for k classes, and no value is mapped to a class."""
+    if mapped_to or not values or values[0] < 1:
         return False
     return values[-1] == len(names) if names else values == list(range(1, len(values) + 1))
 
@@ -202,49 +226,61 @@ def counts_from_one(values: list[int], taken: set[int], names: tuple[str, ...] |
 def colours_of(
     table: dict[int, int], palette: dict[int, Colour], number: int
 ) -> tuple[Colour, ...] | None:
-    """The colours of so many classes, if a palette gives each one of its own."""
-    given = {table[value]: colour for value, colour in palette.items() if value in table}
-    colours = tuple(given[index] for index in range(number) if index in given)
+    """Colours of `number` classes from a palette; None unless each class has its own colour."""
+    by_class = {table[value]: colour for value, colour in palette.items() if value in table}
+    colours = tuple(by_class[index] for index in range(number) if index in by_class)
     return colours if len(set(colours)) == number else None
 
 
 def unnamed(
-    meant: dict[int, int], values: list[int], labels: Labels, found: dict[int, str]
+    table: dict[int, int], values: list[int], labels: Labels, first_mask: dict[int, str]
 ) -> tuple[str, ...]:
-    """Names of classes that have none, if their numbers count from 0 without a gap."""
-    targets = sorted({to for value, to in meant.items() if to != IGNORED and value in values})
-    number = len(targets)
+    """Makes up names ("class 0", ...) for classes without names.
+
+    Args:
+        table: class index or IGNORED, by value, as far as it is known.
+        values: all values that occur and are not ignored, sorted.
+        labels: what is known before the masks are read.
+        first_mask: for every value that occurs, the name of a mask that holds it.
+
+    Raises:
+        UserError: the class indices are not 0, 1, 2 ... without gaps, or fewer than FEWEST.
+    """
+    indices = sorted({k for value, k in table.items() if k != IGNORED and value in values})
+    number = len(indices)
     if labels.by_colour:
-        number = max((to for to in meant.values() if to != IGNORED), default=0) + 1
+        number = max((index for index in table.values() if index != IGNORED), default=0) + 1
         if number < FEWEST:
-            raise UserError(f"the label mapping knows one class; {FEWEST} are the fewest")
+            raise UserError(
+                f"the label mapping has one class, but at least {FEWEST} are needed; add the others"
+            )
         return tuple(f"class {index}" for index in range(number))
-    all_meant = all(value in meant for value in values)
-    if all_meant and number >= FEWEST and targets == list(range(number)):
-        return tuple(f"class {index}" for index in targets)
+    all_mapped = all(value in table for value in values)
+    if all_mapped and number >= FEWEST and indices == list(range(number)):
+        return tuple(f"class {index}" for index in indices)
     listed = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
-    if all_meant and number < FEWEST:
-        where = found[values[0]] if values else "no mask"
+    if all_mapped and number < FEWEST:
+        example = first_mask[values[0]] if values else "no mask"
         raise UserError(
-            f"the masks hold {'the one value ' + listed if values else 'no value'} ({where}), and "
-            f"{FEWEST} classes are the fewest: draw what is to be told apart in them"
+            f"the masks hold {'only the value ' + listed if values else 'no value'} ({example}), "
+            f"but at least {FEWEST} classes are needed; draw each class with a value of its own"
         )
-    odd = next((v for k, v in enumerate(values) if v != k), values[-1])
-    start = f"{found[odd]} holds the value {odd}, and the masks together {listed}"
+    unexpected = next((v for k, v in enumerate(values) if v != k), values[-1])
+    start = f"{first_mask[unexpected]} holds the value {unexpected}; all masks hold {listed}"
     if len(values) > NOISY:
         raise UserError(
-            f"{start} ({len(values)} values): that is a photograph, or was saved as JPEG once; "
-            "save masks as PNG whose pixels are the numbers of classes"
+            f"{start} ({len(values)} values), like photographs or masks once saved as JPEG; "
+            "save masks as PNG whose pixel values are class indices"
         )
-    plain = [value for value in values if value != 255]
+    classes = [value for value in values if value != 255]
     remedy = ",".join(f"{v}:{k}" for k, v in enumerate(values) if v != k)
-    gap = plain in (list(range(len(plain))), list(range(1, len(plain) + 1)))
+    no_gap = classes in (list(range(len(classes))), list(range(1, len(classes) + 1)))
     ignore = ""
-    if 255 in values and len(plain) >= FEWEST:
-        ignore = f"{', or ' if not gap else ''}--ignore-index 255 if that is no class"
-        remedy = "" if gap else remedy
+    if 255 in values and len(classes) >= FEWEST:
+        ignore = f"{', or ' if not no_gap else ''}--ignore-index 255 if that is not a class"
+        remedy = "" if no_gap else remedy
     raise UserError(
-        f"{start}: numbers of classes go 0, 1, 2 without a gap; say what is meant: "
+        f"{start}; class indices must be 0, 1, 2 ... without gaps; map the values: "
         + (f"--label-mapping {remedy}" if remedy else "")
         + ignore
     )

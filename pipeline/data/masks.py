@@ -1,4 +1,7 @@
-"""What the pixels of a mask file say: numbers, palette indices or colours, as they were drawn."""
+"""Reads mask files: pixel values as they are stored (numbers, palette indices or colours).
+
+`label_mapping` decides which class each value is; `classify` then applies that table.
+"""
 
 from __future__ import annotations
 
@@ -11,65 +14,67 @@ from PIL import Image
 from pipeline.data.classes import MOST
 from pipeline.data.image_reader import Source, Unreadable, opened
 
-MOST_VALUES = 1 << 12  # different values that are still counted
+MOST_VALUES = 1 << 12  # different values in a mask that are counted; a mask with more is refused
 
-NOTHING = np.uint8(254)  # in place of an index, for a value that means nothing
+UNMAPPED = np.uint8(254)  # in place of a class index: the value is in no table
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, int, int]  # RGB, 0..255
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as its file says it, before anybody knows what the values mean."""
+    """A mask as stored, before its values are mapped to classes."""
 
     picture: Image.Image  # mode "L" or "I": numbers; mode "RGB": colours
-    palette: dict[int, Colour]  # of the values that occur, if they are indices into a palette
-    jpeg: bool = False  # compressed in a way that makes new values
+    palette: dict[int, Colour]  # colour of each value that occurs, if they are palette indices
+    jpeg: bool = False  # stored as JPEG, whose compression adds values
 
     @property
     def counts(self) -> dict[int, int]:
-        """How many pixels each value has; colours packed as `pack` does. Empty: too many values."""
-        found = self.picture.getcolors(MOST_VALUES) or []
+        """Pixels per value, colours numbered by `pack`; {} if there are more than MOST_VALUES."""
+        counts = self.picture.getcolors(MOST_VALUES) or []
         colours = self.picture.mode == "RGB"
-        return {pack(value) if colours else int(value): count for count, value in found}
+        return {pack(value) if colours else int(value): count for count, value in counts}
 
     @property
     def edges(self) -> np.ndarray:
-        """Of every fourth row of numbers: changes from a pixel to the next, those of them at
-        multiples of 8, and pixels that differ from both neighbours; int64 (3,).
+        """Three counts over every fourth row, int64 (3,).
 
-        JPEG works in squares of 8 x 8 pixels and leaves both kinds in masks that it touched.
+        Value changes between horizontal neighbours; those of them at multiples of 8 pixels; and
+        pixels that differ from both neighbours. JPEG compresses blocks of 8 x 8 pixels, which
+        raises the last two.
         """
         rows = np.asarray(self.picture)[::4]
         changes = rows[:, 1:] != rows[:, :-1]
-        alone = changes[:, 1:] & changes[:, :-1]
-        return np.array([changes.sum(), changes[:, 7::8].sum(), alone.sum()])
+        isolated = changes[:, 1:] & changes[:, :-1]
+        return np.array([changes.sum(), changes[:, 7::8].sum(), isolated.sum()])
 
 
 def pack(colour: Colour) -> int:
-    """A colour as one number."""
+    """A colour as one number, 0xRRGGBB."""
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 def unpack(value: int) -> Colour:
-    """The colour that `pack` made this number of."""
+    """The colour that `pack` turned into `value`."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
 def open_mask(source: Source, name: str, by_colour: bool = False) -> Mask:
     """Reads a mask.
 
-    Numbers are taken as they are: grey values, 1-bit masks as 0 and 1, palettes by their
-    indices. Of a palette of greys that are not at their own index the greys are taken: programs
-    that shrink PNG files make such palettes of grey masks, in an order of their own. Pictures of
-    three equal channels are grey. All others are colours.
+    Values are grey levels, 0 and 1 of 1-bit masks, or indices of palette masks. Exception: of a
+    palette of greys that are not at their own index, values are the greys, because programs that
+    shrink PNG files turn grey masks into such palettes, in any order. An RGB picture with three
+    equal channels is read as grey; any other picture has colours as values.
 
     Args:
-        name: what messages call it.
-        by_colour: take the colour of every pixel, whatever kind of picture it is.
+        source: a path, or the content of a file.
+        name: of the mask, for messages.
+        by_colour: read the colour of every pixel, whatever the mode of the picture.
 
     Raises:
-        Unreadable: as `photographs.open_photograph`.
+        Unreadable: like `image_reader.open_photograph`; or values are fractions.
     """
     with opened(source, name) as picture:
         picture.load()
@@ -83,7 +88,7 @@ def open_mask(source: Source, name: str, by_colour: bool = False) -> Mask:
         if picture.mode.startswith(("I", "F")):
             values = np.asarray(picture)
             if (values != values.astype(np.int32)).any():
-                raise Unreadable(f"{name} holds fractions; save it with whole numbers, as PNG")
+                raise Unreadable(f"{name} holds fractions; save it as PNG with whole numbers")
             return Mask(Image.fromarray(values.astype(np.int32)), {}, jpeg)
         if picture.mode in ("L", "LA", "La"):
             return Mask(picture.getchannel(0), {}, jpeg)
@@ -93,11 +98,11 @@ def open_mask(source: Source, name: str, by_colour: bool = False) -> Mask:
 
 
 def read_palette(picture: Image.Image) -> Mask:
-    """A mask of mode "P" or "PA"; see `open_mask`."""
+    """Reads a mask of Pillow mode "P" or "PA"; see `open_mask`."""
     indices = Image.fromarray(np.asarray(picture.getchannel(0)))
     colours = np.zeros((256, 3), int)
-    given = np.reshape(picture.getpalette("RGB"), (-1, 3))
-    colours[: len(given)] = given
+    stored = np.reshape(picture.getpalette("RGB"), (-1, 3))
+    colours[: len(stored)] = stored
     palette = {value: tuple(colours[value].tolist()) for _, value in indices.getcolors(256)}
     greys = all(red == green == blue for red, green, blue in palette.values())
     moved = any(value != grey for value, (grey, _, _) in palette.items())
@@ -107,10 +112,11 @@ def read_palette(picture: Image.Image) -> Mask:
 
 
 def classify(picture: Image.Image, table: dict[int, int]) -> Image.Image:
-    """The picture of a `Mask` with every value replaced by what `table` has for it, mode "L".
+    """Replaces every value of a mask by its class; returns a picture of mode "L".
 
     Args:
-        table: by value, an index of a class or IGNORED.
+        picture: of a `Mask`.
+        table: class index or IGNORED, by value.
 
     Raises:
         ValueError: a value is not in the table.
@@ -123,18 +129,18 @@ def classify(picture: Image.Image, table: dict[int, int]) -> Image.Image:
             red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
             values = red << 16 | green << 8 | blue
         keys = np.array(sorted(table))
-        place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+        positions = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
         indices = np.array([table[key] for key in keys.tolist()], np.uint8)
-        classes = np.where(keys[place] == values, indices[place], NOTHING)
-    if (classes == NOTHING).any():
-        raise ValueError("it holds a value that means nothing")
+        classes = np.where(keys[positions] == values, indices[positions], UNMAPPED)
+    if (classes == UNMAPPED).any():
+        raise ValueError("a value is not in the table")
     return Image.fromarray(classes)
 
 
 @functools.lru_cache(4)
 def byte_table(entries: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Of every byte what it is replaced by, uint8 (256,)."""
-    table = np.full(256, NOTHING)
+    """Lookup table of `classify` for 8-bit masks, uint8 (256,): index, IGNORED or UNMAPPED."""
+    table = np.full(256, UNMAPPED)
     for value, index in entries:
         if value < 256:
             table[value] = index

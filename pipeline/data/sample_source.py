@@ -1,4 +1,8 @@
-"""One picture and its mask, and how they become arrays; what a source of many is."""
+"""What a data format hands over (`Collection`), and how one example is decoded (`decode`).
+
+Each module of data/formats returns a `Collection`: its splits as streams of `Example`, a photograph
+and its mask, still encoded.
+"""
 
 from __future__ import annotations
 
@@ -25,104 +29,108 @@ from pipeline.data.image_reader import (
 from pipeline.data.label_mapping import Labels, Meaning
 from pipeline.data.masks import classify, open_mask
 
-SPLIT_NAMES = {
+SPLIT_NAMES = {  # names of each split in folders, files and TFDS
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-CHUNK = 64  # examples that are in memory at a time
+CHUNK = 64  # examples in memory at a time
 
-# What may be wrong with an example, in the order in which it is told.
-UNPAIRED, SAME_STEM, LISTED_TWICE = "without a partner", "two of one name", "in two splits"
+# Kinds of faults, in the order in which messages list them.
+UNPAIRED, SAME_STEM, LISTED_TWICE = "unpaired", "same name twice", "in two splits"
 UNREADABLE, JPEG, SIZES = "unreadable", "mask in JPEG", "image and mask of different shape"
-PALETTE, VALUES = "another palette", "values of no class"
+PALETTE, VALUES = "contradicting palettes", "unknown values"
 FAULTS = (UNPAIRED, SAME_STEM, LISTED_TWICE, UNREADABLE, JPEG, SIZES, PALETTE, VALUES)
 
-Lazy = Callable[[], bytes]  # a picture that is drawn or read when it is asked for
+Lazy = Callable[[], bytes]  # draws or reads a picture when it is called
 Result = TypeVar("Result")
 
 
 class Example(NamedTuple):
-    """A photograph and its mask, encoded, what messages call them, and what its source does."""
+    """A photograph and its mask, both encoded."""
 
     image: Source | Lazy
     mask: Source | Lazy
-    image_name: str
-    mask_name: str
-    file: str = ""  # of the photograph, from the source's folder; empty where it has none
+    image_name: str  # for messages
+    mask_name: str  # for messages
+    file: str = ""  # of the photograph, relative to the data set's folder; "" if there is none
 
 
 def pair(folder: Path, image: str, mask: str) -> Example:
-    """The example of two files in a folder."""
-    both = folder / image, folder / mask
-    return Example(*both, *map(str, both), image)
+    """The example of an image file and a mask file, both relative to `folder`."""
+    paths = folder / image, folder / mask
+    return Example(*paths, *map(str, paths), image)
 
 
 class Fault(NamedTuple):
     """What is wrong with one example."""
 
     kind: str  # one of FAULTS
-    text: str  # the file, what is wrong, the remedy
+    text: str  # file, fault and remedy in one line
 
 
 class Split(NamedTuple):
-    """A stream of examples that can be asked for again and is the same each time."""
+    """The examples of a split."""
 
-    number: int
-    read: Callable[[], Iterator[Example]]
+    number: int  # of examples
+    read: Callable[[], Iterator[Example]]  # yields them, in the same order at every call
 
 
 @dataclass
 class Collection:
-    """What a source offers, before a mask was looked at."""
+    """A data set as its format module finds it, before any mask is read."""
 
-    title: str  # what the source is called
-    splits: dict[str, Split]  # "train" and maybe "validation" and "test", as the source cut them
+    title: str  # name of the data set
+    splits: dict[str, Split]  # "train" and, if the data set has them, "validation" and "test"
     labels: Labels
-    faults: list[Fault] = field(default_factory=list)  # of files that found no place in a split
-    passed_over: list[tuple[str, str]] = field(default_factory=list)  # files, and why: no faults
-    files: Callable[[], list[str]] = list  # all that decide the content; none: its name does
-    folder: Path = Path()  # that the names of `files` count from
-    skip_bad: float = 0.0  # share of examples that may be left out without asking
-    any_shape: bool = False  # whether image and mask may be of different shape
-    drawn: bool = False  # whether the masks are ours, so that none need be looked at
+    faults: list[Fault] = field(default_factory=list)  # of files that are in no split
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason); no faults
+    files: Callable[[], list[str]] = list  # all files that decide the content, if it is on disk
+    folder: Path = Path()  # that `files` are relative to
+    skip_bad: float = 0.0  # share of faulty examples that is left out by default
+    any_shape: bool = False  # whether image and mask may differ in aspect ratio
+    synthetic: bool = False  # whether masks are generated, so that they need no audit
 
 
 def fetch(picture: Source | Lazy) -> Source:
-    """A path or the bytes of a picture."""
+    """The path or the content of a picture; calls a `Lazy` one."""
     return picture() if callable(picture) else picture
 
 
 def decode(
     example: Example, meaning: Meaning, by_colour: bool, size: tuple[int, int], fit: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads, decodes and fits one example.
+    """Reads, decodes and resizes one example.
 
-    The image is resized with antialiasing, the mask by its nearest values.
+    The image is resized bilinearly with antialiasing, the mask by nearest neighbour.
 
     Args:
-        size: height and width of the result. fit: one of `photographs.FITS`.
+        example: photograph and mask.
+        meaning: class of each mask value.
+        by_colour: whether mask values are colours.
+        size: height and width of the result.
+        fit: one of `image_reader.FITS`.
 
     Returns:
-        uint8 image (height, width, 3), RGB, and uint8 mask (height, width) of indices of classes
-        or IGNORED.
+        uint8 RGB image (height, width, 3), and uint8 mask (height, width) of class indices or
+        IGNORED.
 
     Raises:
-        Unreadable: one of the two cannot be read.
+        Unreadable: the photograph or the mask cannot be read.
     """
     image, stored = open_upright(fetch(example.image), example.image_name)
-    drawn = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
-    mask = turn_mask(drawn, image, stored)
-    if fit != "stretch":  # by the shape of the image: rounding must not move the mask
+    as_stored = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
+    mask = turn_mask(as_stored, image, stored)
+    if fit != "stretch":  # first to the box of the image, so that rounding does not shift the mask
         left, top, right, bottom = fitted_box(image.size, size, fit)
-        shown = (right - left, bottom - top) if fit == "pad" else image.size
-        mask = mask.resize(shown, Image.Resampling.NEAREST)
+        box_size = (right - left, bottom - top) if fit == "pad" else image.size
+        mask = mask.resize(box_size, Image.Resampling.NEAREST)
     if fit != "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
     try:
-        mask = classify(mask, meaning.table)  # shrunk already, which is quicker
+        mask = classify(mask, meaning.table)  # after shrinking, which is faster
     except ValueError:
-        raise Unreadable(f"{example.mask_name} has changed since it was looked at") from None
+        raise Unreadable(f"{example.mask_name} has changed since the audit") from None
     if fit == "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
     return np.asarray(fit_image(image, size, fit)), np.asarray(mask)
@@ -131,7 +139,7 @@ def decode(
 def in_threads(
     work: Callable[[Example], Result], examples: Iterator[Example], bar: Any
 ) -> Iterator[tuple[Example, Result]]:
-    """Each example with what `work` makes of it, in order; CHUNK at a time are in memory."""
+    """Yields (example, work(example)) in order, computed in threads, CHUNK examples at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(itertools.islice(examples, CHUNK)):
             for example, result in zip(chunk, pool.map(work, chunk)):

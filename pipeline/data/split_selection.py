@@ -1,4 +1,8 @@
-"""Which examples are used and for what: refused, cut into splits, decoded."""
+"""Assigns examples to splits.
+
+Refuses data sets with too many faults (`refuse`), cuts missing splits (`cut`), and decodes the
+examples that are used (`decoded`).
+"""
 
 from __future__ import annotations
 
@@ -26,43 +30,46 @@ from pipeline.data.sample_source import (
     in_threads,
 )
 
-TEST_SHARE = 0.2  # of a source that has no test split
-VALIDATION_SHARE = 0.1  # of what is left for training, where the source has no validation split
-FEWEST_PICTURES = 10  # in all splits together
-FEW = 10  # of a split, or of a class in it: with fewer, its mean IoU is luck
-FEW_CLASSES = 5  # of which that is said
-LEFT_OUT = 255  # in place of an index into SPLITS
+TEST_SHARE = 0.2  # of the training split, if the data set has no test split
+VALIDATION_SHARE = 0.1  # of the remaining training split, if it has no validation split
+FEWEST_PICTURES = 10  # needed in all splits together
+FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
+FEW_CLASSES = 5  # classes that the note on this lists at most
+LEFT_OUT = 255  # in place of an index into SPLITS: the example is in no split
 
 
 def refuse(faults: list[Fault], number: int, skip_bad: float) -> None:
-    """Raises UserError if of `number` examples a larger share than `skip_bad` has faults."""
+    """Raises UserError if more than the share `skip_bad` of `number` examples has faults."""
     if len(faults) <= skip_bad * number:
         return
     first = min(faults, key=lambda fault: FAULTS.index(fault.kind))
     kinds = Counter(fault.kind for fault in faults)
-    same = kinds.pop(first.kind)
-    more = f" ({same} such)" if same > 1 else ""
+    same_kind = kinds.pop(first.kind)
+    more = f" ({same_kind} such faults)" if same_kind > 1 else ""
     others = "".join(
-        f"; and {kind} ({count}): {next(fault.text for fault in faults if fault.kind == kind)}"
+        f"; also {kind} ({count}): {next(fault.text for fault in faults if fault.kind == kind)}"
         for kind, count in kinds.items()
     )
     share = math.ceil(100 * len(faults) / max(1, number)) / 100
-    without = f"; to go on without: --skip-bad {share:g}" if share < 1 else ""
-    raise UserError(f"{first.text}{more}{others}{without}")
+    skip = f"; to skip faulty examples: --skip-bad {share:g}" if share < 1 else ""
+    raise UserError(f"{first.text}{more}{others}{skip}")
 
 
 def cut(findings: Findings, seed: int) -> dict[str, np.ndarray]:
-    """Which examples become training, validation and test.
+    """Assigns every example to training, validation or test.
 
-    What the source has cut stays so. A missing test split is TEST_SHARE of the source's training
-    split, a missing validation split then VALIDATION_SHARE of what is left; the seed says which.
+    Splits of the data set stay as they are. A missing test split is TEST_SHARE of the training
+    split, then a missing validation split is VALIDATION_SHARE of the rest, both drawn by the seed.
 
     Returns:
-        For each split of the source, by example, uint8 (n,): an index into SPLITS, or LEFT_OUT.
+        By split of the data set, uint8 (n,): for each example an index into SPLITS, or LEFT_OUT.
+
+    Raises:
+        UserError: a split is empty, or there are fewer than FEWEST_PICTURES examples.
     """
     chosen = {}
-    for split, held in findings.held.items():
-        usable = np.array([values is not None for values in held], bool)
+    for split, per_mask in findings.mask_values.items():
+        usable = np.array([values is not None for values in per_mask], bool)
         chosen[split] = np.where(usable, SPLITS.index(split), LEFT_OUT).astype(np.uint8)
     for split, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
         train = np.flatnonzero(chosen["train"] == SPLITS.index("train"))
@@ -71,12 +78,12 @@ def cut(findings: Findings, seed: int) -> dict[str, np.ndarray]:
             chosen["train"][cut_off] = SPLITS.index(split)
     counts = sum(np.bincount(codes, minlength=256) for codes in chosen.values())
     empty = [split for k, split in enumerate(SPLITS) if not counts[k]]
-    usable = int(counts[: len(SPLITS)].sum())
-    if empty or usable < FEWEST_PICTURES:
+    number = int(counts[: len(SPLITS)].sum())
+    if empty or number < FEWEST_PICTURES:
         raise UserError(
-            f"only {usable} pictures with masks can be used"
+            f"only {number} pictures with masks can be used"
             + (f", none for {empty[0]}" if empty else "")
-            + f"; at least {FEWEST_PICTURES} are needed, and one in each split"
+            + f"; add more: at least {FEWEST_PICTURES} are needed, at least one in each split"
         )
     return chosen
 
@@ -87,8 +94,8 @@ def refuse_absent(
     """Raises UserError if a class is in no mask of the training split."""
     trained = {
         meaning.table[value]
-        for split, held in findings.held.items()
-        for values, code in zip(held, chosen[split])
+        for split, per_mask in findings.mask_values.items()
+        for values, code in zip(per_mask, chosen[split])
         if code == SPLITS.index("train")
         for value in values
     }
@@ -96,44 +103,46 @@ def refuse_absent(
     absent = [index for index in range(len(names)) if index not in trained]
     if not absent:
         return
-    elsewhere = sum(findings.pictures[v] for v, to in meaning.table.items() if to == absent[0])
+    elsewhere = sum(
+        findings.pictures[v] for v, index in meaning.table.items() if index == absent[0]
+    )
     more = f" (nor {len(absent) - 1} more classes)" if len(absent) > 1 else ""
-    start = f"no mask of the training split holds {names[absent[0]]!r}{more}"
+    start = f"no mask of the training split holds the class {names[absent[0]]!r}{more}"
     if elsewhere:
-        remedy = f"{elsewhere} pictures of other splits do; cut otherwise with another --seed"
+        remedy = f"{elsewhere} pictures of other splits do; cut the splits with another --seed"
     else:
-        remedy = "name only classes that are drawn: --names A,B,C"
-        values = sorted(v for v, to in meaning.table.items() if to != IGNORED)
+        remedy = "name only classes that the masks hold: --names A,B,C"
+        values = sorted(v for v, index in meaning.table.items() if index != IGNORED)
         if labels.names and not labels.by_colour and values and values[0] == 1:
             mapping = ",".join(f"{k + 1}:{k}" for k in range(len(names)))
-            remedy += f"; if masks count from 1: --label-mapping {mapping}"
-    raise UserError(f"{start}; {remedy}; to go on all the same: --skip-bad 0.01")
+            remedy += f"; if mask values start at 1: --label-mapping {mapping}"
+    raise UserError(f"{start}; {remedy}; to accept this: --skip-bad 0.01")
 
 
-def luck(splits: dict[str, dict[str, Any]]) -> str:
-    """What to say of splits, and of classes in the others, that have fewer than FEW.
+def few_pictures_note(splits: dict[str, dict[str, Any]]) -> str:
+    """A note on splits, and on classes in the other splits, with fewer than FEW pictures.
 
     Args:
-        splits: "examples" and "class_pictures" of each, as `DataSetWriter.describe` gives them.
+        splits: "examples" and "class_pictures" by split, from `DataSetWriter.describe`.
 
     Returns:
-        One line that names the rarest; empty if there is none.
+        One line, rarest classes first; "" if there is nothing to note.
     """
-    said, rare = [], {}
+    parts, rare = [], {}
     for split, facts in splits.items():
         if facts["examples"] < FEW:
-            said.append(f"{split} ({facts['examples']})")
+            parts.append(f"{split} ({facts['examples']})")
             continue
         for name, number in facts["class_pictures"].items():
             if number < FEW:
                 rare.setdefault(name, []).append((number, split))
     rarest = sorted(rare, key=lambda name: min(rare[name]))
     for name in rarest[:FEW_CLASSES]:
-        said.append(f"{name} (in {', '.join(f'{k} of {split}' for k, split in rare[name])})")
+        parts.append(f"{name} (in {', '.join(f'{k} of {split}' for k, split in rare[name])})")
     if len(rare) > FEW_CLASSES:
-        said.append(f"{len(rare) - FEW_CLASSES} more classes")
-    start = f"note: fewer than {FEW} pictures, so that IoU is luck: "
-    return start + ", ".join(said) if said else ""
+        parts.append(f"{len(rare) - FEW_CLASSES} more classes")
+    start = f"note: fewer than {FEW} pictures, so IoU is not reliable: "
+    return start + ", ".join(parts) if parts else ""
 
 
 def decoded(
@@ -144,31 +153,40 @@ def decoded(
     fit: str,
     faults: list[Fault],
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """The examples that `cut` chose: split, file, image and mask, as `examples.decode` makes them.
+    """Yields split, file, image and mask of every example that `cut` assigned to a split.
 
-    One whose photograph turns out to be unreadable is added to `faults`.
+    Args:
+        collection: the data set.
+        chosen: result of `cut`.
+        meaning: class of each mask value.
+        size: height and width of the results.
+        fit: one of `image_reader.FITS`.
+        faults: examples that cannot be decoded are added to it and not yielded.
+
+    Yields:
+        Split, file of the photograph, and image and mask as `sample_source.decode` returns them.
     """
 
     def work(example: Example) -> tuple[np.ndarray, np.ndarray] | Fault:
         try:
             return decode(example, meaning, collection.labels.by_colour, size, fit)
         except Unreadable as error:
-            return Fault(UNREADABLE, f"{error}; mend or remove it")
+            return Fault(UNREADABLE, f"{error}; repair or remove it")
 
     for split, (_, read) in collection.splits.items():
         codes = chosen[split]
         used = codes[codes != LEFT_OUT]
-        wanted = itertools.compress(read(), (codes != LEFT_OUT).tolist())
+        examples = itertools.compress(read(), (codes != LEFT_OUT).tolist())
         with progress(f"reading {split}", len(used), "images") as bar:
-            for code, (example, found) in zip(used, in_threads(work, wanted, bar)):
-                if isinstance(found, Fault):
-                    faults.append(found)
+            for code, (example, result) in zip(used, in_threads(work, examples, bar)):
+                if isinstance(result, Fault):
+                    faults.append(result)
                 else:
-                    yield SPLITS[code], example.file, *found
+                    yield SPLITS[code], example.file, *result
 
 
 def cut_validation(number: int, share: float, seed: int) -> np.ndarray:
-    """Which of the examples of an official train split become validation, bool (number,)."""
+    """Which of `number` examples are cut off, bool (number,): `share` of them, at least one."""
     order = np.random.default_rng(seed).permutation(number)
     chosen = np.zeros(number, bool)
     chosen[order[: max(1, round(share * number))]] = True

@@ -178,10 +178,13 @@ def test_zero_beside_mapped_trimaps_is_no_pet():
 
 
 def test_values_that_are_no_class_if_they_occur():
-    voc = Labels(if_found=frozenset({255}))
+    voc = Labels(ignored_if_present=frozenset({255}))
     assert meaning([0, 1, 255], voc).table[255] == IGNORED
     assert not meaning([0, 1], voc).classes.ignored
-    assert meaning([0, 255], Labels(mapping={255: 1}, if_found=frozenset({255}))).table[255] == 1
+    assert (
+        meaning([0, 255], Labels(mapping={255: 1}, ignored_if_present=frozenset({255}))).table[255]
+        == 1
+    )
 
 
 def test_class_beyond_the_names_is_refused():

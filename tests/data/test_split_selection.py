@@ -10,15 +10,15 @@ from pipeline.data import dataset_writer
 from pipeline.data.audit import Findings
 from pipeline.data.dataset import SPLITS
 from pipeline.data.sample_source import SIZES, UNPAIRED, UNREADABLE, Fault
-from pipeline.data.split_selection import FEW, LEFT_OUT, cut, luck, refuse
+from pipeline.data.split_selection import FEW, LEFT_OUT, cut, few_pictures_note, refuse
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 
 VALUES = (0, 1)
 
 
-def chosen(seed=7, **held):
+def chosen(seed=7, **values):
     """By split of the source, how many go where."""
-    codes = cut(Findings(held=held), seed)
+    codes = cut(Findings(mask_values=values), seed)
     names = (*SPLITS, "left out")
     count = {
         split: Counter(names[3 if code == LEFT_OUT else code] for code in part)
@@ -164,7 +164,7 @@ def test_splits_and_classes_of_few_pictures_are_named_in_one_line():
         "validation": facts(FEW - 1, road=2, car=1, sky=0),
         "test": facts(FEW, road=FEW, car=3, sky=6),
     }
-    said = luck(splits)
+    said = few_pictures_note(splits)
     assert "\n" not in said and said.startswith(f"note: fewer than {FEW} pictures")
     # The rarest class first; those of a split that is itself too small go without saying.
     assert said.endswith(": validation (9), car (in 3 of test), sky (in 4 of train, 6 of test)")
@@ -172,12 +172,12 @@ def test_splits_and_classes_of_few_pictures_are_named_in_one_line():
 
 def test_nothing_is_said_where_there_are_enough():
     enough = facts(FEW, road=FEW, car=FEW)
-    assert luck(dict.fromkeys(SPLITS, enough)) == ""
+    assert few_pictures_note(dict.fromkeys(SPLITS, enough)) == ""
 
 
 def test_of_many_rare_classes_the_rarest_are_named():
     rare = {f"c{k}": k for k in range(FEW)}
-    said = luck({"train": facts(50, **rare), "test": facts(50, c0=50)})
+    said = few_pictures_note({"train": facts(50, **rare), "test": facts(50, c0=50)})
     assert said.endswith("c4 (in 4 of train), 5 more classes") and "c5" not in said
 
 

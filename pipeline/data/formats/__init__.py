@@ -1,1 +1,1 @@
-"""One module per format that pictures and masks come in; `registry` picks it."""
+"""Data formats, one per module; each returns a `Collection`, and `registry` picks the module."""

@@ -1,4 +1,7 @@
-"""COCO JSON: objects as polygons or run lengths, drawn as masks when they are asked for."""
+"""COCO JSON: objects as polygons or run lengths, drawn as masks when an example is read.
+
+The format: https://cocodataset.org/#format-data
+"""
 
 from __future__ import annotations
 
@@ -18,34 +21,36 @@ from pipeline.data.image_reader import Unreadable, as_png
 from pipeline.data.label_mapping import Labels, fault_of_names
 from pipeline.data.sample_source import SPLIT_NAMES, Collection, Example, Split
 
-BACKGROUND = "background"  # what no object covers
+BACKGROUND = "background"  # class of the pixels that no object covers
 
 
-def jsons_in(folder: Path) -> Path | None:
-    """The COCO JSON of a folder of a usual export: its own, that of train/, or annotations/."""
-    for place in (
-        folder,
-        *(folder / name for name in SPLIT_NAMES["train"]),
-        folder / "annotations",
-    ):
-        found = sorted(place.glob("*.json"))
-        train = [path for path in found if "train" in path.stem.lower()]
-        coco = [path for path in found if "coco" in path.stem.lower() or "instances" in path.stem]
-        if len(train) == 1 or len(coco) == 1 or len(found) == 1:
-            return next(each[0] for each in (train, coco, found) if len(each) == 1)
+def json_in(folder: Path) -> Path | None:
+    """Finds the COCO JSON of the training split in a folder, its train/ or its annotations/.
+
+    Goes by names only: the one JSON file with "train" in its name, or with "coco" or "instances",
+    or the only JSON file there. None if there is no such file.
+    """
+    subfolders = (*(folder / name for name in SPLIT_NAMES["train"]), folder / "annotations")
+    for candidate in (folder, *subfolders):
+        files = sorted(candidate.glob("*.json"))
+        train = [path for path in files if "train" in path.stem.lower()]
+        coco = [path for path in files if "coco" in path.stem.lower() or "instances" in path.stem]
+        if len(train) == 1 or len(coco) == 1 or len(files) == 1:
+            return next(paths[0] for paths in (train, coco, files) if len(paths) == 1)
     return None
 
 
 def read_coco(path: Path) -> Collection:
-    """The pictures of a COCO JSON, and of those of the other splits that lie beside it.
+    """Reads a COCO JSON of the training split, and those of the other splits beside it.
 
-    "instances_train2017.json" has its validation split in "instances_val2017.json", and
-    "train/_annotations.coco.json" in "valid/_annotations.coco.json". Classes are the categories
-    that have objects, in the order of their numbers, after one for what no object covers.
-    Where objects overlap, the smaller one is seen.
+    The validation split of "instances_train2017.json" is "instances_val2017.json", that of
+    "train/_annotations.coco.json" is "valid/_annotations.coco.json". Class 0 is BACKGROUND; then
+    come the categories that have objects, by category id. Where objects overlap, the mask shows
+    the smaller one.
 
     Raises:
-        UserError: no COCO JSON, or one that names no pictures or no objects.
+        UserError: a file is not a COCO JSON or lists no pictures; an object's category has no
+            name; the classes are too few or too many; the pictures are not found.
     """
     others = {split: counterpart(path, split) for split in ("validation", "test")}
     files = {"train": path} | {split: other for split, other in others.items() if other}
@@ -55,13 +60,19 @@ def read_coco(path: Path) -> Collection:
         for category in content["categories"]:
             if names.setdefault(category["id"], str(category["name"])) != str(category["name"]):
                 both = f"{names[category['id']]!r} and {category['name']!r}"
-                raise UserError(f"{files[split]}: category {category['id']} is called {both}")
-        used |= dict.fromkeys(each["category_id"] for each in content["annotations"])
+                raise UserError(
+                    f"{files[split]}: category {category['id']} has two names, {both}; "
+                    "use the same name in all files"
+                )
+        used |= dict.fromkeys(item["category_id"] for item in content["annotations"])
     if missing := used.keys() - names.keys():
-        raise UserError(f"{path}: objects have the category {min(missing)}, which has no name")
+        raise UserError(
+            f"{path}: objects have the category {min(missing)}, which has no name; "
+            "add it to categories"
+        )
     classes = [BACKGROUND] + [names[k] for k in sorted(used) if names[k] != BACKGROUND]
     if fault := fault_of_names(classes):
-        raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, what no object covers)")
+        raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, for pixels without an object)")
     index = {k: classes.index(names[k]) for k in used}
     folders = {split: folder_of(files[split], content) for split, content in contents.items()}
     splits = {}
@@ -75,14 +86,14 @@ def read_coco(path: Path) -> Collection:
             for split, content in contents.items()
             for image in content["images"]
         ]
-        return [os.path.relpath(each, path.parent) for each in (*files.values(), *pictures)]
+        return [os.path.relpath(file, path.parent) for file in (*files.values(), *pictures)]
 
     unused = [(f"category {names[k]}", "has no object") for k in names if k not in used]
     return Collection(str(path), splits, Labels(tuple(classes)), [], unused, listed, path.parent)
 
 
 def counterpart(path: Path, split: str) -> Path | None:
-    """The file of a split beside that of the training split, by its name or its folder's."""
+    """The COCO JSON of another split, named like the training split's file or its folder."""
     for train in SPLIT_NAMES["train"]:
         for name in SPLIT_NAMES[split]:
             for other in (
@@ -95,45 +106,62 @@ def counterpart(path: Path, split: str) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON, with the objects of each image under its "objects"."""
+    """Reads a COCO JSON; adds "objects" (its annotations) and "size" to each image.
+
+    Raises:
+        UserError: the file is not a COCO JSON with images, annotations and categories.
+    """
     try:
         content = json.loads(path.read_bytes())
         images, objects = content["images"], content["annotations"]
         by_id = {image["id"]: image for image in images}
         for image in images:
             image |= {"objects": [], "size": (int(image["height"]), int(image["width"]))}
-        for each in objects:
-            by_id[each["image_id"]]["objects"].append(each)
+        for item in objects:
+            by_id[item["image_id"]]["objects"].append(item)
         images.sort(key=lambda image: image["file_name"])
-        if not images or not all({"id", "name"} <= each.keys() for each in content["categories"]):
-            raise ValueError("it names no images, or a category has no name")
+        if not images or not all({"id", "name"} <= item.keys() for item in content["categories"]):
+            raise ValueError("it lists no images, or a category has no name")
         return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__} {error}".partition("\n")[0]
+        reason = f"{type(error).__name__} {error}".partition("\n")[0]
         raise UserError(
-            f"{path} is no COCO JSON with images, annotations and categories ({what})"
+            f"{path} is not a COCO JSON with images, annotations and categories ({reason}); "
+            "export it again as COCO"
         ) from None
 
 
 def folder_of(path: Path, content: dict[str, Any]) -> Path:
-    """The folder of a file's pictures: its own, images/, or one that is called like its split."""
+    """The folder of the pictures of a COCO JSON, the first candidate that has any of them.
+
+    Candidates are the file's own folder, images/ and a folder called like the split, in the file's
+    folder or the one above.
+
+    Raises:
+        UserError: none of them has a picture.
+    """
     name = path.stem.removeprefix("instances_").removeprefix("stuff_")
-    places = [path.parent, path.parent / "images", path.parent / name]
-    places += [path.parent.parent / sub for sub in ("", "images", name, f"images/{name}")]
-    for place in places:
-        if any((place / image["file_name"]).exists() for image in content["images"]):
-            return place
+    candidates = [path.parent, path.parent / "images", path.parent / name]
+    candidates += [path.parent.parent / sub for sub in ("", "images", name, f"images/{name}")]
+    for candidate in candidates:
+        if any((candidate / image["file_name"]).exists() for image in content["images"]):
+            return candidate
     first = content["images"][0]["file_name"]
-    raise UserError(f"{path} names {first}, which is neither beside it nor in images/")
+    raise UserError(
+        f"{path} lists {first}, which is neither beside it nor in images/; move the pictures there"
+    )
 
 
 def read(
     content: dict[str, Any], folder: Path, index: dict[int, int], base: Path
 ) -> Iterator[Example]:
-    """The examples of one file; each mask is drawn when it is asked for.
+    """Yields the examples of one COCO JSON; a mask is drawn when it is fetched.
 
     Args:
-        folder: of the pictures. base: that their names count from.
+        content: result of `load`.
+        folder: of the pictures.
+        index: class index by category id.
+        base: folder that `Example.file` is relative to.
     """
     for image in content["images"]:
         file, name = folder / image["file_name"], f"the objects of {image['file_name']}"
@@ -142,30 +170,39 @@ def read(
 
 
 def draw(image: dict[str, Any], index: dict[int, int], name: str) -> bytes:
-    """The mask of one picture as a PNG: indices of classes, 0 where no object is.
+    """Draws the mask of one picture as PNG: class indices, 0 where there is no object.
+
+    Args:
+        image: an entry of "images" from `load`.
+        index: class index by category id.
+        name: of the mask, for messages.
 
     Raises:
-        Unreadable: an object has no outline that can be drawn.
+        Unreadable: an object has no valid polygon or run lengths.
     """
     height, width = image["size"]
     mask, shapes = np.zeros((height, width), np.uint8), []
-    for each in image["objects"]:
+    for item in image["objects"]:
         try:
-            shape = outline(each.get("segmentation"), height, width)
+            shape = run_lengths(item.get("segmentation"), height, width)
             covered = coco_masks.decode(shape) > 0
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            what = f"object {each.get('id')}: {error}".partition("\n")[0]
-            raise Unreadable(f"{name} cannot be drawn ({what})") from None
-        shapes.append((int(covered.sum()), index[each["category_id"]], shape))
-    for _, value, shape in sorted(shapes, key=lambda entry: -entry[0]):
+            reason = f"object {item.get('id')}: {error}".partition("\n")[0]
+            raise Unreadable(f"{name} cannot be drawn ({reason})") from None
+        shapes.append((int(covered.sum()), index[item["category_id"]], shape))
+    for _, value, shape in sorted(shapes, key=lambda entry: -entry[0]):  # largest first
         mask[coco_masks.decode(shape) > 0] = value
     return as_png(Image.fromarray(mask))
 
 
-def outline(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """An object as run lengths, which it is or which its polygons make.
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Run lengths of an object, from its "segmentation": run lengths or polygons.
 
-    What pycocotools would read beyond its memory, or as something else, is refused before.
+    Checks what pycocotools does not: it would read beyond its memory, or take a short polygon for
+    a box.
+
+    Raises:
+        ValueError, TypeError, KeyError, IndexError: the segmentation is not valid.
     """
     if isinstance(segmentation, dict):
         if [int(side) for side in segmentation["size"]] != [height, width]:
@@ -178,7 +215,7 @@ def outline(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         return coco_masks.frPyObjects(segmentation, height, width)
     polygons = [[float(value) for value in polygon] for polygon in segmentation or ()]
     if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("it has no polygon of three points")
+        raise ValueError("it has no polygon, or one with fewer than three points")
     if not np.isfinite(np.concatenate(polygons)).all():
-        raise ValueError("a point is no number")
+        raise ValueError("a coordinate is not a finite number")
     return coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets: Oxford-IIIT Pet, and any other with photographs and masks."""
+"""TensorFlow Datasets (TFDS): Oxford-IIIT Pet, and other data sets with photographs and masks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +18,62 @@ from pipeline.data.label_mapping import Labels
 from pipeline.data.sample_source import SPLIT_NAMES, Collection, Example, Split
 
 OXFORD_PETS = "oxford_iiit_pet:4.0.0"
-OXFORD_PETS_SERVER = "https://thor.robots.ox.ac.uk/~vgg/data/pets"  # where TFDS downloads it
-ANSWER_SECONDS = 12  # that the server has; TFDS would try again and again for two minutes
-# What masks are called in TFDS, where their kind does not tell them from photographs.
+OXFORD_PETS_SERVER = "https://thor.robots.ox.ac.uk/~vgg/data/pets"  # TFDS downloads from it
+ANSWER_SECONDS = 12  # timeout for the server; TFDS itself would retry for two minutes
+# Names of the features that hold masks in TFDS, for those that are plain images by type.
 MASK_KEYS = ("segmentation_mask", "segmentation_label", "annotation", "mask", "segmentation")
-
-NAME_KEYS = ("file_name", "filename", "image/filename")  # what a photograph's file is called
+NAME_KEYS = ("file_name", "filename", "image/filename")  # features that hold the file name
 
 
 def oxford_pets(data_dir: Path | None) -> Collection:
-    """Oxford-IIIT Pet 4.0.0, its official splits, in the order of its files.
+    """Oxford-IIIT Pet 4.0.0 with its official splits, in the order of its files.
+
+    Args:
+        data_dir: the folder of TFDS; None for TFDS_DATA_DIR or TFDS's default.
 
     Raises:
-        UserError: the data set is not there and cannot be downloaded.
+        UserError: the data set is missing and cannot be downloaded.
     """
     folder = folder_of(OXFORD_PETS, data_dir)
     try:
         builder = open_builder(OXFORD_PETS, folder, answers)
     except Exception as error:  # TFDS raises whatever its download layer does
         raise UserError(
-            f"Oxford-IIIT Pet is neither in {folder or '~/tensorflow_datasets'} nor to be "
+            f"Oxford-IIIT Pet is not in {folder or '~/tensorflow_datasets'} and cannot be "
             f"downloaded ({type(error).__name__}); copy a prepared tensorflow_datasets folder "
-            "here and name it with --data-dir DIR, or go on without it: "
+            "here and name it with --data-dir DIR, or use another data set: "
             "python data_preparation.py --dataset synthetic"
         ) from None
     labels = Labels(PET_NAMES, PET_COLOURS, {1: 0, 2: 1, 3: 2})
     collection = collect(builder, ("image", "segmentation_mask"), labels)
     collection.title = "Oxford-IIIT Pet 4.0.0 (TensorFlow Datasets)"
-    collection.skip_bad, collection.any_shape = 0.5, True  # its authors' blemishes, not the user's
+    # Faults of this data set are its authors', so the user need not be asked about them.
+    collection.skip_bad, collection.any_shape = 0.5, True
     return collection
 
 
 def any_set(
     name: str, data_dir: Path | None, image_key: str | None, mask_key: str | None
 ) -> Collection:
-    """A data set of TFDS by its name there, which may name a config and a version.
+    """Any data set of TFDS that has photographs and masks.
+
+    Args:
+        name: in TFDS, with or without config and version: "NAME/CONFIG:VERSION".
+        data_dir: the folder of TFDS; None for TFDS_DATA_DIR or TFDS's default.
+        image_key: feature with the photograph; None to find it.
+        mask_key: feature with the mask; None to find it.
 
     Raises:
-        UserError: there is none of this name, it cannot be had, or it holds no masks.
+        UserError: the name is unknown, the data cannot be downloaded, or `find_keys` fails.
     """
     folder = folder_of(name, data_dir)
     try:
         builder = open_builder(name, folder)
-    except Exception as error:  # as above; for an unknown name its message lists all others
-        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    except Exception as error:  # as above; the message on an unknown name lists all others
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"TensorFlow Datasets cannot give {name} from {folder or '~/tensorflow_datasets'} "
-            f"({what}); see https://www.tensorflow.org/datasets for names, or name the folder "
+            f"TensorFlow Datasets cannot load {name} from {folder or '~/tensorflow_datasets'} "
+            f"({reason}); see https://www.tensorflow.org/datasets for names, or name the folder "
             "that holds it: --data-dir DIR"
         ) from None
     keys = find_keys(name, builder.info.features, image_key, mask_key)
@@ -74,27 +83,34 @@ def any_set(
 
 
 def folder_of(name: str, data_dir: Path | None) -> str | None:
-    """Where TFDS has or puts its data; raises UserError for a part of such a folder."""
+    """The folder of TFDS, None for its default; raises UserError for one of its subfolders."""
     folder = str(data_dir) if data_dir else os.environ.get("TFDS_DATA_DIR")
     plain = name.partition(":")[0].partition("/")[0]
     if folder and Path(folder).resolve().name in (plain, name.partition(":")[2]):
         raise UserError(
-            f"{folder} is a part of a TFDS folder; name the one above it that holds "
+            f"{folder} is a subfolder of a TFDS folder; name the folder above it that holds "
             f"{plain}/: --data-dir DIR"
         )
     return folder
 
 
-def open_builder(name: str, folder: str | None, ask: Any = None) -> Any:
-    """The builder of a set that is there, downloaded if need be.
+def open_builder(
+    name: str, folder: str | None, is_reachable: Callable[[str], bool] | None = None
+) -> Any:
+    """The TFDS builder of a data set; downloads and prepares it if it is missing.
 
     Args:
-        ask: tells whether OXFORD_PETS_SERVER answers, before TFDS waits for it.
+        name: in TFDS.
+        folder: of TFDS; None for its default.
+        is_reachable: whether OXFORD_PETS_SERVER answers, asked before a download.
+
+    Raises:
+        ConnectionError: the server does not answer. TFDS raises many other types.
     """
-    with silenced():  # it warns of folders that it will fill
+    with silenced():  # TFDS warns about folders that do not exist yet
         builder = tfds.builder(name, data_dir=folder)
         prepared = builder.is_prepared()
-    if not prepared and ask and not ask(OXFORD_PETS_SERVER):
+    if not prepared and is_reachable and not is_reachable(OXFORD_PETS_SERVER):
         raise ConnectionError
     builder.download_and_prepare()
     return builder
@@ -103,41 +119,50 @@ def open_builder(name: str, folder: str | None, ask: Any = None) -> Any:
 def find_keys(
     name: str, features: Any, image_key: str | None, mask_key: str | None
 ) -> tuple[str, str]:
-    """Which features are photograph and mask: what the user says, or what their kind tells.
+    """Returns the keys of the features that hold photograph and mask.
 
-    A mask is a labelled image, or is called as MASK_KEYS are, or is the only picture of one
-    channel; the photograph is the only picture that is left.
+    Unless the user names it, the mask is the only feature that is a `LabeledImage`, or else the
+    only one called like MASK_KEYS, or else the only image with one channel; the photograph is the
+    only other image.
+
+    Raises:
+        UserError: a key is not an image feature, or the features are ambiguous.
     """
-    kinds = tfds.features
-    # Sorted, because the record of a set does not keep the order.
-    pictures = {key: features[key] for key in sorted(features)}
-    pictures = {key: one for key, one in pictures.items() if isinstance(one, kinds.Image)}
+    # Sorted, because the stored description of a data set does not keep the order.
+    pictures = {
+        key: features[key]
+        for key in sorted(features)
+        if isinstance(features[key], tfds.features.Image)
+    }
     for key, flag in ((image_key, "--image-key"), (mask_key, "--mask-key")):
         if key and key not in pictures:
             raise UserError(
-                f"{flag} {key} is no picture of {name}; it has: {', '.join(pictures) or 'none'}"
+                f"{flag} {key} is not an image of {name}; it has: {', '.join(pictures) or 'none'}"
             )
     others = [key for key in pictures if key != image_key]
     guesses = (
-        [key for key in others if isinstance(pictures[key], kinds.LabeledImage)],
+        [key for key in others if isinstance(pictures[key], tfds.features.LabeledImage)],
         [key for key in others if key in MASK_KEYS],
         [key for key in others if pictures[key].shape[-1] == 1],
     )
     mask_key = mask_key or next((guess[0] for guess in guesses if len(guess) == 1), None)
-    left = [key for key in pictures if key != mask_key]
-    image_key = image_key or (left[0] if len(left) == 1 else None)
+    others = [key for key in pictures if key != mask_key]
+    image_key = image_key or (others[0] if len(others) == 1 else None)
     if not image_key or not mask_key or image_key == mask_key:
         raise UserError(
-            f"{name} does not tell its photographs from its masks; its pictures are: "
-            f"{', '.join(pictures) or 'none'}; name two: --image-key KEY --mask-key KEY"
+            f"{name} does not say which images are photographs and which masks; its images are: "
+            f"{', '.join(pictures) or 'none'}; name both: --image-key KEY --mask-key KEY"
         )
     return image_key, mask_key
 
 
 def collect(builder: Any, keys: tuple[str, str], labels: Labels) -> Collection:
-    """The splits of a builder, read in the order of their files, still encoded.
+    """The splits of a builder as a `Collection`, in the order of their files.
 
-    TFDS would decode them too, but would stop at the first unreadable file.
+    Pictures stay encoded, because TFDS would stop at the first one that it cannot decode.
+
+    Raises:
+        UserError: there is no training split.
     """
     sizes = builder.info.splits
     splits = {}
@@ -147,55 +172,63 @@ def collect(builder: Any, keys: tuple[str, str], labels: Labels) -> Collection:
                 reading = functools.partial(read, builder, name, keys)
                 splits[split] = Split(sizes[name].num_examples, reading)
     if "train" not in splits:
-        raise UserError(f"{builder.info.full_name} has no training split, but {list(sizes)}")
-    over = [(f"split {name}", "is none of train, validation, test") for name in sizes]
-    known = {name for names in SPLIT_NAMES.values() for name in names}
-    passed = [each for each, name in zip(over, sizes) if name not in known]
+        raise UserError(
+            f"{builder.info.full_name} has no training split, only: {', '.join(sizes) or 'none'}; "
+            "use another data set"
+        )
+    used = {name for names in SPLIT_NAMES.values() for name in names}
+    reason = "is none of train, validation, test"
+    skipped = [(f"split {name}", reason) for name in sizes if name not in used]
     title = f"{builder.info.full_name} (TensorFlow Datasets)"
-    return Collection(title, splits, labels, passed_over=passed)
+    return Collection(title, splits, labels, skipped=skipped)
 
 
 def read(builder: Any, split: str, keys: tuple[str, str]) -> Iterator[Example]:
-    """The examples of one split.
+    """Yields the examples of one split.
+
+    Args:
+        builder: a TFDS builder.
+        split: its name in TFDS.
+        keys: features with photograph and mask.
 
     Raises:
-        UserError: its files are damaged.
+        UserError: the files are damaged.
     """
     raw = {key: tfds.decode.SkipDecoding() for key in keys}
     features = builder.info.features
     texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
-    named = next((key for key in NAME_KEYS if key in texts), None)
-    config = tfds.ReadConfig(interleave_cycle_length=1)  # shards in order, the same everywhere
+    name_key = next((key for key in NAME_KEYS if key in texts), None)
+    config = tfds.ReadConfig(interleave_cycle_length=1)  # shards one by one: the same order always
     stream = builder.as_dataset(split=split, decoders=raw, read_config=config, shuffle_files=False)
     try:
         for number, example in enumerate(tfds.as_numpy(stream)):
             image, mask = (example[key] for key in keys)
             name = f"{builder.name}, {split} example {number}"
-            file = example[named].decode("utf-8", "replace") if named else ""
+            file = example[name_key].decode("utf-8", "replace") if name_key else ""
             yield Example(image, mask, f"image of {name}", f"mask of {name}", file)
     except tf.errors.OpError as error:
         raise UserError(
             f"the {split} split in {builder.data_dir} is damaged ({type(error).__name__}), "
-            "probably cut short while it was copied; copy it again, or delete that folder and "
+            "probably by an incomplete copy; copy it again, or delete that folder and "
             "run this again to download it"
         ) from None
 
 
 def answers(address: str) -> bool:
-    """Whether a web server answers at all within ANSWER_SECONDS."""
+    """Whether a web server answers within ANSWER_SECONDS, with whatever status."""
     answered = threading.Event()
 
     def ask() -> None:
         request = urllib.request.Request(address, method="HEAD")
         try:
             urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
-        except urllib.error.HTTPError:  # an answer, if not a kind one
+        except urllib.error.HTTPError:  # an answer, too
             answered.set()
         except OSError:
             return
         answered.set()
 
-    # In a thread of its own, because looking up a name has no time limit.
+    # In a thread, because the name lookup ignores the timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)

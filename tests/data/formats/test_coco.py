@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.base.console import UserError
-from pipeline.data.formats.coco import jsons_in, read_coco
+from pipeline.data.formats.coco import json_in, read_coco
 from pipeline.data.image_reader import Unreadable
 from tests.helpers.coco_sets import HEIGHT, WIDTH, coco, rectangle, write_coco
 from tests.helpers.drawn_sets import prepare
@@ -91,7 +91,7 @@ def test_other_splits_lie_beside_it(tmp_path, train, validation, folder):
     objects = [(1, [rectangle(0, 0, 9, 9)])]
     write_coco(tmp_path / train, coco(5, objects), folder.format("train"))
     write_coco(tmp_path / validation, coco(3, objects), folder.format("val"))
-    assert jsons_in(tmp_path) == tmp_path / train
+    assert json_in(tmp_path) == tmp_path / train
     found = read_coco(tmp_path / train)
     assert {split: part.number for split, part in found.splits.items()} == {
         "train": 5,

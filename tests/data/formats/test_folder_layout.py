@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.base.console import UserError
-from pipeline.data.formats.folder_layout import folders_of, read_folder
+from pipeline.data.formats.folder_layout import layout_of, read_folder
 from pipeline.data.sample_source import LISTED_TWICE, SAME_STEM, UNPAIRED
 from tests.helpers.drawn_sets import prepare, save, stripes, with_palette, write_set
 
@@ -31,9 +31,9 @@ def names_of(collection):
 def test_flat_folder_is_all_training_at_first(tmp_path, images, masks):
     write_set(tmp_path, 12, image=images + "/p{}.png", mask=masks + "/p{}.png")
     found = read_folder(tmp_path)
-    assert folders_of(tmp_path) == (images, masks)
+    assert layout_of(tmp_path) == (images, masks)
     assert {split: len(names) for split, names in names_of(found).items()} == {"train": 12}
-    assert not found.faults and not found.passed_over and len(found.files()) == 24
+    assert not found.faults and not found.skipped and len(found.files()) == 24
     for image, mask, *names in found.splits["train"].read():
         assert image.stem == mask.stem and mask.parent.name == masks
         assert names == [str(image), str(mask), f"{images}/{image.name}"]
@@ -75,7 +75,7 @@ def test_lists_of_names_are_splits(tmp_path):
         "validation": ["p03.png"],
         "test": ["p04.png"],
     }
-    assert found.passed_over == [(f"images/p{k:02}.png", "in no list") for k in range(5, 12)]
+    assert found.skipped == [(f"images/p{k:02}.png", "in no list") for k in range(5, 12)]
     assert {"train.txt", "val.txt", "test.txt"} <= set(found.files())
 
 
@@ -158,7 +158,7 @@ def test_every_suffix_in_any_case_is_a_picture(tmp_path):
         save(tmp_path / f"images/p{k}{suffix}", image, **form)
         save(tmp_path / f"masks/p{k}{'.PNG' if k % 2 else '.bmp'}", mask)
     found = read_folder(tmp_path)
-    assert found.splits["train"].number == 7 and not found.faults and not found.passed_over
+    assert found.splits["train"].number == 7 and not found.faults and not found.skipped
 
 
 def test_names_pair_whichever_way_their_accents_are_written(tmp_path):
@@ -189,7 +189,7 @@ def test_what_is_no_picture_is_passed_over_and_listed(tmp_path):
         shutil.copy(tmp_path / "images" / "p00.png", tmp_path / "images" / name)
     found = read_folder(tmp_path)
     assert found.splits["train"].number == 12 and not found.faults
-    reasons = dict(found.passed_over)
+    reasons = dict(found.skipped)
     assert len(reasons) == 11
     assert reasons["images/._p00.png"] == "hidden"
     assert reasons["masks/Thumbs.db"] == "no picture by its suffix"
@@ -233,17 +233,17 @@ def test_folder_and_link_that_are_called_like_pictures_are_found(tmp_path):
 def test_unknown_layout_is_none(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "images" / "a.png")
-    assert folders_of(tmp_path) is None
+    assert layout_of(tmp_path) is None
 
 
 def test_masks_folder_without_pictures_is_no_layout(tmp_path):
     """annotations/ of a COCO export holds a JSON, labels/ of a detection set text."""
     write_set(tmp_path, 2, mask="annotations/p{:02}.png")
-    assert folders_of(tmp_path) == ("images", "annotations")
+    assert layout_of(tmp_path) == ("images", "annotations")
     shutil.rmtree(tmp_path / "annotations")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances.json").write_text("{}")
-    assert folders_of(tmp_path) is None
+    assert layout_of(tmp_path) is None
 
 
 def test_link_that_leads_back_is_not_followed(tmp_path):
@@ -251,4 +251,4 @@ def test_link_that_leads_back_is_not_followed(tmp_path):
     (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
     found = read_folder(tmp_path)
     assert found.splits["train"].number == 3 and not found.faults
-    assert found.passed_over == [("images/again", "a link to a folder")]
+    assert found.skipped == [("images/again", "a link to a folder")]

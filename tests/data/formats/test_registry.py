@@ -54,7 +54,7 @@ def test_each_layout_is_recognised(tmp_path):
 )
 def test_drawn_animals_have_as_many_classes_as_asked(data, number):
     found = opened(data)
-    assert len(found.labels.names) == number and found.drawn and not registry.on_disk(data)
+    assert len(found.labels.names) == number and found.synthetic and not registry.on_disk(data)
 
 
 def test_drawn_animals_are_named_already():
