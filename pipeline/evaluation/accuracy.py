@@ -14,7 +14,7 @@ from pipeline.base.system import cores
 from pipeline.data.dataset import Rows
 from pipeline.evaluation.bootstrap import bootstrap_mean_iou, interval
 from pipeline.inference.iou import class_counts, iou_per_class, mean_iou
-from pipeline.inference.keras_files import load_model, predict
+from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.inference.litert import open_interpreter, predict_tflite
 
 
@@ -31,7 +31,7 @@ def counts_per_image(
     with progress(f"accuracy {name}", number, "images") as bar:
         if name in KERAS_MODELS:
             start = 0
-            for prediction in predict(load_model(models_dir, name), images):
+            for prediction in Predictor(load_model(models_dir, name))(images):
                 rows = slice(start, start + len(prediction))
                 counts[rows] = class_counts(masks[rows], prediction, classes)
                 start += len(prediction)
@@ -55,7 +55,7 @@ def counts_per_image(
 def class_maps(models_dir: Path, name: str, images: np.ndarray) -> np.ndarray:
     """Class indices (n, height, width) that a model gives to uint8 images (n, height, width, 3)."""
     if name in KERAS_MODELS:
-        return np.concatenate(list(predict(load_model(models_dir, name), images)))
+        return np.concatenate(list(Predictor(load_model(models_dir, name))(images)))
     interpreter = open_interpreter(artifact_path(models_dir, name))
     return np.stack(list(predict_tflite(interpreter, images)))
 

@@ -1,7 +1,7 @@
-"""Keras models as .h5 files: saved, loaded, run on pictures.
+"""Keras models: saved as .h5 files, loaded from them, and run on images.
 
-A file that names anything but the plain layers below is refused before Keras sees it: a Lambda
-layer, a custom object or a call of some other TensorFlow function could run code or read files.
+A file that names anything but the plain layers below is refused before Keras reads it: a Lambda
+layer, a custom object or a call of another TensorFlow function could run code or read files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 from pipeline.base.artifacts import artifact_path, remedy
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
+from pipeline.data.dataset import Rows
 from pipeline.inference.iou import class_counts, iou_per_class
 
-# What an .h5 file may name. A network of one's own with another plain layer adds it here.
+# The layers that an .h5 file may name. If your own network has another plain layer, add it here.
 LAYERS = {
     *("Functional", "Sequential", "InputLayer", "Rescaling", "Resizing", "Dropout"),
     *("SpatialDropout2D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
@@ -33,16 +34,16 @@ LAYERS = {
     *("Permute", "Flatten"),
 }
 FUNCTIONS = {"nn.depth_to_space", "reshape", "compat.v1.transpose"}  # of TFOpLambda layers
-SMALL = 160 * 160  # pixels of a picture of which a whole batch fits into memory at once
-PARTS = {  # of a layer
+PARTS = {  # modules of Keras from which a layer may have parts
     *("keras.initializers", "keras.regularizers", "keras.constraints", "keras.mixed_precision")
 }
+BATCH_PIXELS = 160 * 160  # above this size of an image, `Predictor` takes smaller batches
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Saves a model as .h5, the format that the layout asks for, without its optimizer.
+    """Saves a model as .h5, without its optimizer.
 
-    HDF5 on a full disk fails with errors of its own, or crashes; so it writes to memory.
+    It is written to memory first: on a full disk HDF5 raises errors of its own or crashes.
 
     Raises:
         OSError: the file cannot be written.
@@ -55,15 +56,15 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def load_model(models_dir: Path, name: str) -> keras.Model:
-    """A Keras model artifact ("original" or "pruned"); raises as `open_model`."""
+    """Loads a Keras model artifact, "original" or "pruned"; raises as `open_model`."""
     return open_model(artifact_path(models_dir, name))
 
 
 def open_model(path: Path) -> keras.Model:
-    """A Keras model from its .h5 file.
+    """Loads a Keras model from its .h5 file.
 
     Raises:
-        UserError: the file is missing, cannot be read, or names something that is no plain layer.
+        UserError: the file is missing, cannot be read, or names something else than plain layers.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
@@ -73,9 +74,9 @@ def open_model(path: Path) -> keras.Model:
         if fault := foreign_part(config):
             raise ValueError(f"it names {fault}, which is no plain layer")
         if fault := unconnected_layer(config):
-            raise ValueError(f"its layer {fault} waits for one that never comes")
+            raise ValueError(f"its layer {fault} reads a layer that cannot be built")
         return keras.models.load_model(path, compile=False)
-    except Exception as error:  # h5py and Keras raise whatever a damaged file leads them into
+    except Exception as error:  # h5py and Keras raise errors of many kinds for a damaged file
         reason = textwrap.shorten(str(error) or type(error).__name__, 120)
         raise UserError(
             f"{path} cannot be read as a Keras model ({reason}); {remedy(path)}"
@@ -83,13 +84,14 @@ def open_model(path: Path) -> keras.Model:
 
 
 def foreign_part(config: Any, layer: bool = True) -> str | None:
-    """The first thing in the configuration of a model that is not allowed; None if all is.
+    """The first part of a model's configuration that is not allowed; None if all are.
 
     Args:
-        config: JSON of the file. layer: whether it describes a layer, and not a part of one.
+        config: the JSON value `model_config` of the file, or a value inside it.
+        layer: whether it describes a layer, rather than a part of one.
     """
     if isinstance(config, list):
-        return next(filter(None, (foreign_part(each, layer) for each in config)), None)
+        return next(filter(None, (foreign_part(entry, layer) for entry in config)), None)
     if not isinstance(config, dict):
         return None
     name = config.get("class_name")
@@ -104,81 +106,112 @@ def foreign_part(config: Any, layer: bool = True) -> str | None:
             name in LAYERS and part.startswith(("keras", "tf_keras")) if layer else part in PARTS
         ):
             return f"{part}.{name}"
-    inner = ((each, key == "layers" or (key == "config" and layer)) for key, each in config.items())
-    return next(filter(None, (foreign_part(each, is_layer) for each, is_layer in inner)), None)
+    inner = (
+        (value, key == "layers" or (key == "config" and layer)) for key, value in config.items()
+    )
+    return next(filter(None, (foreign_part(value, is_layer) for value, is_layer in inner)), None)
 
 
 def unconnected_layer(config: Any) -> str | None:
-    """A layer that can never get its inputs, for which Keras would wait for ever; None if all can.
+    """A layer whose inputs can never be built, for which Keras would wait forever; None if none is.
 
     Args:
-        config: JSON of the file, or of a model within a model.
+        config: the JSON value `model_config` of the file, or that of a model inside it.
     """
-    parts = config["config"].get("layers", [])
-    for part in parts:
-        if fault := unconnected_layer(part):
+    layer_configs = config["config"].get("layers", [])
+    for layer_config in layer_configs:
+        if fault := unconnected_layer(layer_config):
             return fault
+    # The calls of each layer, each as the list of calls that it reads.
     calls = {
-        part["config"]["name"]: [list(sources(call)) for call in part.get("inbound_nodes", [])]
-        for part in parts
+        layer_config["config"]["name"]: [
+            list(sources(call)) for call in layer_config.get("inbound_nodes", [])
+        ]
+        for layer_config in layer_configs
     }
-    made = {name: int(not waiting) for name, waiting in calls.items()}  # calls that could be made
+    built = {name: int(not own_calls) for name, own_calls in calls.items()}  # calls, by layer
     ready = list(calls)
     while ready:
         ready = [
             name
-            for name, waiting in calls.items()
-            if made[name] < len(waiting)
-            and all(number < made.get(source, 0) for source, number in waiting[made[name]])
+            for name, own_calls in calls.items()
+            if built[name] < len(own_calls)
+            and all(number < built.get(source, 0) for source, number in own_calls[built[name]])
         ]
         for name in ready:
-            made[name] += 1
-    return next((name for name, waiting in calls.items() if made[name] < len(waiting)), None)
+            built[name] += 1
+    return next((name for name, own_calls in calls.items() if built[name] < len(own_calls)), None)
 
 
 def sources(call: Any) -> Iterator[tuple[str, int]]:
-    """The layers, and which call of each, whose outputs go into a call of a layer."""
+    """What a call of a layer reads: names of layers, and the number of the call of each."""
     inner = call.values() if isinstance(call, dict) else call if isinstance(call, list) else ()
     match call:
         case [str(name), int(number), int(), *_] if name != "_CONSTANT_VALUE":
             yield name, number
-    for each in inner:
-        yield from sources(each)
+    for value in inner:
+        yield from sources(value)
 
 
-def predict(model: keras.Model, images: np.ndarray, batch_size: int = 64) -> Iterator[np.ndarray]:
-    """Class indices (batch, height, width) of uint8 images, batch by batch.
+class Predictor:
+    """The class maps that a Keras model predicts. Its graph is compiled once, at the first call.
+
+    The weights of the model may change between calls.
 
     Args:
-        batch_size: of pictures of SMALL pixels; larger ones come in smaller batches.
+        model: from float32 images (batch, height, width, 3) in 0..1 to logits (batch, height,
+            width, classes).
     """
-    height, width = model.input_shape[1:3]
-    batch_size = max(1, batch_size * SMALL // max(SMALL, height * width))
-    if not hasattr(model, "classes_of"):  # compiled once per model, not once per call
-        model.classes_of = tf.function(
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self._class_maps = tf.function(
             lambda batch: tf.argmax(model(tf.cast(batch, tf.float32) / 255, training=False), -1),
             input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)],
         )
-    for start in range(0, len(images), batch_size):
-        yield model.classes_of(images[start : start + batch_size]).numpy()
+
+    def __call__(self, images: np.ndarray | Rows, batch_size: int = 64) -> Iterator[np.ndarray]:
+        """Yields the class maps of images, batch by batch.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            batch_size: for images of up to BATCH_PIXELS; larger ones come in smaller batches.
+
+        Yields:
+            int64 (batch, height, width): class of the largest logit of each pixel.
+        """
+        height, width = self.model.input_shape[1:3]
+        batch_size = max(1, batch_size * BATCH_PIXELS // max(BATCH_PIXELS, height * width))
+        for start in range(0, len(images), batch_size):
+            yield self._class_maps(images[start : start + batch_size]).numpy()
 
 
-def validation_iou(model: keras.Model, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """IoU per class of a model over a split (uint8 images, uint8 masks), see `iou_per_class`."""
-    classes, start = model.output_shape[-1], 0
+def validation_iou(
+    predictor: Predictor, images: np.ndarray | Rows, masks: np.ndarray | Rows
+) -> np.ndarray:
+    """IoU per class of a model over a split, see `iou_per_class`.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        masks: uint8 (n, height, width), class of each pixel, or IGNORED.
+
+    Returns:
+        float64 (classes,); NaN for a class that is neither in the masks nor predicted.
+    """
+    classes, start = predictor.model.output_shape[-1], 0
     counts = np.zeros((3, classes), np.int64)
-    for predictions in predict(model, images):
-        truth = masks[start : start + len(predictions)]
-        counts += class_counts(truth, predictions, classes).sum(axis=0)
-        start += len(predictions)
+    for class_maps in predictor(images):
+        truth = masks[start : start + len(class_maps)]
+        counts += class_counts(truth, class_maps, classes).sum(axis=0)
+        start += len(class_maps)
     return iou_per_class(counts)
 
 
 def is_convolution(layer: layers.Layer) -> bool:
-    """Plain and transposed convolutions; depthwise kernels hold few weights and mix no channels."""
+    """Whether a layer is a plain or a transposed convolution, not a depthwise one."""
     return isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.DepthwiseConv2D)
 
 
 def kernel_name(layer: layers.Layer) -> str | None:
-    """The attribute that holds a layer's kernel, if it has one."""
+    """The name of the attribute that holds the kernel of a layer; None if it has no kernel."""
     return next((name for name in ("depthwise_kernel", "kernel") if hasattr(layer, name)), None)

@@ -1,6 +1,6 @@
-"""Which channels of a network can only go together, and what each costs.
+"""The dependency graph of channel pruning: which channels must be removed together, at what cost.
 
-(The idea of a dependency graph: Fang et al., *DepGraph*, 2023.)
+(Dependency graphs: Fang et al., *DepGraph: Towards Any Structural Pruning*, 2023.)
 """
 
 from __future__ import annotations
@@ -12,31 +12,34 @@ import numpy as np
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.inference.keras_files import is_convolution
+from pipeline.training.keras_private import producing_layer
 
-# Time of a product in a depthwise convolution over one in another: XNNPACK, float32, measured.
+# Time of a multiplication in a depthwise convolution over that in a plain one. Measured with
+# XNNPACK in float32.
 DEPTHWISE_COST = 2.8
 
 
 @dataclass
 class ChannelGroup:
-    """Channels that can only go together, as the layers that must change with them (by name).
+    """Channels that must be removed together, and the names of the layers that have them.
 
-    An expanded channel of an inverted residual is local to its block. Channels that are added up
-    are one group: all that write to a residual stream lose the same ones.
+    The expanded channels of an inverted residual block are a group of their own. Tensors that are
+    added up belong to one group: all convolutions that write to a residual stream lose the same
+    channels.
     """
 
     channels: int = 0
-    producers: list[str] = field(default_factory=list)  # convolutions that make the channels
-    # normalisations and depthwise convolutions on their way
+    producers: list[str] = field(default_factory=list)  # convolutions that write the channels
+    # Normalisations and depthwise convolutions between producers and consumers.
     followers: list[str] = field(default_factory=list)
-    consumers: list[str] = field(default_factory=list)  # convolutions that read them
+    consumers: list[str] = field(default_factory=list)  # convolutions that read the channels
     removable: bool = True
 
 
 def channel_groups(model: keras.Model) -> list[ChannelGroup]:
-    """The groups of channels from which some can be removed, found by following the graph.
+    """The groups of channels of a model from which channels can be removed.
 
-    What is concatenated, comes from the image or leaves the network stays as it is.
+    Channels that are concatenated, and those of the image and of the output, cannot be removed.
 
     Raises:
         UserError: as `inputs_of`.
@@ -78,25 +81,26 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
             for group in parents:
                 group.removable = False
     for tensor in model.outputs:
-        group_of[tensor._keras_history.layer.name].removable = False
+        group_of[producing_layer(tensor).name].removable = False
     unique = {id(group): group for group in group_of.values()}.values()
     return [group for group in unique if group.removable]
 
 
 def keeps_channels(layer: layers.Layer) -> bool:
-    """Whether all that a layer reads and writes has the same number of channels.
+    """Whether all inputs and outputs of a layer have the same number of channels.
 
-    A depthwise convolution that makes two of each, or a sum that broadcasts one over all, do not.
+    A depthwise convolution with a depth multiplier of 2 changes it, and a sum that broadcasts a
+    single channel has inputs of several numbers.
     """
     tensors = tf.nest.flatten([layer.input, layer.output])
     return len({tensor.shape[-1] for tensor in tensors}) == 1
 
 
 def inputs_of(layer: layers.Layer) -> list[str]:
-    """Names of the layers that a layer reads.
+    """Names of the layers whose outputs a layer reads.
 
     Raises:
-        UserError: it is used more than once, or is a network of its own.
+        UserError: the layer is used more than once, or is itself a network.
     """
     if isinstance(layer, layers.InputLayer):
         return []
@@ -109,16 +113,19 @@ def inputs_of(layer: layers.Layer) -> list[str]:
             f"channels cannot be followed through {layer.name}, which is a network of its own or "
             "used more than once; write its layers out"
         )
-    return [tensor._keras_history.layer.name for tensor in tensors]
+    return [producing_layer(tensor).name for tensor in tensors]
 
 
 def input_axis(layer: layers.Layer) -> int:
-    """The axis of a convolution's kernel that reads channels; transposed ones have them last."""
+    """The axis of the input channels in the kernel of a convolution: 2, or 3 if transposed."""
     return 3 if isinstance(layer, layers.Conv2DTranspose) else 2
 
 
 def channel_cost(model: keras.Model, group: ChannelGroup) -> float:
-    """Multiplications that one channel costs per image, weighted by how slow they are."""
+    """Cost of one channel of a group: multiplications per image.
+
+    Those of depthwise convolutions count DEPTHWISE_COST times.
+    """
     cost = 0.0
     for name in group.producers + group.followers + group.consumers:
         layer = model.get_layer(name)

@@ -1,8 +1,9 @@
-"""Unstructured pruning: which kernels get zeros, how many, and which bear them.
+"""Magnitude pruning (unstructured): sets the smallest weights of the large kernels to zero.
 
-The smallest weights become zero step by step (Zhu and Gupta, *To prune, or not to prune*, 2017, by
-TFMOT's `prune_low_magnitude`), as many in each layer as one threshold for all of them would cut.
-What is pruned is decided here, by SMALLEST_KERNEL and KEPT_DENSE.
+Sparsity ramps up step by step (Zhu and Gupta, *To prune, or not to prune*, 2017), by
+`prune_low_magnitude` of the TensorFlow Model Optimization Toolkit (TFMOT). Each layer gets as many
+zeros as one threshold over all kernels would give it. SMALLEST_KERNEL and KEPT_DENSE decide which
+kernels are pruned.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ import numpy as np
 from pipeline.base.console import progress
 from pipeline.base.lazy import keras, layers, tf, tfmot
 from pipeline.inference.iou import mean_iou
-from pipeline.inference.keras_files import is_convolution, validation_iou
+from pipeline.inference.keras_files import Predictor, is_convolution, validation_iou
 
-# Weights. The smaller kernels, near the image, hold 6 % of all and break first.
+# Weights of the smallest kernel that is pruned. Those below, near the image, hold 6 % of all
+# weights and are the most sensitive.
 SMALLEST_KERNEL = 9000
-KEPT_DENSE = ("stem", "logits", "logits_block")  # first and last layer: few weights, each needed
-MASK_INTERVAL = 10  # steps between two updates of the masks
-LEAST_KEPT = 0.02  # of the weights of each kernel, the largest, whatever the threshold is
-RISING_SHARE = 0.5  # of the steps, over which sparsity rises; the rest of them mend
+# First and last layer, which stay dense: they have few weights and are sensitive.
+KEPT_DENSE = ("stem", "logits", "logits_block")
+MASK_INTERVAL = 10  # steps between two updates of the pruning masks
+LEAST_KEPT = 0.02  # fraction of each kernel, its largest weights, that stays at any threshold
+# Fraction of the steps in which sparsity ramps up; the rest recover accuracy.
+RAMP_FRACTION = 0.5
 
 SCAN_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which each layer is tried alone
-SCAN_IMAGES = 128  # validation images for it
+SCAN_IMAGES = 128  # validation images of the sensitivity scan
 
 
 def kernels(model: keras.Model, smallest: int = SMALLEST_KERNEL) -> dict[str, tf.Variable]:
-    """The kernels, by layer, that may get zeros: those of at least `smallest` weights."""
+    """The kernels that are pruned, by name of layer.
+
+    Args:
+        smallest: number of weights; smaller kernels stay dense.
+    """
     return {
         layer.name: layer.kernel
         for layer in model.layers
@@ -40,45 +48,56 @@ def kernels(model: keras.Model, smallest: int = SMALLEST_KERNEL) -> dict[str, tf
 
 
 def layer_shares(chosen: dict[str, tf.Variable], sparsity: float) -> dict[str, float]:
-    """Share of zeros of each kernel, if the smallest weights of all of them together become zero.
+    """The sparsity of each kernel under one magnitude threshold for all of them.
 
-    One threshold for all layers (Blalock et al., *What is the state of neural network pruning?*,
-    2020): layers of many small weights get more zeros than those of few large ones.
+    Global magnitude pruning (Blalock et al., *What is the state of neural network pruning?*, 2020):
+    a kernel of many small weights gets more zeros than one of few.
 
     Args:
-        chosen: the kernels by layer.
-        sparsity: share of zeros over all of them, 0 to 1 - LEAST_KEPT.
+        chosen: kernels by name of layer.
+        sparsity: fraction of zeros over all of them together, 0 to 1 - LEAST_KEPT.
+
+    Returns:
+        The fraction of zeros of each kernel, 0 to 1, by name of layer.
     """
-    sizes = [np.sort(np.abs(kernel.numpy()), axis=None) for kernel in chosen.values()]
-    for values in sizes:
+    magnitudes = [np.sort(np.abs(kernel.numpy()), axis=None) for kernel in chosen.values()]
+    for values in magnitudes:
         values[int(values.size * (1 - LEAST_KEPT)) :] = np.inf
-    owners = np.repeat(np.arange(len(sizes)), [values.size for values in sizes])
-    smallest = np.argsort(np.concatenate(sizes), kind="stable")[: round(sparsity * owners.size)]
-    cut = np.bincount(owners[smallest], minlength=len(sizes))
-    return {name: float(cut[k] / sizes[k].size) for k, name in enumerate(chosen)}
+    owners = np.repeat(np.arange(len(magnitudes)), [values.size for values in magnitudes])
+    order = np.argsort(np.concatenate(magnitudes), kind="stable")
+    smallest = order[: round(sparsity * owners.size)]
+    zeros = np.bincount(owners[smallest], minlength=len(magnitudes))
+    return {name: float(zeros[k] / magnitudes[k].size) for k, name in enumerate(chosen)}
 
 
 def scan_sensitivity(
     model: keras.Model, images: np.ndarray, masks: np.ndarray
 ) -> list[dict[str, Any]]:
-    """What each layer costs in mean IoU when it alone has its smallest weights set to zero.
+    """The drop of mean IoU when one layer alone has its smallest weights set to zero.
 
-    Before any fine-tuning, after which the picture may be another: what a layer bears here says
-    little of what it bears then (docs/choices.md). The model is left as it was.
+    It is measured without fine-tuning, and says little of the drop after fine-tuning
+    (docs/choices.md). The weights of the model are restored.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        masks: uint8 (n, height, width).
 
     Returns:
         A row per layer, in the order of the network: layer, weights, and for each of SCAN_LEVELS
-        the drop.
+        ("50%" ...) the drop.
     """
-    whole, rows = mean_iou(validation_iou(model, images, masks)), []
-    every = kernels(model, 0)
-    with progress("sensitivity", len(every) * len(SCAN_LEVELS), "trials") as bar:
-        for name, kernel in every.items():
-            values, row = kernel.numpy(), {"layer": name, "weights": kernel.shape.num_elements()}
-            sizes = np.sort(np.abs(values), axis=None)
+    predictor, rows = Predictor(model), []
+    dense = mean_iou(validation_iou(predictor, images, masks))
+    tried = kernels(model, 0)
+    with progress("sensitivity", len(tried) * len(SCAN_LEVELS), "trials") as bar:
+        for name, kernel in tried.items():
+            values = kernel.numpy()
+            row = {"layer": name, "weights": kernel.shape.num_elements()}
+            magnitudes = np.sort(np.abs(values), axis=None)
             for level in SCAN_LEVELS:
-                kernel.assign(np.where(np.abs(values) >= sizes[int(level * sizes.size)], values, 0))
-                drop = whole - mean_iou(validation_iou(model, images, masks))
+                threshold = magnitudes[int(level * magnitudes.size)]
+                kernel.assign(np.where(np.abs(values) >= threshold, values, 0))
+                drop = dense - mean_iou(validation_iou(predictor, images, masks))
                 row[f"{level:.0%}"] = round(float(drop), 5)
                 bar.update()
             kernel.assign(values)
@@ -87,14 +106,18 @@ def scan_sensitivity(
 
 
 def wrap(model: keras.Model, sparsity: dict[str, float], steps: int) -> keras.Model:
-    """The model with TFMOT's pruning wrapper around each layer named in `sparsity`.
+    """Return the model with the pruning wrapper of TFMOT around some of its layers.
 
-    Sparsity rises by a cubic polynomial from 0 over the first RISING_SHARE of `steps`. The layers
-    are the given model's own, not copies.
+    Sparsity ramps up from 0 by a cubic polynomial over the first RAMP_FRACTION of the steps. The
+    layers are those of the given model, not copies.
+
+    Args:
+        sparsity: final fraction of zeros, 0 to 1, by name of layer; other layers are not wrapped.
+        steps: of the whole fine-tuning.
     """
-    rise = int(steps * RISING_SHARE)
-    interval = MASK_INTERVAL if rise >= MASK_INTERVAL else 1  # a short run updates at every step
-    updates = max(1, rise // interval)  # the last one falls on the last step of the rise
+    ramp = int(steps * RAMP_FRACTION)
+    interval = MASK_INTERVAL if ramp >= MASK_INTERVAL else 1  # a short run updates at every step
+    updates = max(1, ramp // interval)  # the last one falls on the last step of the ramp
 
     def wrap_layer(layer: layers.Layer) -> layers.Layer:
         if layer.name not in sparsity:
@@ -108,12 +131,12 @@ def wrap(model: keras.Model, sparsity: dict[str, float], steps: int) -> keras.Mo
         )
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
 
-    # One by one: wrapping the whole model refuses the functional depth_to_space call.
+    # Layer by layer: TFMOT refuses to wrap a whole model that calls functions such as reshape.
     return keras.models.clone_model(model, clone_function=wrap_layer)
 
 
 def layer_sparsity(model: keras.Model, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Weights and share of zeros of the kernels of these layers."""
+    """Number of weights and fraction of zeros of the kernels of these layers, by name."""
     chosen = {name: model.get_layer(name).kernel for name in names}
     return {
         name: {
@@ -125,7 +148,7 @@ def layer_sparsity(model: keras.Model, names: Iterable[str]) -> dict[str, dict[s
 
 
 def total_sparsity(per_layer: dict[str, dict[str, Any]]) -> float:
-    """Share of zeros over all these kernels; 0 if there are none."""
+    """Fraction of zeros over all kernels of `layer_sparsity` together; 0 if there are none."""
     weights = sum(layer["weights"] for layer in per_layer.values())
     zeros = sum(layer["weights"] * layer["sparsity"] for layer in per_layer.values())
     return zeros / max(1, weights)

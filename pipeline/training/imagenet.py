@@ -1,4 +1,4 @@
-"""ImageNet weights of the encoder, read from a torch file without torch."""
+"""ImageNet weights for the encoder, read from a PyTorch file without PyTorch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Reads torch's old file format without torch, and lets nothing but tensors in.
+    """Reads the legacy file format of PyTorch without PyTorch. It refuses all but tensors.
 
-    The file holds pickles (magic number, version, system, the state dictionary, storage keys) and
-    then each storage: its length as int64 and its bytes. Tensors are views of storages that are
-    filled later.
+    The file holds pickles (magic number, version, system, state dictionary, storage keys), then
+    for each storage its length as int64 and its bytes. Tensors are views of the storages, which
+    are filled after the tensors are made.
     """
 
     def __init__(self, file: Any) -> None:
@@ -32,7 +32,11 @@ class TensorUnpickler(pickle.Unpickler):
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a type that the file names; raises UnpicklingError for any other."""
+        """The substitute for a type of PyTorch that the file names.
+
+        Raises:
+            UnpicklingError: the type is not one that tensors need.
+        """
         allowed = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
@@ -44,7 +48,7 @@ class TensorUnpickler(pickle.Unpickler):
         return allowed[module, name]
 
     def persistent_load(self, key: tuple) -> np.ndarray:
-        """The storage that a tensor is a view of, still empty."""
+        """The storage of a tensor; its values are still zero."""
         _, dtype, name, _, length, *_ = key
         return self.storages.setdefault(name, np.zeros(length, dtype))
 
@@ -52,16 +56,19 @@ class TensorUnpickler(pickle.Unpickler):
     def tensor(
         storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any
     ) -> np.ndarray:
-        """A view of a storage; offset and strides count elements."""
+        """A view of a storage; offset and strides are in elements."""
         byte_strides = [stride * storage.itemsize for stride in strides]
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, byte_strides)
 
 
 def read_imagenet_weights() -> dict[str, np.ndarray]:
-    """The tensors of the pretrained EfficientNet-Lite0 by their torch names.
+    """The tensors of the pretrained EfficientNet-Lite0 by their PyTorch names.
+
+    Returns:
+        float32 arrays in the layout of PyTorch: kernels (out, in, height, width).
 
     Raises:
-        UserError: the package is not installed, or its file is not the one verified.
+        UserError: the package is not installed, or its file has another SHA-256.
     """
     package = importlib.util.find_spec(WEIGHTS_PACKAGE)
     path = Path(package.origin).parent / WEIGHTS_FILE if package and package.origin else None
@@ -83,17 +90,22 @@ def read_imagenet_weights() -> dict[str, np.ndarray]:
 
 
 def has_encoder(model: keras.Model) -> bool:
-    """Whether a network has, by the names of its layers, the encoder that these weights are for."""
+    """Whether a network has the encoder that these weights fit, judged by its layer names."""
     names = {layer.name for layer in model.layers}
     return {"stem", "block0_depthwise"} <= names
 
 
 def take_pixels(convolution: Any, normalisation: Any) -> None:
-    """Makes a first convolution that expects (pixel - 127) / 128 take pixel / 255, exactly.
+    """Changes a first convolution from inputs (pixel - 127) / 128 to inputs pixel / 255.
 
-    x * 255 / 128 - 127 / 128 is linear: the factor goes into the kernel, and the constant, which
-    the kernel sums up, into the mean that normalisation subtracts. Only at the picture's edge does
-    padding mean black now, where it meant grey; training takes care of that.
+    With x = pixel / 255, the old input is x * 255 / 128 - 127 / 128. The factor is multiplied into
+    the kernel. The constant, times the sum of the kernel, is added to the mean that normalisation
+    subtracts. The outputs are the same, but for the edge of the image, where zero padding now
+    means black instead of grey; training adapts to that.
+
+    Args:
+        convolution: layer without bias, kernel (height, width, in, out).
+        normalisation: the batch normalisation after it.
     """
     (kernel,) = convolution.get_weights()
     gamma, beta, mean, variance = normalisation.get_weights()
@@ -103,25 +115,26 @@ def take_pixels(convolution: Any, normalisation: Any) -> None:
 
 
 def load_imagenet_encoder(model: keras.Model) -> None:
-    """Copies the pretrained weights into the encoder of a network.
+    """Copies the pretrained weights into the encoder of a network, in place.
 
-    Torch keeps kernels as (out, in, height, width); Keras wants (height, width, in, out), and
-    (height, width, in, 1) for depthwise ones. Batch normalisation: scale, offset, mean, variance.
+    Kernels are (out, in, height, width) in PyTorch, (height, width, in, out) in Keras, and (height,
+    width, in, 1) in depthwise layers of Keras. Batch normalisation has scale, offset, mean and
+    variance in both.
 
     Raises:
-        UserError: a layer is missing, or has another shape than EfficientNet-Lite0's.
+        UserError: a layer is missing, or its weights have other shapes than in EfficientNet-Lite0.
     """
     tensors = read_imagenet_weights()
     layers = {layer.name: layer for layer in model.layers}
 
     def fill(layer: str, values: list[np.ndarray]) -> None:
-        found = [weight.shape for weight in layers[layer].get_weights()] if layer in layers else []
-        wanted = [value.shape for value in values]
-        if found != wanted:
-            theirs = f"has weights of shapes {found}" if layer in layers else "is missing"
+        own = [weight.shape for weight in layers[layer].get_weights()] if layer in layers else []
+        pretrained = [value.shape for value in values]
+        if own != pretrained:
+            fault = f"has weights of shapes {own}" if layer in layers else "is missing"
             raise UserError(
-                f"the layer {layer} of {model.name} {theirs}, ImageNet's are {wanted}; "
-                "train it without them: --encoder scratch"
+                f"the layer {layer} of {model.name} {fault}; the ImageNet weights have shapes "
+                f"{pretrained}; train without them: --encoder scratch"
             )
         layers[layer].set_weights(values)
 
@@ -134,13 +147,13 @@ def load_imagenet_encoder(model: keras.Model) -> None:
     copy("stem", "_conv_stem", "_bn0")
     take_pixels(layers["stem"], layers["stem_norm"])
     for number in range(sum(name.endswith("_depthwise") for name in layers)):
-        name, theirs = f"block{number}", f"_blocks.{number}"
-        if f"{theirs}._depthwise_conv.weight" not in tensors:
+        name, torch_name = f"block{number}", f"_blocks.{number}"
+        if f"{torch_name}._depthwise_conv.weight" not in tensors:
             raise UserError(
                 f"{model.name} has more blocks than EfficientNet-Lite0 ({number}); "
-                "train it without ImageNet weights: --encoder scratch"
+                "train without ImageNet weights: --encoder scratch"
             )
-        if number > 0:  # the first block does not expand
-            copy(f"{name}_expand", f"{theirs}._expand_conv", f"{theirs}._bn0")
-        copy(f"{name}_depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1")
-        copy(f"{name}_project", f"{theirs}._project_conv", f"{theirs}._bn2")
+        if number > 0:  # the first block has no expansion
+            copy(f"{name}_expand", f"{torch_name}._expand_conv", f"{torch_name}._bn0")
+        copy(f"{name}_depthwise", f"{torch_name}._depthwise_conv", f"{torch_name}._bn1")
+        copy(f"{name}_project", f"{torch_name}._project_conv", f"{torch_name}._bn2")

@@ -1,4 +1,4 @@
-"""Augmentation, and the order in which training sees its examples."""
+"""Augmentation, and the batches of an epoch in their seeded order."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import tf
 from pipeline.data.classes import IGNORED
 
-ROTATION = 12.0  # degrees either way
-SMALLEST_CROP = 0.65  # side of the smallest crop, as a share of the image side
-COLOUR_CHANGE = 0.25  # brightness, contrast and saturation, either way
+ROTATION = 12.0  # degrees, largest rotation in either direction
+SMALLEST_CROP = 0.65  # side of the smallest crop over the side of the image
+COLOUR_CHANGE = 0.25  # largest change of brightness, contrast and saturation, as a fraction
 DRAWS = 12  # random numbers per example, see `augment`
 
 
 def augment(
     images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Crops, scales, turns, flips and recolours a whole batch at once.
+    """Randomly crops, scales, rotates, flips and recolours a batch.
 
-    A pure function of its random numbers: whoever repeats them repeats the batch, on any number
-    of machines. Image and mask move by one transformation. What lies beyond the edges is mirrored
-    or, where masks may have pixels of no class, black and IGNORED.
+    It is a pure function of its random numbers: the same numbers give the same batch on any number
+    of machines. One affine transformation moves an image and its mask. Pixels from beyond the edges
+    are mirrored or, if masks may hold IGNORED, black in the image and IGNORED in the mask.
 
     Args:
-        images: uint8 (batch, height, width, 3). masks: uint8 (batch, height, width).
+        images: uint8 (batch, height, width, 3).
+        masks: uint8 (batch, height, width).
         draws: float32 (batch, DRAWS), uniform in 0..1.
         ignored: whether masks may hold IGNORED.
 
     Returns:
-        float32 images in 0..1 and int32 masks, same shapes.
+        float32 images in 0..1 and int32 masks, of the same shapes.
     """
     height, width = (tf.cast(tf.shape(images)[axis], tf.float32) for axis in (1, 2))
     signed = 2 * draws - 1
@@ -43,7 +44,7 @@ def augment(
     shift_y = signed[:, 5] * (1 - scale) * height / 2
     a, b = flip * scale * aspect * tf.cos(angle), -scale / aspect * tf.sin(angle)
     c, d = flip * scale * aspect * tf.sin(angle), scale / aspect * tf.cos(angle)
-    # The transformation maps output pixels to input pixels around the middle.
+    # The transformation maps output pixels to input pixels, about the centre of the image.
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     across = middle_y / middle_x
     e = middle_x + shift_x - (a + b * across) * middle_x
@@ -76,7 +77,11 @@ def augment(
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many whole batches an epoch has; a UserError if it has none."""
+    """The number of whole batches in an epoch.
+
+    Raises:
+        UserError: there are fewer images than a batch has.
+    """
     if images < batch_size:
         raise UserError(
             f"{images} training images do not fill a batch; use --batch-size {images} or less"
@@ -95,35 +100,47 @@ def epoch_batches(
     devices: int = 1,
     ignored: bool = False,
 ) -> tf.data.Dataset:
-    """One epoch of augmented batches; of each, this worker's share in one piece per device.
+    """The augmented batches of one epoch, for one worker.
 
-    Order and augmentation depend on seed and epoch alone, so that a resumed run goes on exactly
-    as if it had not stopped. What does not fill a batch is left for another epoch.
+    Order and augmentation depend on seed and epoch alone, so a resumed run continues as if it had
+    not been stopped. Images that do not fill the last batch are left out of this epoch.
 
     Args:
-        images, masks: a split, as arrays or as `dataset.Rows`.
+        images: of a split, uint8 (n, height, width, 3), as an array or as `dataset.Rows`.
+        masks: of the same split, uint8 (n, height, width), as an array or as `dataset.Rows`.
+        batch_size: images per step, over all devices of all workers.
+        seed: at least 0.
+        epoch: counted from 0.
+        worker: number of this worker, from 0.
+        workers: how many there are.
+        devices: of each worker.
         ignored: whether masks may hold IGNORED.
+
+    Returns:
+        Pairs of images and masks as `augment` returns them; one pair per step and device, each of
+        batch_size / (workers * devices) images.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(images))
     draws = random.random((len(images), DRAWS), np.float32)
     steps = len(images) // batch_size
-    piece = batch_size // (workers * devices)
-    mine = np.arange(steps * batch_size).reshape(steps, workers, -1)[:, worker].reshape(-1, piece)
+    per_device = batch_size // (workers * devices)
+    positions = np.arange(steps * batch_size).reshape(steps, workers, -1)
+    own_positions = positions[:, worker].reshape(-1, per_device)
 
     def gather(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return images[rows], masks[rows]
 
-    def load(rows: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def load(rows: tf.Tensor, row_draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         batch, truth = tf.numpy_function(gather, [rows], (tf.uint8, tf.uint8))
         batch.set_shape((rows.shape[0], *images.shape[1:]))
         truth.set_shape((rows.shape[0], *masks.shape[1:]))
-        return augment(batch, truth, numbers, ignored)
+        return augment(batch, truth, row_draws, ignored)
 
     options = tf.data.Options()
-    # Nothing here is to be tuned, and the thread that would do so sleeps for 10 ms, 20 ms, 40 ms
-    # ... up to a minute, which the end of an epoch may have to wait for: epochs of 45 s took 82 s
-    # (10 ms + 20 ms + ... + 41 s).
+    # There is nothing to tune here. The tuning thread sleeps for 10 ms, 20 ms, 40 ms ... up to a
+    # minute, and the end of an epoch may wait for it: epochs of 45 s took 82 s, which is 10 ms +
+    # 20 ms + ... + 41 s.
     options.autotune.enabled = False
-    rows = tf.data.Dataset.from_tensor_slices((order[mine], draws[mine]))
-    return rows.map(load).prefetch(2).with_options(options)
+    pieces = tf.data.Dataset.from_tensor_slices((order[own_positions], draws[own_positions]))
+    return pieces.map(load).prefetch(2).with_options(options)

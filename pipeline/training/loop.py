@@ -1,120 +1,151 @@
-"""The training loop: steps, progress, what is validated and kept."""
+"""The training loop: steps, validation after each epoch, and the choice of the best epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.lazy import keras, tf
-from pipeline.base.stage import Stage
+from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
 from pipeline.base.system import is_first_worker
 from pipeline.data.classes import Classes
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference.iou import mean_iou
-from pipeline.inference.keras_files import validation_iou
+from pipeline.inference.keras_files import Predictor, validation_iou
 from pipeline.training.checkpoints import TrainingState
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
-from pipeline.training.optimizers import averaged
+from pipeline.training.optimizers import ema_weights
 
 LINE = 100  # columns of the line that is printed after each epoch
 
+Row = dict[str, Any]  # an epoch: its figures by name, see `Trained`
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a training: what is trained, for how long, and what is kept of it."""
+
+    name: str  # of its checkpoint, see `checkpoints.state_path`
+    epochs: int  # number of the last epoch; the epochs of the phases before count
+    batch_size: int  # images per step, over all devices
+    seed: int  # of order and augmentation
+    resume: bool  # continue from the checkpoint, if there is one of the same run
+    # float32 images, int32 masks and float32 logits to a scalar, see `losses.distillation_loss`.
+    loss: Callable[..., tf.Tensor]
+    # Trained in the model's place: another network on the weights of the model, such as the
+    # student of `networks.distillation_pair`. None: the model itself.
+    student: keras.Model | None = None
+    # Called before each validation, when the weights to validate are in the model.
+    before_validation: Callable[[], None] | None = None
+    first_choice: int = 0  # first epoch, counted from 0, that may be chosen as the best
+    history: Sequence[Row] = ()  # of the phases before, which left their best weights in the model
+    resumption: Resumption = NOT_RESUMED  # of the phases before
+    # Weight of the weights that the model has now in the mean that is validated beside the EMA
+    # weights, see `optimizers.ema_weights`. 0: EMA weights alone.
+    wise_ft_weight: float = 0.0
+    total_epochs: int | None = None  # of all phases, for the progress line only; None: `epochs`
+
+
+class Trained(NamedTuple):
+    """The result of a training phase."""
+
+    # A row per epoch, those of the phases before first: epoch (from 1), part (1, or 2 if there
+    # were phases before), wise_ft_weight (of the weights kept; only where the phase asks for one),
+    # loss (mean over the steps), mean_iou, iou_CLASS of each class (None for a class that is
+    # neither in the validation split nor predicted), learning_rate, images_per_second.
+    history: list[Row]
+    resumption: Resumption  # for the record: accepted edits, other numbers of threads before
+
 
 def make_train_step(
-    through: keras.Model,
+    network: keras.Model,
     optimizer: Any,
     strategy: tf.distribute.Strategy,
     loss: Callable[..., tf.Tensor],
 ) -> Callable[..., tf.Tensor]:
-    """A compiled step over all devices: (images, masks) -> loss."""
+    """Compile a training step over all devices of a strategy.
+
+    Args:
+        network: the model that is called and whose trainable weights are updated.
+        optimizer: built for these weights.
+        loss: as in `Phase`.
+
+    Returns:
+        A function of a batch of float32 images in 0..1 and int32 masks, as the strategy
+        distributes them, to the float32 loss, averaged over the devices.
+    """
 
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            value = loss(images, masks, through(images, training=True))
+            value = loss(images, masks, network(images, training=True))
             share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
-        gradients = tape.gradient(share, through.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, through.trainable_variables))
+        gradients = tape.gradient(share, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables))
         return value
 
-    def everywhere(images: Any, masks: Any) -> tf.Tensor:
+    def step_on_all_devices(images: Any, masks: Any) -> tf.Tensor:
         return strategy.reduce("MEAN", strategy.run(step, (images, masks)), axis=None)
 
-    return tf.function(everywhere)
+    return tf.function(step_on_all_devices)
 
 
 def fit(
+    stage: Stage,
     model: keras.Model,
     optimizer: Any,
-    stage: Stage,
-    name: str,
-    *,
-    epochs: int,
-    loss: Callable[..., tf.Tensor],
+    phase: Phase,
     strategy: tf.distribute.Strategy | None = None,
-    through: keras.Model | None = None,
-    prepare: Callable[[], None] = lambda: None,
-    choose_from: int = 0,
-    earlier: list[dict[str, float]] | None = None,
-    start_share: float = 0.0,
-    of: int | None = None,
-) -> list[dict[str, float]]:
-    """Trains a model and leaves it with the weights of its best epoch by validation mean IoU.
+) -> Trained:
+    """Train a model and leave it with the weights of its best epoch by validation mean IoU.
 
-    The stage's arguments say in what batches, with which seed, and whether to go on from an
-    unfinished run of the same identity (see stages.py). With an averaging optimizer it is averaged
-    weights that are validated and kept. The state stays until whoever called has put the model in
-    place and calls `training_states.forget`.
+    With an optimizer that keeps an average of the weights, this average is what is validated and
+    kept. The checkpoint stays until the caller has put the model in place and calls
+    `checkpoints.forget`.
 
     Args:
-        epochs: how many there are after this, earlier ones counted.
-        loss: takes float32 images, int32 masks and float32 logits, gives a scalar.
-        through: the model to train in its place, on its weights (`networks.teaching_views`).
-        prepare: called when the weights that are to be validated are in the model.
-        choose_from: the first epoch, counted from 0, that may be the best.
-        earlier: what another part of the training returned, which left the model as it is.
-        start_share: of the weights that the model has now, in the average (see `averaged`), where
-            that is better than the average alone.
-        of: how many epochs all parts have together, for what is printed.
-
-    Returns:
-        A row per epoch, earlier ones first: epoch, part, start_share (as kept, where one was
-        given), loss, mean_iou, iou_CLASS of each class (None for one that is neither in the
-        validation split nor predicted), learning_rate, images_per_second.
+        stage: names the models folder and identifies the run in the checkpoint.
+        model: from float32 images (batch, height, width, 3) in 0..1 to float32 logits (batch,
+            height, width, classes); built in the scope of the strategy.
+        optimizer: see `optimizers.make_optimizer`.
+        strategy: None: the default one, which uses one device.
 
     Raises:
-        UserError: the data do not fill a batch, or the loss is not finite.
+        UserError: there are fewer images than a batch has, or the loss is not finite.
     """
     images, masks = load_split(stage.models_dir, "train")
     validation, classes = load_split(stage.models_dir, "validation"), load_classes(stage.models_dir)
-    batch_size, seed = stage.arguments.batch_size, stage.arguments.seed
+    batch_size = phase.batch_size
     steps = steps_per_epoch(len(images), batch_size)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         optimizer.build(model.trainable_variables)
-    step = make_train_step(through or model, optimizer, strategy, loss)
-    state = TrainingState(stage, name, model, optimizer)
+    step = make_train_step(phase.student or model, optimizer, strategy, phase.loss)
+    state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
-    state.history, state.best = list(earlier or []), start
-    if stage.arguments.resume:
+    state.history, state.best = list(phase.history), start
+    if phase.resume:
         state.restore()
-    of, part = of or epochs, 2 if earlier else 1
-    chief, history = is_first_worker(), state.history
+    total, part = phase.total_epochs or phase.epochs, 2 if phase.history else 1
+    chief, history, predictor = is_first_worker(), state.history, Predictor(model)
 
-    for epoch in range(len(history), epochs):
+    for epoch in range(len(history), phase.epochs):
 
-        def share(context: tf.distribute.InputContext, epoch: int = epoch) -> tf.data.Dataset:
+        def batches_of_worker(
+            context: tf.distribute.InputContext, epoch: int = epoch
+        ) -> tf.data.Dataset:
             workers = context.num_input_pipelines
             devices = strategy.num_replicas_in_sync // workers
-            place = context.input_pipeline_id
-            where = (place, workers, devices, classes.ignored)
-            return epoch_batches(images, masks, batch_size, seed, epoch, *where)
+            layout = (context.input_pipeline_id, workers, devices, classes.ignored)
+            return epoch_batches(images, masks, batch_size, phase.seed, epoch, *layout)
 
         started, losses = time.time(), []
-        with progress(f"epoch {epoch + 1}/{of}", steps, "steps") as bar:
-            for batch in strategy.distribute_datasets_from_function(share):
+        with progress(f"epoch {epoch + 1}/{total}", steps, "steps") as bar:
+            for batch in strategy.distribute_datasets_from_function(batches_of_worker):
                 losses.append(step(*batch))
                 bar.update()
         rate = steps * batch_size / (time.time() - started)
@@ -124,40 +155,57 @@ def fit(
                 f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
                 "Train with a lower --learning-rate"
             )
-        tried = []
-        for each in sorted({start_share, 0.0}, reverse=True):
-            with averaged(model, optimizer, start, each):
-                prepare()
-                tried.append((each, validation_iou(model, *validation), model.get_weights()))
-        kept, iou, weights = max(tried, key=lambda one: mean_iou(one[1]))
-        row = {"start_share": kept} if start_share else {}
+        candidates = []
+        for weight in sorted({phase.wise_ft_weight, 0.0}, reverse=True):
+            with ema_weights(model, optimizer, start, weight):
+                if phase.before_validation:
+                    phase.before_validation()
+                iou = validation_iou(predictor, *validation)
+                candidates.append((weight, iou, model.get_weights()))
+        weight, iou, weights = max(candidates, key=lambda candidate: mean_iou(candidate[1]))
+        row = {"wise_ft_weight": weight} if phase.wise_ft_weight else {}
         row |= {"loss": mean_loss, "mean_iou": mean_iou(iou)}
-        row |= {f"iou_{key}": value for key, value in zip(classes.names, iou)}
+        row |= {f"iou_{name}": value for name, value in zip(classes.names, iou)}
         row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
         row = {key: rounded(value) for key, value in row.items()}
         history.append({"epoch": epoch + 1, "part": part, **row})
-        if best_epoch(history, choose_from) == epoch:
+        if best_epoch(history, phase.first_choice) == epoch:
             state.best = weights
         state.save(chief)
-        minutes = (of - epoch - 1) * (time.time() - started) / 60
-        say(epoch_line(history[-1], classes, of, minutes))
+        minutes = (total - epoch - 1) * (time.time() - started) / 60
+        say(epoch_line(history[-1], classes, total, minutes))
     model.set_weights(state.best)
-    return history
+    return Trained(history, state.resumption)
 
 
-def best_epoch(history: list[dict[str, float]], choose_from: int = 0) -> int:
-    """The place in the history of the highest validation mean IoU; -1 if there is none."""
-    places = range(choose_from, len(history))
-    return max(places, key=lambda place: history[place]["mean_iou"], default=-1)
+def best_epoch(history: Sequence[Row], first_choice: int = 0) -> int:
+    """Index in the history of the highest validation mean IoU, the first of equal ones.
+
+    Args:
+        first_choice: the first index that may be chosen.
+
+    Returns:
+        -1 if there is none to choose from.
+    """
+    indices = range(first_choice, len(history))
+    return max(indices, key=lambda index: history[index]["mean_iou"], default=-1)
 
 
 def rounded(value: Any) -> float | None:
-    """A number to six places; None for one that is not there (NaN)."""
+    """A number rounded to 6 places; None for NaN and infinity."""
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def epoch_line(row: dict[str, float | None], classes: Classes, epochs: int, minutes: float) -> str:
-    """An epoch in one line of at most LINE columns: of many classes, those of the lowest IoU."""
+def epoch_line(row: Row, classes: Classes, epochs: int, minutes: float) -> str:
+    """The line that is printed after an epoch, of at most LINE columns.
+
+    If not all classes fit, it names those of the lowest IoU.
+
+    Args:
+        row: of the epoch, see `Trained`.
+        epochs: total number.
+        minutes: estimated time that is left.
+    """
     head = f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mIoU {row['mean_iou']:.4f} ("
     tail = f")  {row['images_per_second']:.0f}/s  {minutes:.0f} min left"
     iou = {name: row[f"iou_{name}"] for name in classes.names if row[f"iou_{name}"] is not None}

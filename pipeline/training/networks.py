@@ -1,8 +1,7 @@
-"""The U-Nets, and the place for a network of one's own.
+"""The U-Nets, and the place for your own network.
 
-A network is a function of the image's size (height, width) and of the number of classes. To
-train another one, write it here and name it in NETWORKS, or put it in the place of one that is
-there:
+A network is a function of the image size (height, width) and the number of classes. To train your
+own, write it here and add it to NETWORKS, or replace one that is there:
 
     def tiny(size: tuple[int, int], classes: int) -> keras.Model:
         image = layers.Input((*size, 3))  # float32, 0..1
@@ -18,11 +17,13 @@ import math
 from typing import Any, NamedTuple
 
 from pipeline.base.lazy import keras, layers, tf
+from pipeline.training.keras_private import producing_layer, tensors_read
 
-NORM_MOMENTUM = 0.95  # per step, of batch normalisation's moving mean and variance
+NORM_MOMENTUM = 0.95  # of the moving mean and variance of batch normalisation, per step
 
-# EfficientNet-Lite0 (Tan and Le 2019; the Lite family drops squeeze-excite and swish for int8):
-# kernel size, stride, expansion, filters, repeats. Its last stages are cut off here.
+# Stages of EfficientNet-Lite0: kernel size, stride, expansion, filters, repeats. (Tan and Le 2019;
+# the Lite family drops squeeze-and-excitation and swish for the sake of int8.) Only the blocks up
+# to the first one of stride 32 are kept.
 ENCODER_STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -31,15 +32,15 @@ ENCODER_STAGES = (
     (5, 1, 6, 112, 3),
     (5, 2, 6, 192, 1),
 )
-DECODER_KERNELS = (5, 3)  # sides of the depthwise convolutions at each scale of the decoder
-SMALLER = 0.8  # of the side that a teacher sees, for its student: see `teaching_views`
+DECODER_KERNELS = (5, 3)  # kernel sizes of the depthwise convolutions at each decoder scale
+STUDENT_RESOLUTION = 0.8  # side of a student's image over that of its teacher
 
 
 class Preset(NamedTuple):
-    """What makes the compact network faster or more accurate."""
+    """Sizes of the compact network, between fast and accurate."""
 
-    enlargement: float  # of the image's side inside the network
-    decoder: tuple[int, ...]  # filters at 1/16, 1/8 and 1/4 of the side, where the logits are made
+    enlargement: float  # factor by which the network enlarges both sides of the image
+    decoder: tuple[int, ...]  # filters of the decoder at strides 16, 8 and 4; logits come from 4
 
 
 PRESETS = {
@@ -50,33 +51,39 @@ PRESETS = {
 
 
 def normalisation(name: str) -> layers.Layer:
-    """Batch normalisation, with several devices over the batch of all and not each one's share."""
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    """Batch normalisation called `name`_norm; its statistics span all devices of the strategy."""
+    several_devices = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return layers.BatchNormalization(
-        -1, NORM_MOMENTUM, 1e-3, synchronized=several, name=f"{name}_norm"
+        -1, NORM_MOMENTUM, 1e-3, synchronized=several_devices, name=f"{name}_norm"
     )
 
 
 def normalised(x: Any, layer: layers.Layer, name: str, activate: bool = True) -> Any:
-    """A convolution without bias, batch normalisation and ReLU6 (which int8 covers well)."""
+    """A convolution without bias, batch normalisation, and ReLU6 unless `activate` is false.
+
+    The range of ReLU6, 0 to 6, suits int8.
+    """
     x = normalisation(name)(layer(x))
     return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
 
 
 def pointwise(filters: int, name: str) -> layers.Layer:
-    """A 1x1 convolution: mixes channels, pixel by pixel."""
+    """A 1x1 convolution without bias."""
     return layers.Conv2D(filters, 1, use_bias=False, name=name)
 
 
 def depthwise(size: int, stride: int, name: str) -> layers.Layer:
-    """One size x size filter per channel: mixes pixels, channel by channel."""
+    """A depthwise convolution of size x size pixels without bias."""
     return layers.DepthwiseConv2D(size, stride, padding="same", use_bias=False, name=name)
 
 
 def inverted_residual(
     x: Any, expansion: int, filters: int, size: int, stride: int, name: str
 ) -> Any:
-    """MobileNetV2's block (Sandler et al. 2018): expand, depthwise, project, and add if it fits."""
+    """The inverted residual block of MobileNetV2 (Sandler et al. 2018).
+
+    Expand, depthwise convolution, project; plus the input, where the shapes agree.
+    """
     y = x
     if expansion > 1:
         y = normalised(y, pointwise(x.shape[-1] * expansion, f"{name}_expand"), f"{name}_expand")
@@ -86,11 +93,18 @@ def inverted_residual(
 
 
 def blocks_to_pixels(x: Any, block: int) -> Any:
-    """Depth to space: each pixel's channels become a square of block x block pixels.
+    """Depth to space: the channels of each pixel become a square of block x block pixels.
 
-    As reshape, transpose, reshape, which give the same bits as the operator DEPTH_TO_SPACE in the
-    same time, and which NPUs know (no Ethos-U has DEPTH_TO_SPACE). Rows go into the batch, because
-    runtimes like at most four axes.
+    It is built of reshape, transpose and reshape. They compute the same bits as the operator
+    DEPTH_TO_SPACE in the same time, and NPUs run them (no Ethos-U has DEPTH_TO_SPACE). Rows move
+    into the batch axis, because some runtimes take at most four axes.
+
+    Args:
+        x: (batch, height, width, channels).
+        block: side of the square; its square divides the channels.
+
+    Returns:
+        (batch, height * block, width * block, channels / block**2).
     """
     _, rows, columns, channels = x.shape
     x = tf.reshape(x, (-1, columns, block, channels // block), name="rows")
@@ -105,25 +119,29 @@ def compact_unet(
     enlargement: float = 1.0,
     decoder: tuple[int, ...] = PRESETS["default"].decoder,
 ) -> keras.Model:
-    """The network that this pipeline makes small: a U-Net on EfficientNet-Lite0, 1.1 M parameters.
+    """The compact network: a U-Net (Ronneberger et al. 2015) on EfficientNet-Lite0.
 
-    (U-Net: Ronneberger et al. 2015.) It works on the image enlarged: what it gains in accuracy
-    for the time is as much as by any other change that was tried, and it adds no weights
-    (docs/choices.md). A 1x1 convolution over concat([x, skip]) equals the sum of one over x and
-    one over skip, so skips are added, and x is projected before it is enlarged, where it has a
-    quarter of the pixels. Both are normalised before the sum and not after it, where
-    normalisation would be two operators that no convolution takes in. The last layer predicts
-    4 x 4 pixels at once, at a quarter of the resolution: as accurate as another scale of decoder
-    and a quarter faster.
+    It has 1.1 M parameters with the default decoder.
+
+    - The image is enlarged first. That gains as much accuracy for its time as any other change
+      that was tried, and adds no weights (docs/choices.md).
+    - A 1x1 convolution over concat([x, skip]) equals the sum of a convolution over x and one over
+      skip. So skips are added, and x is projected before it is enlarged, while it has a quarter
+      of the pixels.
+    - Both are normalised before the sum. Normalisation after it could not be folded into a
+      convolution and would cost two more operators.
+    - The last layer predicts 4 x 4 pixels at once, at a quarter of the resolution. That is as
+      accurate as one more decoder scale, and a quarter faster.
 
     Args:
         size: height and width of the image in pixels, multiples of 32.
-        classes: how many are told apart.
-        enlargement, decoder: see `Preset`; both sides of the image are enlarged, to the nearest
-            multiples of 32 pixels.
+        classes: number of classes.
+        enlargement: see `Preset`; the enlarged sides are the nearest multiples of 32 pixels.
+        decoder: see `Preset`.
 
     Returns:
-        A model from float32 images (batch, height, width, 3) in 0..1 to logits of that size.
+        A model from float32 images (batch, height, width, 3) in 0..1 to float32 logits (batch,
+        height, width, classes).
     """
     image = layers.Input((*size, 3), name="image")
     inner = tuple(max(1, round(side * enlargement / 32)) * 32 for side in size)
@@ -147,66 +165,81 @@ def compact_unet(
             spatial, mix = f"{name}_depthwise{kernel}", f"{name}_mix{kernel}"
             x = normalised(x, depthwise(kernel, 1, spatial), spatial, activate=False)
             x = normalised(x, pointwise(filters, mix), mix)
-    block = inner[0] // x.shape[1]  # side of the square of pixels that one pixel here predicts
+    block = inner[0] // x.shape[1]  # side of the square that one pixel of x predicts
     x = layers.Conv2D(block**2 * classes, 1, name="logits_block")(x)
     return keras.Model(image, logits_of_size(x, block, size), name="compact_unet")
 
 
 def logits_of_size(x: Any, block: int, size: tuple[int, int]) -> Any:
-    """The compact network's output: float32 logits at the image's size, from its last layer's."""
+    """The output of the compact network, made of that of its last convolution.
+
+    Args:
+        x: (batch, rows, columns, block**2 * classes).
+        block: side of the square of pixels that one pixel of x predicts.
+        size: height and width of the image in pixels.
+
+    Returns:
+        float32 logits (batch, height, width, classes).
+    """
     x = layers.Activation("linear", dtype="float32", name="logits")(blocks_to_pixels(x, block))
     if x.shape[1:3] == tuple(size):
         return x
     return layers.Resizing(*size, dtype="float32", name="shrink")(x)
 
 
-def teaching_views(teacher: keras.Model, student: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Both so that the student sees a smaller image than its teacher, by SMALLER or a little less.
+def distillation_pair(
+    teacher: keras.Model, student: keras.Model
+) -> tuple[keras.Model, keras.Model]:
+    """Return (teacher, student) that share their weights with the given models.
 
-    Crops make things larger in training than they are in use; on a smaller image they have the
-    size again that the network will see (Touvron et al., *Fixing the train-test resolution
-    discrepancy*, 2019). Its teacher sees them large, and better for it. A student without room to
-    shrink (sides are multiples of 32 pixels) has a teacher that sees more than the network will
-    (docs/choices.md).
+    The student runs at STUDENT_RESOLUTION of the teacher's resolution, or slightly above. Crops
+    enlarge objects in training; on a smaller image they have the size again that they have in use
+    (Touvron et al., *Fixing the train-test resolution discrepancy*, 2019). The teacher sees them
+    large, where it is more accurate. If the student's image cannot shrink, because its sides are
+    multiples of 32 pixels, the teacher's image is enlarged instead (docs/choices.md).
 
     Returns:
-        Models of the same inputs, outputs and weights (not copies); the given ones where they are
-        of another network than the compact one, or so small that nothing fits.
+        Models of the same inputs and outputs, whose weights are those of the given models, not
+        copies. The given models themselves, if they are not compact networks or if neither image
+        can change.
     """
-    smaller = on_image_of(student, SMALLER)
+    smaller = at_resolution(student, STUDENT_RESOLUTION)
     if smaller is not student:
         return teacher, smaller
-    return on_image_of(teacher, 1 / SMALLER), student
+    return at_resolution(teacher, 1 / STUDENT_RESOLUTION), student
 
 
-def on_image_of(model: keras.Model, share: float) -> keras.Model:
-    """The same layers on an image of a share of the side that the compact network works on.
+def at_resolution(model: keras.Model, scale: float) -> keras.Model:
+    """The compact network with its layers run on an image of another resolution.
 
-    Sides are multiples of 32 pixels: the nearest to what is asked for that are not beyond it.
+    Args:
+        model: a compact network, maybe with wrapped layers. Other models are returned as they are.
+        scale: factor of both sides of the image that the layers see. The sides are rounded to
+            multiples of 32 pixels, towards the present side.
 
     Returns:
-        A model of the given one's inputs, outputs and weights (not copies); or the given one, if
-        it is another network or that multiple is the side that it has.
+        A model of the same input and output sizes that shares the weights of the given one; the
+        given one itself, if the rounded sides are the present ones.
     """
-    found = {layer.name: getattr(layer, "layer", layer) for layer in model.layers}
-    if "logits_block" not in found:
+    inner_layers = {layer.name: getattr(layer, "layer", layer) for layer in model.layers}
+    if "logits_block" not in inner_layers:
         return model
-    size, enlarge = model.input_shape[1:3], found.get("enlarge")
+    size, enlarge = model.input_shape[1:3], inner_layers.get("enlarge")
     inner = (enlarge.height, enlarge.width) if enlarge else size
-    towards = math.ceil if share < 1 else math.floor
-    sides = tuple(towards(round(side * share / 32, 6)) * 32 for side in inner)
+    towards = math.ceil if scale < 1 else math.floor
+    sides = tuple(towards(round(side * scale / 32, 6)) * 32 for side in inner)
     if sides == inner:
         return model
 
     last = model.output
-    while (made := last._keras_history).layer.name != "logits_block":
-        last = made.layer.inbound_nodes[made.node_index].keras_inputs[0]
+    while producing_layer(last).name != "logits_block":
+        last = tensors_read(last)[0]
 
-    def same(layer: layers.Layer) -> layers.Layer:
+    def reuse(layer: layers.Layer) -> layers.Layer:
         return layers.Activation("linear") if layer.name == "enlarge" else layer
 
     trunk = keras.Model(model.input, last)
-    trunk = keras.models.clone_model(trunk, layers.Input((*sides, 3)), same)
+    trunk = keras.models.clone_model(trunk, layers.Input((*sides, 3)), reuse)
     image = layers.Input((*size, 3))
     x = trunk(layers.Resizing(*sides)(image))
     block = math.isqrt(last.shape[-1] // model.output_shape[-1])
@@ -214,13 +247,18 @@ def on_image_of(model: keras.Model, share: float) -> keras.Model:
 
 
 def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:
-    """The textbook U-Net (Ronneberger et al. 2015), about 1.86 M parameters.
+    """The textbook U-Net (Ronneberger et al. 2015) with about 1.86 M parameters.
 
-    Pairs of 3x3 convolutions of 64, 128 and, at the bottleneck, 256 filters, transposed
-    convolutions, concatenated skips.
+    It has pairs of 3x3 convolutions of 64, 128 and, at the bottleneck, 256 filters, transposed
+    convolutions and concatenated skips. Batch normalisation follows each 3x3 convolution; the
+    converter folds it into the convolution.
 
-    Batch normalisation follows each 3x3 convolution; it is folded away on conversion. Arguments
-    and result as for `compact_unet`.
+    Args:
+        size: height and width of the image in pixels, multiples of 4.
+        classes: number of classes.
+
+    Returns:
+        As `compact_unet`.
     """
 
     def pair(x: Any, filters: int, name: str) -> Any:
@@ -245,4 +283,4 @@ def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:
     return keras.Model(image, logits, name="classic_unet")
 
 
-NETWORKS = {"compact": compact_unet, "classic": classic_unet}  # what --architecture offers
+NETWORKS = {"compact": compact_unet, "classic": classic_unet}  # choices of --architecture

@@ -1,16 +1,16 @@
-"""AdamW with its schedule, and the moving average of the weights."""
+"""AdamW with its learning-rate schedule, and the moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pipeline.base.lazy import keras, tf
 
 WEIGHT_DECAY = 2e-2
-AVERAGE_WINDOW = 0.03  # of all steps: how far back the moving average of the weights reaches
+EMA_WINDOW = 0.03  # time constant of the moving average, as a fraction of all steps
 
 
 def make_optimizer(
@@ -22,17 +22,18 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay to zero.
 
-    Scales, offsets and biases do not decay.
+    Weight decay leaves out scales and offsets of normalisation and biases.
 
     Args:
         steps: of the whole training.
-        learning_rate: the peak, after `warm_up` steps.
-        average: whether to keep a moving average of the weights (Polyak and Juditsky 1992).
-        encoder_share: of each step, by which the compact encoder's weights move, so that what
-            they learned on ImageNet is not overwritten before the decoder can use it.
+        learning_rate: the peak, reached after the warm-up.
+        warm_up: steps of the warm-up; at most a quarter of all steps is taken.
+        average: keep an exponential moving average of the weights (Polyak and Juditsky 1992).
+        encoder_share: factor of each update of the encoder's weights, 0 to 1. Below 1, an encoder
+            from ImageNet changes more slowly than the decoder, which starts from random weights.
     """
 
-    class TwoRateAdamW(keras.optimizers.AdamW):  # here, because Keras is loaded when it is used
+    class TwoRateAdamW(keras.optimizers.AdamW):  # defined here: the module loads without Keras
         def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
             if encoder_share == 1 or not variable.name.startswith(("stem", "block")):
                 super().update_step(gradient, variable)
@@ -45,7 +46,7 @@ def make_optimizer(
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
-    decay = 1 - 1 / max(2.0, AVERAGE_WINDOW * steps)
+    decay = 1 - 1 / max(2.0, EMA_WINDOW * steps)
     optimizer = TwoRateAdamW(
         rate, WEIGHT_DECAY, use_ema=average, ema_momentum=decay, jit_compile=False
     )
@@ -54,29 +55,30 @@ def make_optimizer(
 
 
 @contextlib.contextmanager
-def averaged(
+def ema_weights(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    start: list[np.ndarray] | None = None,
-    start_share: float = 0.0,
+    start: Sequence[np.ndarray] = (),
+    wise_ft_weight: float = 0.0,
 ) -> Iterator[None]:
-    """Puts the moving average of the weights in place for the length of the block.
+    """Puts the moving average (EMA) of the weights into the model for the length of the block.
 
-    Whatever is done to the weights in the block is undone after it. An optimizer that keeps no
-    average leaves them as they are.
+    At the end of the block the model has the weights of the last step again, whatever the block
+    did to them. With an optimizer that keeps no average, the block sees the weights of the last
+    step.
 
     Args:
-        start: what `model.get_weights()` gave before the training.
-        start_share: of that in what is put in place, 0 to 1. The mean of weights before and after
-            fine-tuning is often better than either (Wortsman et al., *Robust fine-tuning of
-            zero-shot models*, 2022).
+        start: `model.get_weights()` from before the training; needed for a `wise_ft_weight`.
+        wise_ft_weight: weight of `start` in the mean that the block sees, 0 to 1; the average has
+            the rest. The mean of the weights before and after fine-tuning is often better than
+            either (WiSE-FT: Wortsman et al., *Robust fine-tuning of zero-shot models*, 2022).
     """
     current = [variable.numpy() for variable in model.variables]
     optimizer.finalize_variable_values(model.trainable_variables)
-    if start_share:
+    if wise_ft_weight:
         pairs = zip(start, model.get_weights())
-        mixed = [start_share * old + (1 - start_share) * new for old, new in pairs]
-        model.set_weights([each.astype(old.dtype) for each, old in zip(mixed, start)])
+        mixed = [wise_ft_weight * old + (1 - wise_ft_weight) * new for old, new in pairs]
+        model.set_weights([mean.astype(old.dtype) for mean, old in zip(mixed, start)])
     try:
         yield
     finally:

@@ -174,7 +174,7 @@ def high_rate() -> None:
     """
     schedules = keras.optimizers.schedules
     schedules.CosineDecay = functools.partial(schedules.CosineDecay, alpha=0.3)
-    optimizers.AVERAGE_WINDOW = 0.1
+    optimizers.EMA_WINDOW = 0.1
 
 
 def nothing() -> None:
@@ -286,7 +286,7 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "masks_alone": ("never its own teacher", nothing, ["--taught-epochs", "0"]),
     "same_size": (
         "its own teacher on images of the same size",
-        setting(networks, SMALLER=1.0),
+        setting(networks, STUDENT_RESOLUTION=1.0),
         [],
     ),
     "not_mirrored": (
@@ -296,7 +296,7 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "weights_after": (
         "no share of the weights before the taught epochs",
-        setting(training, START_SHARE=0.0),
+        setting(training, WISE_FT_WEIGHT=0.0),
         [],
     ),
     "high_rate": ("rate ends at 0.3 of its peak, average over a tenth", high_rate, []),

@@ -1,32 +1,55 @@
 """A network of one convolution and its training, for the tests of the loop."""
 
-from pipeline.base.lazy import keras, layers
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.stage import Stage
 from pipeline.training import checkpoints, loop
 from pipeline.training.losses import segmentation_loss
 from pipeline.training.optimizers import make_optimizer
 
 
-def tiny(*more):
-    """A network of one convolution and then the layers in `more`, with its optimizer."""
+def tiny(*more_layers: layers.Layer) -> tuple[keras.Model, Any]:
+    """A network of one convolution and then the given layers, with its optimizer."""
     keras.utils.set_random_seed(0)
     convolution = layers.Conv2D(3, 3, padding="same")
-    model = keras.Sequential([layers.Input((32, 32, 3)), convolution, *more])
+    model = keras.Sequential([layers.Input((32, 32, 3)), convolution, *more_layers])
     optimizer = make_optimizer(100, 1e-2, 5)
     optimizer.build(model.trainable_variables)
     return model, optimizer
 
 
-def plain_loss(images, masks, logits):
+def plain_loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """`segmentation_loss` with the arguments of the loss of a phase."""
     return segmentation_loss(masks, logits)
 
 
-def fit(stage, model, optimizer, epochs=1, resume=False, **more):
-    """36 training images in batches of 8: four steps an epoch."""
-    vars(stage.arguments).update(batch_size=8, seed=7, resume=resume)
-    how = {"epochs": epochs, "loss": plain_loss} | more
-    return loop.fit(model, optimizer, stage, "tiny", **how)
+def train(
+    stage: Stage,
+    model: keras.Model,
+    optimizer: Any,
+    epochs: int = 1,
+    resume: bool = False,
+    **settings: Any,
+) -> loop.Trained:
+    """Trains on 36 images in batches of 8, which are four steps an epoch.
+
+    Args:
+        settings: further fields of `loop.Phase`.
+    """
+    chosen = {"batch_size": 8, "seed": 7, "loss": plain_loss, **settings}
+    phase = loop.Phase("tiny", epochs, resume=resume, **chosen)
+    return loop.fit(stage, model, optimizer, phase)
 
 
-def state_file(stage):
-    """Where the state of this training lies."""
+def fit(*arguments: Any, **settings: Any) -> list[loop.Row]:
+    """The history of `train`."""
+    return train(*arguments, **settings).history
+
+
+def state_file(stage: Stage) -> Path:
+    """The checkpoint of this training."""
     return checkpoints.state_path(stage.models_dir, "tiny")

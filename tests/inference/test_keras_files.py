@@ -1,4 +1,4 @@
-"""Models come back from .h5 files as they were, and nothing else comes out of such a file."""
+"""Models survive saving and loading; files that name more than plain layers are refused."""
 
 import json
 import shutil
@@ -36,19 +36,54 @@ def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
 def test_disk_that_fills_while_a_model_is_saved_is_the_systems_own_error(
     saved, tmp_path, full_disk
 ):
-    """HDF5 itself raises what nobody understands, or crashes."""
+    """HDF5 itself raises errors without a reason, or crashes."""
     with pytest.raises(OSError) as caught:
         keras_files.save_model(saved[0], tmp_path / "model.h5")
     assert caught.value.strerror
 
 
-def test_predictions_are_the_largest_logits_whatever_the_batch(saved):
+def test_class_maps_are_those_of_the_largest_logits_for_any_batch_size(saved):
     model, _ = saved
+    predictor = keras_files.Predictor(model)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     expected = model(images / np.float32(255)).numpy().argmax(-1)
     for batch_size in (2, 5, 64):
-        found = np.concatenate(list(keras_files.predict(model, images, batch_size)))
-        np.testing.assert_array_equal(found, expected)
+        class_maps = list(predictor(images, batch_size))
+        assert len(class_maps) == -(-5 // batch_size)
+        np.testing.assert_array_equal(np.concatenate(class_maps), expected)
+
+
+def test_predictor_is_compiled_once_and_follows_the_weights(saved):
+    """And it leaves no attribute on the model."""
+    model = keras.models.clone_model(saved[0])
+    before = set(vars(model))
+    predictor = keras_files.Predictor(model)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    for favoured in (1, 2):
+        bias = model.get_layer("logits_block").bias
+        bias.assign(np.tile(1e6 * np.eye(3)[favoured], 16))
+        class_maps = np.concatenate(list(predictor(images, 2)))
+        assert (class_maps == favoured).all()
+    assert predictor._class_maps.experimental_get_tracing_count() == 1
+    assert set(vars(model)) == before
+
+
+def test_larger_images_come_in_smaller_batches(monkeypatch):
+    monkeypatch.setattr(keras_files, "BATCH_PIXELS", 32 * 32 // 4)
+    model = networks.compact_unet((32, 32), 3)
+    images = np.zeros((5, 32, 32, 3), np.uint8)
+    assert [len(maps) for maps in keras_files.Predictor(model)(images, 8)] == [2, 2, 1]
+
+
+def test_validation_iou_by_hand():
+    """A model whose class is the brightest of three channels, on six pixels."""
+    image = layers.Input((1, 6, 3))
+    model = keras.Model(image, layers.Activation("linear")(image))
+    masks = np.array([[[0, 0, 1, 1, 2, 2]]], np.uint8)
+    predicted = np.array([0, 0, 1, 2, 2, 2])
+    images = (200 * np.eye(3)[predicted]).astype(np.uint8)[None, None]
+    iou = keras_files.validation_iou(keras_files.Predictor(model), images, masks)
+    np.testing.assert_allclose(iou, [1, 1 / 2, 2 / 3])
 
 
 def refused(path):
@@ -99,8 +134,8 @@ def test_object_that_is_no_plain_layer_is_found(config):
 
 
 @pytest.mark.parametrize("kind", ["another call", "itself", "each other", "nobody"])
-def test_layers_that_wait_for_ever_are_refused(saved, tmp_path, kind):
-    """Keras would put layers together in rounds until all are, and never end."""
+def test_layers_whose_inputs_can_never_be_built_are_refused(saved, tmp_path, kind):
+    """Keras would build layers in rounds until all are built, which never ends."""
     path = tmp_path / "waits.h5"
     shutil.copy(saved[1], path)
     with h5py.File(path, "r+") as file:
@@ -132,7 +167,7 @@ def test_file_of_keras_3_is_refused_in_one_line(tmp_path):
 
 
 def test_damaged_files_are_one_line_with_the_command(tmp_path):
-    """Bit flips, cuts and garbage: whatever h5py and Keras make of them."""
+    """Flipped bits, files cut short and random bytes, whatever h5py and Keras raise."""
     path = tmp_path / "original_model.h5"
     keras_files.save_model(toy_network()[0], path)
     content = path.read_bytes()
@@ -142,18 +177,18 @@ def test_damaged_files_are_one_line_with_the_command(tmp_path):
         assert "python training.py" in refused(path)
     path.write_bytes(random.bytes(5000))
     refused(path)
-    survived = 0
+    opened = 0
     for _ in range(60):
         flipped = bytearray(content)
-        for place in random.integers(0, 4000, 3):  # where the structure is, not the weights
-            flipped[place] ^= 1 << random.integers(8)
+        for position in random.integers(0, 4000, 3):  # where the structure is, not the weights
+            flipped[position] ^= 1 << random.integers(8)
         path.write_bytes(flipped)
         try:
             keras_files.open_model(path)
-            survived += 1
+            opened += 1
         except UserError as error:
             assert "python training.py" in str(error)
-    assert survived < 60
+    assert opened < 60
 
 
 def test_missing_file_names_the_command(tmp_path):

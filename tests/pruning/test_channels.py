@@ -1,5 +1,5 @@
-"""Channels: the right ones go, the smaller network computes what it did, and a stopped run goes
-on with the channels that it began with.
+"""Channel pruning: the least important channels are removed, the smaller network computes the
+same as the masked one, and a resumed run keeps its choice of channels.
 """
 
 import json
@@ -10,7 +10,7 @@ import pytest
 import pruning
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
-from pipeline.base.stage import Stage
+from pipeline.base.stage import Resumption, Stage
 from pipeline.data.dataset import load_split
 from pipeline.pruning import channels
 from pipeline.pruning.dependency_graph import channel_groups
@@ -20,7 +20,7 @@ from tests.helpers.runs import CLASSES, SIZE
 
 
 def random_network(build):
-    """Random weights, with running statistics and scales that are not all alike."""
+    """A network of random weights, and of random running statistics and scales."""
     keras.utils.set_random_seed(3)
     model = build((SIZE, SIZE), len(CLASSES))
     random = np.random.default_rng(3)
@@ -42,22 +42,21 @@ def test_smaller_network_computes_what_the_masked_one_does(build):
     ]
     small = channels.remove_channels(model, groups, kept)
     images = random.random((2, SIZE, SIZE, 3), np.float32)
-    whole = model(images).numpy()
+    unmasked = model(images).numpy()
     channels.mask_channels(masked, groups, kept)
     expected = masked(images).numpy()
-    # The mask does something.
-    assert np.abs(whole - expected).max() > 0.01 * np.abs(whole).max()
+    assert np.abs(unmasked - expected).max() > 0.01 * np.abs(unmasked).max(), "masks have an effect"
     tolerance = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(small(images).numpy(), expected, atol=tolerance)
     assert small.count_params() < 0.4 * model.count_params()
     assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
 
 
-def test_channels_that_nothing_depends_on_go_first(small_data):
-    """Half of a group's channels are read with weight zero: the criterion must find them."""
+def test_channels_that_nothing_depends_on_are_removed_first(small_data):
+    """Half of the channels of a group are read with weight zero."""
     model = random_network(networks.compact_unet)
     groups = channel_groups(model)
-    (place,) = (k for k, group in enumerate(groups) if group.producers[0] == "block6_expand")
+    (index,) = (k for k, group in enumerate(groups) if group.producers[0] == "block6_expand")
     unread = np.sort(np.random.default_rng(0).choice(480, 240, replace=False))
     kernel = model.get_layer("block6_project").kernel
     values = kernel.numpy()
@@ -66,7 +65,7 @@ def test_channels_that_nothing_depends_on_go_first(small_data):
     total = sum(group.channels for group in groups)
     batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
     kept = channels.choose_channels(model, groups, 240 / total, batches)
-    np.testing.assert_array_equal(kept[place], np.setdiff1d(np.arange(480), unread))
+    np.testing.assert_array_equal(kept[index], np.setdiff1d(np.arange(480), unread))
     assert sum(map(len, kept)) == total - 240
 
 
@@ -80,71 +79,122 @@ def classic():
 
 @pytest.fixture
 def plan(data_copy, classic, monkeypatch):
-    """Asks for channels of the classic network; the choice itself is one that costs no time.
+    """Plans channels of the classic network; the choice itself is replaced by a quick one.
 
-    Returns what was planned, and how often it was chosen so far.
+    Returns the channels to keep, and how many choices were made so far.
     """
-    groups, chosen = channel_groups(classic), []
+    groups, choices = channel_groups(classic), []
 
     def choose(model, groups, share, batches, loss):
         assert next(iter(batches))[0].shape == (4, SIZE, SIZE, 3)
-        chosen.append(share)
-        return [np.arange(8 * len(chosen), group.channels) for group in groups]
+        choices.append(share)
+        return [np.arange(8 * len(choices), group.channels) for group in groups]
 
     monkeypatch.setattr(channels, "choose_channels", choose)
 
-    def ask(*flags, share=0.3):
-        where = ["--models-dir", str(data_copy), "--channels", str(share)]
-        stage = Stage(pruning.__file__, pruning.parse([*where, *flags]))
-        kept = channels.planned_channels(stage, classic, groups, share, 4)
-        return [rows.tolist() for rows in kept], len(chosen)
+    def make_plan(*flags, share=0.3):
+        flags = ["--models-dir", str(data_copy), "--channels", str(share), *flags]
+        stage = Stage.begin(pruning.__file__, pruning.parse(flags))
+        kept, resumption = channels.planned_channels(stage, classic, groups, share, 4)
+        assert resumption == Resumption()
+        return [rows.tolist() for rows in kept], len(choices)
 
-    return ask
+    return make_plan
 
 
 def test_resumed_run_takes_the_channels_of_the_stopped_one_and_a_new_one_chooses(plan):
-    first, chosen = plan()
-    assert chosen == 1
+    first, choices = plan()
+    assert choices == 1
     assert plan("--resume") == (first, 1)
-    second, chosen = plan()
-    assert second != first and chosen == 2
+    second, choices = plan()
+    assert second != first and choices == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "list", "nothing", "keys"])
+def changed(**entries):
+    """Damage that replaces entries of the plan."""
+    return lambda text: json.dumps(json.loads(text) | entries).encode()
+
+
+DAMAGES = {
+    "cut short": lambda text: text[: len(text) // 2].encode(),
+    "empty": lambda _: b"",
+    "no UTF-8": lambda text: b"\xff" + text.encode(),
+    "nested too deeply": lambda _: b"[" * 100_000,
+    "a list": lambda _: b"[1, 2]",
+    "no entries": lambda _: b"{}",
+    "channels are a number": changed(kept=3),
+    "of fewer groups": changed(kept=[[0, 1, 2]]),
+    "a group is a number": changed(kept=[1] * 8),
+    "a channel is text": changed(kept=[["0"]] * 8),
+    "a channel is a fraction": changed(kept=[[0.5]] * 8),
+    "a channel twice": changed(kept=[[1, 1]] * 8),
+    "no such channel": changed(kept=[[0, 4096]] * 8),
+    "a negative channel": changed(kept=[[-1, 0]] * 8),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_plan_is_one_line_and_a_new_choice(plan, data_copy, capsys, damage):
     first, _ = plan()
+    assert len(first) == 8
     path = channels.plan_path(data_copy)
-    whole = path.read_text()
-    damages = {"cut": whole[: len(whole) // 2], "list": "[1, 2]", "nothing": "", "keys": "{}"}
-    path.write_text(damages[damage])
-    second, chosen = plan("--resume")
-    assert second != first and chosen == 2
+    path.write_bytes(DAMAGES[damage](path.read_text(encoding="utf-8")))
+    second, choices = plan("--resume")
+    assert second != first and choices == 2
     assert capsys.readouterr().out.splitlines() == [f"{path} is damaged; beginning anew"]
-    assert plan("--resume") == (second, 2)  # the new choice lies where the damaged one was
+    assert plan("--resume") == (second, 2), "the new choice is in the place of the damaged one"
 
 
 def test_plan_of_another_run_is_one_line_and_a_new_choice(plan, data_copy, capsys):
     first, _ = plan("--epochs", "3")
-    second, chosen = plan("--epochs", "4", "--resume")
-    assert second != first and chosen == 2
+    second, choices = plan("--epochs", "4", "--resume")
+    assert second != first and choices == 2
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "the unfinished run was another one (--epochs is 4, was 3); beginning anew"
-    assert json.loads(channels.plan_path(data_copy).read_text())["kept"] == second
+    content = json.loads(channels.plan_path(data_copy).read_text(encoding="utf-8"))
+    assert content["kept"] == second
+
+
+def test_edits_accepted_since_the_plan_was_made_are_passed_on(plan, data_copy, classic):
+    first, _ = plan()
+    path = channels.plan_path(data_copy)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["identity"]["code"]["pipeline/pruning/channels.py"] = "0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    flags = ["--models-dir", str(data_copy), "--channels", "0.3", "--resume", "--accept-edits"]
+    stage = Stage.begin(pruning.__file__, pruning.parse(flags))
+    kept, resumption = channels.planned_channels(stage, classic, channel_groups(classic), 0.3, 4)
+    assert [rows.tolist() for rows in kept] == first
+    assert resumption == Resumption(("pipeline/pruning/channels.py was edited",))
+
+
+def test_error_of_our_own_is_not_taken_for_damage(plan, data_copy, monkeypatch):
+    """It would throw the channels away that a fine-tuning began with."""
+    plan()
+    path = channels.plan_path(data_copy)
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise TypeError("an error in a program")
+
+    monkeypatch.setattr(channels, "fits_groups", broken)
+    with pytest.raises(TypeError, match="an error in a program"):
+        plan("--resume")
+    assert path.read_bytes() == before
 
 
 def test_largest_share_leaves_one_block_of_each_kind(classic):
     image = layers.Input((SIZE, SIZE, 3))
     x = image
-    for filters in (8, 9, 24):  # of which 0, 8 and 16 can go
+    for filters in (8, 9, 24):  # of which 0, 8 and 16 can be removed
         x = layers.Conv2D(filters, 1)(x)
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x))
     assert channels.removable_share(channel_groups(model)) == pytest.approx(24 / 41)
     assert channels.removable_share([]) == 0
-    assert channels.removable_share(channel_groups(classic)) > 0.9  # more than --channels takes
+    assert channels.removable_share(channel_groups(classic)) > 0.9  # the largest --channels
 
 
-def test_largest_share_can_be_had(small_data):
-    """What is promised as possible is what the choice then takes out."""
+def test_largest_share_is_removed_if_asked_for(small_data):
     keras.utils.set_random_seed(0)
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(24, 3, padding="same", activation="relu")(image)
@@ -156,18 +206,18 @@ def test_largest_share_can_be_had(small_data):
     assert [len(rows) for rows in kept] == [8, 1]
 
 
-def test_more_than_can_go_is_refused_before_anything_is_chosen(data_copy, monkeypatch):
+def test_more_than_can_be_removed_is_refused_before_channels_are_chosen(data_copy, monkeypatch):
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(9, 1)(image)
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="narrow")
     monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
-    stage = Stage(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
+    stage = Stage.begin(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
     words = r"at most 89% of the channels of narrow can go.*use --channels 0\.88 or less"
     with pytest.raises(UserError, match=words):
         channels.planned_channels(stage, model, channel_groups(model), 0.9, 4)
 
 
-def test_smaller_network_that_computes_something_else_is_refused():
+def test_smaller_network_with_other_logits_is_refused():
     image = layers.Input((SIZE, SIZE, 3))
     layer = layers.Conv2D(len(CLASSES), 1)
     model = keras.Model(image, layer(image))

@@ -1,4 +1,4 @@
-"""Which channels can only go together: what is added is one group, what is concatenated stays."""
+"""The dependency graph: added channels are one group, concatenated ones cannot be removed."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def by_first_producer(model):
     return {group.producers[0]: group for group in channel_groups(model)}
 
 
-def test_groups_tie_what_is_added(compact):
+def test_channels_that_are_added_up_are_one_group(compact):
     groups = by_first_producer(compact)
     expanded = groups["block2_expand"]
     assert expanded.followers == ["block2_expand_norm", "block2_depthwise", "block2_depthwise_norm"]
@@ -28,7 +28,7 @@ def test_groups_tie_what_is_added(compact):
     assert "logits_block" not in groups
 
 
-def test_groups_leave_out_what_is_concatenated():
+def test_channels_that_are_concatenated_are_in_no_group():
     groups = by_first_producer(networks.classic_unet((SIZE, SIZE), len(CLASSES)))
     assert {name: group.consumers for name, group in groups.items()} == {
         "down64a": ["down64b"],
@@ -42,15 +42,15 @@ def test_groups_leave_out_what_is_concatenated():
     }
 
 
-def test_cost_of_a_channel_is_what_it_takes_at_the_resolution_where_it_lives(compact):
-    """An expanded channel of block 1: made at 16 x 16 pixels, halved on its way, read at 8 x 8."""
+def test_cost_of_a_channel_counts_the_pixels_of_each_of_its_layers(compact):
+    """An expanded channel of block 1: written at 16 x 16 pixels, read at 8 x 8 after stride 2."""
     group = by_first_producer(compact)["block1_expand"]
-    made, halved, read = 16 * 16 * 16, 8 * 8 * 3 * 3 * DEPTHWISE_COST, 8 * 8 * 24
-    assert channel_cost(compact, group) == pytest.approx(made + halved + read)
+    expand, depthwise, project = 16 * 16 * 16, 8 * 8 * 3 * 3 * DEPTHWISE_COST, 8 * 8 * 24
+    assert channel_cost(compact, group) == pytest.approx(expand + depthwise + project)
 
 
 def own_network(*middle):
-    """An image, 16 channels, layers of somebody's own on them, logits."""
+    """A network of a convolution, the given layers, another convolution, and logits."""
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(16, 3, padding="same", name="first")(image)
     for layer in middle:
@@ -59,19 +59,19 @@ def own_network(*middle):
     return keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x))
 
 
-def test_depthwise_convolution_that_makes_two_of_each_keeps_its_channels():
+def test_depthwise_convolution_with_a_depth_multiplier_keeps_its_channels():
     double = own_network(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2))
     assert set(by_first_producer(double)) == {"last"}
     single = own_network(layers.DepthwiseConv2D(3, padding="same"))
     assert set(by_first_producer(single)) == {"first", "last"}
 
 
-def test_sum_that_broadcasts_one_channel_over_all_keeps_them():
+def test_sum_that_broadcasts_one_channel_keeps_its_channels():
     weight = layers.Conv2D(1, 1, name="weight")
     broadcast = own_network(lambda x: layers.Add()([x, weight(x)]))
     assert set(by_first_producer(broadcast)) == {"last"}
 
 
-def test_convolution_in_groups_keeps_what_it_reads_and_writes():
+def test_grouped_convolution_keeps_the_channels_that_it_reads_and_writes():
     grouped = own_network(layers.Conv2D(16, 3, padding="same", groups=2, name="grouped"))
     assert set(by_first_producer(grouped)) == {"last"}

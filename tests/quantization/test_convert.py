@@ -6,7 +6,7 @@ import pytest
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import load_model, predict
+from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.inference.litert import logits_of, open_interpreter, operators, predict_tflite
 from pipeline.quantization import convert
 from pipeline.quantization.verify import check
@@ -186,7 +186,7 @@ def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, off
     slot = open_interpreter(path).get_input_details()[0]
     assert slot["dtype"] == np.uint8
     assert slot["quantization"] == (pytest.approx(1 / 255), 0)
-    expected = np.concatenate(list(predict(model, images)))
+    expected = np.concatenate(list(Predictor(model)(images)))
     assert np.bincount(expected.ravel()).min() > 0.04 * expected.size
     assert check(path, "int8", images, expected) >= 0.97
     exact = model(images / np.float32(255)).numpy()
@@ -229,7 +229,7 @@ def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert.convert(model, "int8", images.astype(np.float32) / 255))
-    expected = np.concatenate(list(predict(model, images)))
+    expected = np.concatenate(list(Predictor(model)(images)))
     assert check(path, "int8", images, expected) >= 0.9
     kinds = [operator.kind for operator in operators(path.read_bytes())]
     # Nothing rescales the image.
@@ -245,6 +245,6 @@ def test_operator_without_an_int16_form_stays_float(tmp_path, monkeypatch):
     x = tf.nn.depth_to_space(layers.Conv2D(4 * len(CLASSES), 1)(x), 2)
     model, images, path = keras.Model(image, x), blocks(), tmp_path / entry.file
     path.write_bytes(convert.convert(model, "int16", images.astype(np.float32) / 255))
-    expected = np.concatenate(list(predict(model, images)))
+    expected = np.concatenate(list(Predictor(model)(images)))
     assert check(path, "int16", images, expected) >= 0.99
     assert {np.int16, np.int8} <= tensor_types(open_interpreter(path))

@@ -1,4 +1,4 @@
-"""Fine-tuning for int8: the network rounds where its int8 file will, and keeps its zeros."""
+"""QAT: the network rounds where its int8 file does, and zeros of the kernels stay zeros."""
 
 import functools
 
@@ -22,8 +22,8 @@ from tests.helpers.toy_networks import with_statistics
 
 
 @pytest.fixture(scope="module")
-def imitation():
-    """The module, which needs Keras at import."""
+def qat():
+    """The module, which loads Keras when it is imported."""
     from pipeline.quantization import qat
 
     return qat
@@ -35,38 +35,40 @@ def validation(finished_run):
 
 
 @pytest.fixture
-def imitate(imitation, monkeypatch):
-    """Imitates an int8 file that is there already: to make it anew takes seconds."""
+def simulate(qat, monkeypatch):
+    """Simulates an int8 file that was made before: to convert a model takes seconds."""
 
-    def imitate(model, content):
-        monkeypatch.setattr(imitation, "convert", lambda *_: content)
-        return imitation.imitate_int8(model, None)
+    def simulate(model, content):
+        monkeypatch.setattr(qat, "convert", lambda *_: content)
+        return qat.simulate_int8(model, None)
 
-    return imitate
+    return simulate
 
 
 @pytest.fixture
-def plainly_rounded(monkeypatch):
-    """Converts to int8 with kernels rounded to the nearest, as the imitation rounds them."""
+def rounded_to_nearest(monkeypatch):
+    """Converts to int8 with kernels rounded to the nearest value, without GPTQ."""
     monkeypatch.setattr(convert, "round_kernels", lambda model, _: model)
     return functools.partial(convert.convert, variant="int8")
 
 
 def noise_ratio(model, student, content, images):
-    """Power of the imitation's error over that of the int8 file, both against the float model."""
-    file = logits_of(content, images)
+    """Mean squared error of the simulation over that of the int8 file, against the float model."""
+    in_file = logits_of(content, images)
     pixels = images / np.float32(255)
-    exact, imitated = (each(pixels, training=False).numpy() for each in (model, student))
-    in_file = np.mean((file - exact) ** 2)
-    assert in_file > 0
-    return np.mean((imitated - exact) ** 2) / in_file
+    exact, simulated = (network(pixels, training=False).numpy() for network in (model, student))
+    file_error = np.mean((in_file - exact) ** 2)
+    assert file_error > 0
+    return np.mean((simulated - exact) ** 2) / file_error
 
 
-def test_imitation_is_as_noisy_as_the_int8_file(finished_run, imitate, plainly_rounded, validation):
-    """Which roundings go up and which go down differs, because sums differ in their last bit."""
+def test_simulation_is_as_noisy_as_the_int8_file(
+    finished_run, simulate, rounded_to_nearest, validation
+):
+    """Sums differ in their last bits, so that single values are rounded in other directions."""
     model = load_model(finished_run, "pruned")
-    content = plainly_rounded(model, calibration=calibration_sample(finished_run, 36, 7)[1])
-    student = imitate(model, content)
+    content = rounded_to_nearest(model, calibration=calibration_sample(finished_run, 36, 7)[1])
+    student = simulate(model, content)
     assert 0.5 < noise_ratio(model, student, content, validation) < 2
 
 
@@ -75,24 +77,26 @@ def test_imitation_is_as_noisy_as_the_int8_file(finished_run, imitate, plainly_r
     [(networks.classic_unet, (), 0.5, 2), (networks.compact_unet, (2.0,), 0, np.inf)],
     ids=["classic", "on an enlarged image"],
 )
-def test_other_networks_are_imitated_too(imitate, plainly_rounded, network, settings, least, most):
+def test_other_networks_are_simulated_too(
+    simulate, rounded_to_nearest, network, settings, least, most
+):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
     model = with_statistics(
         network((SIZE, SIZE), len(CLASSES), *settings), images / np.float32(255)
     )
-    content = plainly_rounded(model, calibration=images / np.float32(255))
-    student = imitate(model, content)
+    content = rounded_to_nearest(model, calibration=images / np.float32(255))
+    student = simulate(model, content)
     assert least < noise_ratio(model, student, content, images) < most
 
 
-def test_imitation_trains_the_weights_of_the_model_and_spares_its_zeros_and_norms(
-    finished_run, imitate
+def test_fine_tuning_changes_the_weights_of_the_model_but_not_its_zeros_and_normalisation(
+    finished_run, simulate
 ):
     model = load_model(finished_run, "pruned")
     for layer in model.layers:
         layer.trainable = "norm" not in layer.name
-    student = imitate(model, artifact_path(finished_run, "int8").read_bytes())
+    student = simulate(model, artifact_path(finished_run, "int8").read_bytes())
     before = {variable.name: variable.numpy() for variable in model.variables}
     assert {variable.name for variable in student.variables} == set(before)
     optimizer = make_optimizer(4, 1e-2, 0, average=False)
@@ -111,13 +115,13 @@ def test_imitation_trains_the_weights_of_the_model_and_spares_its_zeros_and_norm
             np.testing.assert_array_equal(was == 0, now == 0, err_msg=name)
 
 
-def test_rounded_kernel_has_255_steps_per_output_channel(imitation):
+def test_kernel_is_rounded_to_255_values_per_output_channel(qat):
     layer = layers.Conv2D(3, 3, use_bias=False)
     layer.build((None, 8, 8, 4))
     kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 3)) * [1, 10, 100]
     kernel = kernel.astype(np.float32)
     layer.set_weights([kernel])
-    wrapped = imitation.Int8Imitation(layer, None)
+    wrapped = qat.SimulatedInt8(layer, None)
     ones = np.eye(4, dtype=np.float32).reshape(4, 1, 1, 4).repeat(3, 1).repeat(3, 2)
     sums = wrapped(ones).numpy().reshape(4, 3)  # of one input channel's kernel each
     scale = np.abs(kernel).max(axis=(0, 1, 2)) / 127

@@ -6,7 +6,7 @@ import pytest
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import load_model, predict
+from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.quantization import calibration, verify
 from pipeline.quantization import convert as conversion
 from pipeline.quantization.convert import calibration_sample, convert
@@ -24,7 +24,7 @@ def validation(finished_run):
 
 @pytest.fixture(scope="module")
 def expected(pruned, validation):
-    return np.concatenate(list(predict(pruned, validation)))
+    return np.concatenate(list(Predictor(pruned)(validation)))
 
 
 def test_agreement_is_the_share_of_pixels_of_the_same_class(finished_run, validation, expected):

@@ -14,9 +14,17 @@ import quantization
 from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
+from pipeline.base.stage import NOT_RESUMED
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import is_convolution, load_model, save_model, validation_iou
+from pipeline.inference.keras_files import (
+    Predictor,
+    is_convolution,
+    load_model,
+    save_model,
+    validation_iou,
+)
 from pipeline.pruning import channels, magnitude
+from pipeline.training import loop
 from tests.helpers.runs import CLASSES, SIZE
 
 SHORT = ("--epochs", "1", "--batch-size", "8")
@@ -75,7 +83,7 @@ def test_record_says_the_sparsity_of_each_layer(pruned, finished_run):
 def test_recorded_accuracy_is_that_of_the_pruned_weights(pruned, finished_run):
     """And not of an epoch in which sparsity was still rising."""
     metrics = read_record(finished_run, "pruned")["metrics"]
-    iou = validation_iou(pruned, *load_split(finished_run, "validation"))
+    iou = validation_iou(Predictor(pruned), *load_split(finished_run, "validation"))
     assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
 
 
@@ -84,7 +92,8 @@ def test_stage_that_misses_the_sparsity_writes_nothing(run_copy, monkeypatch):
     row = {"epoch": 1, "mean_iou": 0.5, "loss": 1.0}
     row |= {f"iou_{name}": 0.5 for name in CLASSES}
     # Trains nothing: no zeros come to be.
-    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: [row])
+    trained = loop.Trained([row], NOT_RESUMED)
+    monkeypatch.setattr(pruning.loop, "fit", lambda *_: trained)
     words = r"achieved sparsity 0\.\d+ misses the 0\.600 asked for; nothing was written"
     with pytest.raises(UserError, match=words):
         pruning.main(["--models-dir", str(run_copy), "--sparsity", "0.6", *SHORT])
@@ -182,11 +191,11 @@ def test_resumed_run_keeps_the_channels_that_it_began_with(run_copy, chosen_at_o
     def filters(model):
         return [layer.filters for layer in model.layers if is_convolution(layer)]
 
-    def killed(model, *rest, **named):
+    def killed(stage, model, *_):
         seen.append(filters(model))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pruning.fitting, "fit", killed)
+    monkeypatch.setattr(pruning.loop, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         pruning.main(flags)
     monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose anew"))
@@ -207,7 +216,7 @@ def narrow_run(run_copy, monkeypatch):
     record, path = read_record(run_copy, "original"), artifact_path(run_copy, "original")
     save_model(model, path)
     write_record(record_path(run_copy, "original"), record | {"sha256": sha256(path)})
-    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(pruning.loop, "fit", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
     return run_copy
 
@@ -242,7 +251,7 @@ def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, 
 
 
 def test_too_few_steps_for_zeros_are_said_before_any_training(run_copy, monkeypatch):
-    monkeypatch.setattr(pruning.fitting, "fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(pruning.loop, "fit", lambda *_, **__: pytest.fail("trained"))
     flags = ["--models-dir", str(run_copy), "--epochs", "1", "--batch-size", "36"]
     with pytest.raises(UserError, match="1 steps are too few to set zeros in; use more --epochs"):
         pruning.main(flags)

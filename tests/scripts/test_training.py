@@ -10,7 +10,7 @@ import training
 from pipeline.base.artifacts import read_record, sha256
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import load_model, validation_iou
+from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import networks
 from tests.helpers.runs import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
 
@@ -19,7 +19,7 @@ def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
     model = load_model(finished_run, "original")
     images, masks = (part[:] for part in load_split(finished_run, "validation"))
     assert model(images[:2].astype(np.float32) / 255).shape == (2, 32, 32, 3)
-    iou = validation_iou(model, images, masks)
+    iou = validation_iou(Predictor(model), images, masks)
     metrics = read_record(finished_run, "original")["metrics"]
     assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
 
@@ -136,6 +136,6 @@ def test_network_of_ones_own_is_checked_before_it_is_trained(data_copy, monkeypa
     monkeypatch.setitem(
         networks.NETWORKS, "compact", lambda size, _: networks.classic_unet(size, 4)
     )
-    monkeypatch.setattr(training.fitting, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr(training.loop, "fit", lambda *_, **__: pytest.fail("it was trained"))
     with pytest.raises(UserError, match=r"classic_unet maps .*correct it in pipeline/training/"):
         training.main(["--models-dir", str(data_copy)])

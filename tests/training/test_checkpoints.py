@@ -1,12 +1,15 @@
-"""What a killed training goes on from: only its own state, and only one that is whole."""
+"""A stopped training continues only from its own checkpoint, and only from a whole one."""
 
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.base import system
 from pipeline.base.lazy import layers
+from pipeline.base.stage import Resumption, Stage
 from pipeline.training import checkpoints
 from tests.helpers.tiny_trainings import fit, state_file, tiny
 
@@ -32,53 +35,154 @@ def test_resume_after_other_settings_begins_anew(make_stage, capsys):
     assert any((now != 0).any() for now in model.get_weights())
 
 
-def test_resume_on_another_number_of_threads_says_so_and_goes_on(stage, monkeypatch, capsys):
-    """Sums over other threads are other bits; the record says on how many each part ran."""
-    monkeypatch.setattr(checkpoints, "tensorflow_threads", lambda: 2)
-    monkeypatch.setattr(stage.processes, "tensorflow_threads", lambda: 2)
+def test_resume_on_another_number_of_threads_prints_it_and_continues(stage, monkeypatch, capsys):
+    """Sums over other numbers of threads differ in their last bits; the record tells of it."""
+
+    def on_threads(number):
+        for module in (checkpoints, system):
+            monkeypatch.setattr(module, "tensorflow_threads", lambda: number)
+
+    def restored():
+        state = checkpoints.TrainingState(stage, "tiny", *tiny())
+        state.restore()
+        return state
+
+    on_threads(2)
     saved_state(stage, *tiny())
-    checkpoints.TrainingState(stage, "tiny", *tiny()).restore()
+    assert restored().resumption == Resumption()
     assert "threads" not in capsys.readouterr().out
-    assert "threads_before" not in stage.record("0", {}) and stage.record("0", {})["threads"] == 2
-    monkeypatch.setattr(checkpoints, "tensorflow_threads", lambda: 1)
-    monkeypatch.setattr(stage.processes, "tensorflow_threads", lambda: 1)
-    state = checkpoints.TrainingState(stage, "tiny", *tiny())
-    state.restore()
+    on_threads(1)
+    state = restored()
     assert len(state.history) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "going on after epoch 1"
-    assert said[1].startswith("on 1 threads, after epochs on 2: the weights will not be")
-    record = stage.record("0", {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "going on after epoch 1"
+    assert lines[1].startswith("on 1 threads, after epochs on 2: the weights will not be")
+    record = stage.record("0", {}, state.resumption)
     assert (record["threads"], record["threads_before"]) == (1, [2])
-    state.save()  # and a second kill forgets none of it
-    checkpoints.TrainingState(stage, "tiny", *tiny()).restore()
-    assert stage.record("0", {})["threads_before"] == [2]
+    state.save()  # after a second stop, all numbers are still known
+    assert restored().resumption.threads_before == (2,)
+
+
+def test_accepted_edits_of_all_phases_are_passed_on(stage, monkeypatch):
+    saved_state(stage, *tiny())
+    edits = Resumption(("losses.py was edited", "loop.py was edited"))
+    monkeypatch.setattr(Stage, "may_resume", lambda *_: edits)
+    before = Resumption(("losses.py was edited",), (3,))
+    state = checkpoints.TrainingState(stage, "tiny", *tiny(), before)
+    state.restore()
+    assert state.resumption.accepted == ("losses.py was edited", "loop.py was edited")
+
+
+def with_header(change):
+    """Damage that replaces the header of a checkpoint by another one, in a whole archive."""
+
+    def damage(path):
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = change(json.loads(str(arrays["about"])))
+        del arrays["about"]
+        if header is not None:
+            arrays["about"] = np.array(header if isinstance(header, str) else json.dumps(header))
+        np.savez(path, **arrays)
+
+    return damage
+
+
+def with_bytes(change):
+    """Damage of the bytes of a file."""
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def single_array(path):
+    """Replaces the archive by the file of one array."""
+    with path.open("wb") as file:
+        np.save(file, np.arange(3))
 
 
 DAMAGES = {
-    "cut short": lambda content: content[: len(content) // 2],
-    "empty": lambda _: b"",
-    "garbage": lambda content: bytes(len(content)),
-    "other bytes within": lambda content: content[:2000] + b"\xff" * 40 + content[2040:],
+    "cut short": with_bytes(lambda content: content[: len(content) // 2]),
+    "empty": with_bytes(lambda _: b""),
+    "zeros": with_bytes(lambda content: bytes(len(content))),
+    "text, no zip": with_bytes(lambda _: b"not an archive"),
+    "other bytes within": with_bytes(
+        lambda content: content[:2000] + b"\xff" * 40 + content[2040:]
+    ),
+    "one array, no archive": single_array,
+    "no header": with_header(lambda _: None),
+    "header cut short": with_header(lambda header: json.dumps(header)[:-9]),
+    "header nested too deeply": with_header(lambda _: "[" * 100_000),
+    "header is a list": with_header(lambda header: [header]),
+    "history is a number": with_header(lambda header: header | {"history": 3}),
+    "history of numbers": with_header(lambda header: header | {"history": [1, 2]}),
+    "epoch without its mean IoU": with_header(lambda header: header | {"history": [{"loss": 1}]}),
+    "threads are text": with_header(lambda header: header | {"threads": ["two"]}),
+    "no threads": with_header(lambda header: header | {"threads": []}),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_state_is_one_line_and_a_new_beginning(stage, capsys, damage):
+def test_damaged_checkpoint_is_one_line_and_a_new_beginning(stage, capsys, damage):
+    saved_state(stage, *tiny())
+    path = state_file(stage)
+    DAMAGES[damage](path)
+    state = checkpoints.TrainingState(stage, "tiny", *tiny())
+    state.restore()
+    assert capsys.readouterr().out == f"{path} is damaged; beginning anew\n"
+    assert state.history == [] and state.resumption == Resumption()
+    checkpoints.forget(stage, "tiny", ours_only=True)
+    assert path.exists(), "whose it is cannot be known"
+
+
+def test_training_after_a_damaged_checkpoint_is_that_of_a_new_run(stage, capsys):
     first = fit(stage, *tiny())
     path = state_file(stage)
-    path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    capsys.readouterr()
+    path.write_bytes(path.read_bytes()[:-100])
     again = fit(stage, *tiny(), resume=True)
-    said = [line for line in capsys.readouterr().out.splitlines() if "epoch " not in line]
-    assert said == [f"{path} is damaged; beginning anew"]
+    assert f"{path} is damaged; beginning anew\n" in capsys.readouterr().out
     assert again[0]["loss"] == first[0]["loss"]
-    assert fit(stage, *tiny(), resume=True) == again, "the new state can be read"
+    assert fit(stage, *tiny(), resume=True) == again, "the new checkpoint can be read"
 
 
-@pytest.mark.parametrize("more", [0, 1], ids=["none", "a layer"])
-def test_state_of_another_network_is_not_assigned(stage, capsys, more):
-    """Not even the weights that would fit: half of one network in another is neither."""
+def test_identity_of_another_form_is_another_run(stage, capsys):
+    saved_state(stage, *tiny())
+    with_header(lambda header: header | {"identity": 3})(state_file(stage))
+    checkpoints.TrainingState(stage, "tiny", *tiny()).restore()
+    assert "the unfinished run was another one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, IndexError])
+@pytest.mark.parametrize("function", ["parse_header", "numbered", "shapes_agree"])
+def test_error_of_our_own_is_not_taken_for_damage(stage, monkeypatch, function, error):
+    """It would throw the epochs away that the checkpoint holds."""
+    fit(stage, *tiny())
+    before = state_file(stage).read_bytes()
+
+    def broken(*_):
+        raise error("an error in a program")
+
+    monkeypatch.setattr(checkpoints, function, broken)
+    with pytest.raises(error, match="an error in a program"):
+        fit(stage, *tiny(), 2, resume=True)
+    assert state_file(stage).read_bytes() == before
+
+
+def test_checkpoint_that_the_system_does_not_open_is_not_taken_for_damaged(stage, monkeypatch):
+    fit(stage, *tiny())
+    path, opened = state_file(stage), Path.open
+
+    def refuse(self, *arguments, **settings):
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        fit(stage, *tiny(), 2, resume=True)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["fewer layers", "another layer"])
+def test_checkpoint_of_another_network_is_not_assigned(stage, capsys, more):
+    """Not even the weights that would fit."""
     saved_state(stage, *tiny(layers.Conv2D(3, 3, padding="same"), layers.Conv2D(3, 1)))
     model, optimizer = tiny(*[layers.Conv2D(3, 5, padding="same")] * more)
     before = [np.zeros_like(value) for value in model.get_weights()]
@@ -90,8 +194,8 @@ def test_state_of_another_network_is_not_assigned(stage, capsys, more):
     assert all((now == 0).all() for now in model.get_weights())
 
 
-def test_state_stays_until_it_is_forgotten(stage, capsys, monkeypatch):
-    """A kill between the last epoch and the finished model costs no training."""
+def test_checkpoint_stays_until_it_is_forgotten(stage, capsys, monkeypatch):
+    """After a kill between the last epoch and the finished model, nothing is trained again."""
     model, optimizer = tiny()
     history = fit(stage, model, optimizer, 2)
     assert state_file(stage).exists()
@@ -104,13 +208,16 @@ def test_state_stays_until_it_is_forgotten(stage, capsys, monkeypatch):
     assert state_file(stage).exists()
     checkpoints.forget(stage, "tiny")
     assert not state_file(stage).exists()
-    unlink = errno.EROFS, "Read-only file system"  # said of what is not there, too
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(*unlink)))
-    checkpoints.forget(stage, "tiny")  # and a second time is no fault
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")  # also for a file that is missing
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    checkpoints.forget(stage, "tiny")
 
 
-def test_state_that_outlived_its_run_goes_and_another_ones_stays(make_stage):
-    """A kill right before the state was forgotten; or an unfinished run of other settings."""
+def test_checkpoint_left_by_this_run_is_removed_and_that_of_another_run_stays(make_stage):
+    """Left by a kill right before it was removed; or by an unfinished run of other settings."""
     stage = make_stage("--epochs", "3")
     saved_state(stage, *tiny())
     path = state_file(stage)
@@ -118,12 +225,9 @@ def test_state_that_outlived_its_run_goes_and_another_ones_stays(make_stage):
     assert path.exists()
     checkpoints.forget(stage, "tiny", ours_only=True)
     assert not path.exists()
-    path.write_bytes(b"damaged")
-    checkpoints.forget(stage, "tiny", ours_only=True)
-    assert path.exists()
 
 
-def test_state_of_a_run_that_is_not_resumed_is_replaced(stage):
+def test_checkpoint_of_a_run_that_is_not_resumed_is_replaced(stage):
     fit(stage, *tiny(), 2)
     assert len(fit(stage, *tiny(), 1)) == 1
     assert len(fit(stage, *tiny(), 1, resume=True)) == 1

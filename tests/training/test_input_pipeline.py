@@ -1,4 +1,4 @@
-"""Augmentation moves image and mask as one; order and draws depend on seed and epoch alone."""
+"""Augmentation moves image and mask together; batches depend on seed and epoch alone."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from pipeline.training import input_pipeline
 from pipeline.training.input_pipeline import augment, epoch_batches
 from tests.helpers.pictures import blobs
 
-# The whole image, not turned, not flipped, in the same colours.
+# Draws that leave an image as it is: not cropped, rotated, flipped or recoloured.
 IDENTITY = np.array([1, 0.5, 1, *[0.5] * 9], np.float32)
 GEOMETRY = slice(0, 6)
 
@@ -25,7 +25,7 @@ def noise(number, size=32):
 # --- augmentation -------------------------------------------------------------------------
 
 
-def test_draws_in_the_middle_leave_the_image_as_it_is():
+def test_identity_draws_leave_the_image_as_it_is():
     images, masks = noise(4)
     moved, truth = augment(images, masks, np.tile(IDENTITY, (4, 1)))
     assert moved.dtype == tf.float32 and truth.dtype == tf.int32
@@ -42,12 +42,12 @@ def test_flip_is_an_exact_mirror_image():
     assert (truth.numpy() == masks[:, :, ::-1]).all()
 
 
-def test_smallest_crop_enlarges_the_middle():
+def test_smallest_crop_enlarges_the_centre():
     size = 100
-    across = np.tile(np.arange(size, dtype=np.uint8), (1, size, 1))
+    ramp = np.tile(np.arange(size, dtype=np.uint8), (1, size, 1))
     draws = IDENTITY.copy()
     draws[0] = 0
-    moved, _ = augment(np.repeat(across[..., None], 3, axis=3), across % 3, draws[None])
+    moved, _ = augment(np.repeat(ramp[..., None], 3, axis=3), ramp % 3, draws[None])
     row = moved.numpy()[0, 50, :, 0] * 255
     side = input_pipeline.SMALLEST_CROP * (size - 1)
     assert row[0] == pytest.approx((size - 1 - side) / 2, abs=1)
@@ -75,12 +75,12 @@ def test_colour_draws_recolour_the_image_and_leave_the_mask():
     assert moved.numpy().min() >= 0 and moved.numpy().max() <= 1
 
 
-def test_portrait_picture_is_turned_and_not_sheared():
-    """A square stays a square of its size, in a picture that is higher than wide."""
+def test_portrait_image_is_rotated_and_not_sheared():
+    """A square stays a square of its size in an image that is higher than wide."""
     images = np.zeros((1, 96, 64, 3), np.uint8)
     images[0, 40:56, 24:40] = 255
     draws = IDENTITY.copy()
-    draws[3] = 1  # turned by ROTATION
+    draws[3] = 1  # rotated by ROTATION
     moved, _ = augment(images, images[..., 0] // 255, draws[None])
     inside = moved.numpy()[0, :, :, 0] > 0.5
     rows, columns = np.nonzero(inside)
@@ -90,7 +90,7 @@ def test_portrait_picture_is_turned_and_not_sheared():
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
 
 
-def test_beyond_the_edges_is_a_mirror_image_or_where_masks_may_say_so_no_class():
+def test_pixels_beyond_the_edges_are_mirrored_or_ignored():
     images, masks = noise(1)
     masks[:] = 1
     draws = IDENTITY.copy()
@@ -107,7 +107,7 @@ def test_beyond_the_edges_is_a_mirror_image_or_where_masks_may_say_so_no_class()
 
 
 def numbered(count):
-    """Images that are told apart by their one grey value, which their mask repeats modulo 3."""
+    """Images of one grey value each, their number; the mask is that number modulo 3."""
     values = np.arange(count, dtype=np.uint8)
     images = np.broadcast_to(values[:, None, None, None], (count, 32, 32, 3))
     return images.copy(), np.broadcast_to(values[:, None, None] % 3, (count, 32, 32)).copy()
@@ -123,18 +123,17 @@ def epoch_of(*arguments):
     return [(images.numpy(), masks.numpy()) for images, masks in epoch_batches(*arguments)]
 
 
-def test_shares_of_two_workers_with_two_devices_make_up_the_batch_of_one():
+def test_pieces_of_two_workers_with_two_devices_make_up_the_batch_of_one():
     images, masks = blobs(26, 32)
     whole = epoch_of(images, masks, 8, 7, 2)
     assert [len(batch) for batch, _ in whole] == [8, 8, 8]
-    shares = [epoch_of(images, masks, 8, 7, 2, worker, 2, 2) for worker in (0, 1)]
+    of_worker = [epoch_of(images, masks, 8, 7, 2, worker, 2, 2) for worker in (0, 1)]
     for number, (batch, truth) in enumerate(whole):
         pieces = [
-            shares[worker][2 * number + device]
+            of_worker[worker][2 * number + device]
             for worker, device in itertools.product((0, 1), repeat=2)
         ]
-        # Means over an image are summed in an order that depends on the batch: a few units in the
-        # last place.
+        # Sums over an image run in an order that depends on the batch: the last bits differ.
         assert np.abs(np.concatenate([piece for piece, _ in pieces]) - batch).max() < 1e-5
         assert (np.concatenate([piece for _, piece in pieces]) == truth).all()
 
@@ -147,7 +146,7 @@ def test_epoch_shows_each_image_at_most_once_and_the_next_in_another_order(plain
     ]
     for order in orders:
         assert len(order) == len(set(order)) == 48
-    assert all((one != other).any() for one, other in itertools.pairwise(orders))
+    assert all((first != second).any() for first, second in itertools.pairwise(orders))
     assert len(set(np.concatenate(orders))) == 50, "some image is never shown"
 
 
@@ -159,12 +158,12 @@ def test_image_keeps_its_own_mask(plain):
 
 def test_batches_depend_on_seed_and_epoch_alone():
     images, masks = blobs(16, 32)
-    one = epoch_of(images, masks, 8, 7, 0)[0][0]
-    assert (one == epoch_of(images, masks, 8, 7, 0)[0][0]).all()
-    assert (one != epoch_of(images, masks, 8, 8, 0)[0][0]).any()
-    assert (one != epoch_of(images, masks, 8, 7, 1)[0][0]).any()
+    batch = epoch_of(images, masks, 8, 7, 0)[0][0]
+    assert (batch == epoch_of(images, masks, 8, 7, 0)[0][0]).all()
+    assert (batch != epoch_of(images, masks, 8, 8, 0)[0][0]).any()
+    assert (batch != epoch_of(images, masks, 8, 7, 1)[0][0]).any()
 
 
-def test_end_of_an_epoch_waits_for_no_tuning_thread():
-    """A stall of up to a minute per epoch, that comes and goes: too slow and rare to be timed."""
+def test_autotuning_is_off():
+    """An epoch could wait up to a minute for its thread, too rarely for a test of the time."""
     assert epoch_batches(*blobs(8, 32), 8, 7, 0).options().autotune.enabled is False

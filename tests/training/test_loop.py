@@ -1,16 +1,17 @@
-"""The training loop: it learns, keeps the best epoch, and stops where the loss is no number."""
+"""The training loop: it learns, keeps the best epoch, and stops if the loss is not finite."""
 
 import numpy as np
 import pytest
 
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.stage import Resumption
 from pipeline.data.classes import make_classes
 from pipeline.training import loop
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import segmentation_loss
 from tests.helpers.pictures import blobs
-from tests.helpers.tiny_trainings import fit, plain_loss, state_file, tiny
+from tests.helpers.tiny_trainings import fit, plain_loss, state_file, tiny, train
 
 # --- training -----------------------------------------------------------------------------
 
@@ -34,94 +35,117 @@ def test_training_learns():
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Validation that gives these values, epoch by epoch, and the weights that it was shown."""
-    shown = []
+    """Makes validation return given values, one per call; returns the weights that it validated."""
+    validated = []
 
     def script(*values):
-        ahead = iter(values)
+        remaining = iter(values)
 
-        def validation_iou(model, *_):
-            shown.append(model.get_weights())
-            return np.full(3, next(ahead))
+        def validation_iou(predictor, *_):
+            validated.append(predictor.model.get_weights())
+            return np.full(3, next(remaining))
 
         monkeypatch.setattr(loop, "validation_iou", validation_iou)
-        return shown
+        return validated
 
     return script
 
 
-@pytest.mark.parametrize(("choose_from", "best"), [(0, 1), (2, 3)])
-def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, choose_from, best):
-    """And of those only that may be chosen: while zeros still spread, a model is better but not
-    yet pruned."""
-    shown = scripted(0.3, 0.5, 0.35, 0.4)
+@pytest.mark.parametrize(("first_choice", "best"), [(0, 1), (2, 3)])
+def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, first_choice, best):
+    """Of the epochs that may be chosen: before full sparsity, a model is better but not pruned."""
+    validated = scripted(0.3, 0.5, 0.35, 0.4)
     model, optimizer = tiny()
-    history = fit(stage, model, optimizer, 4, choose_from=choose_from)
+    history = fit(stage, model, optimizer, 4, first_choice=first_choice)
     assert [row["mean_iou"] for row in history] == [0.3, 0.5, 0.35, 0.4]
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert loop.best_epoch(history, choose_from) == best
-    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
-    assert any((now != last).any() for now, last in zip(shown[1], shown[3]))
+    assert loop.best_epoch(history, first_choice) == best
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), validated[best]))
+    assert any((now != last).any() for now, last in zip(validated[1], validated[3]))
 
 
 @pytest.mark.parametrize(("values", "best"), [((0.3, 0.6, 0.4, 0.5), 1), ((0.3, 0.4, 0.2, 0.5), 3)])
-def test_second_part_counts_on_and_leaves_the_best_of_both(stage, scripted, values, best):
-    shown = scripted(*values)
+def test_second_phase_counts_on_and_leaves_the_best_of_both(stage, scripted, values, best):
+    validated = scripted(*values)
     model, optimizer = tiny()
-    first = fit(stage, model, optimizer, 2, of=4)
-    history = fit(stage, model, optimizer, 4, earlier=first)
+    first = fit(stage, model, optimizer, 2, total_epochs=4)
+    history = fit(stage, model, optimizer, 4, history=first)
+    assert len(first) == 2, "the history of the first phase is not changed in place"
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert [row["part"] for row in history] == [1, 1, 2, 2]
-    assert all((now == kept).all() for now, kept in zip(model.get_weights(), shown[best]))
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), validated[best]))
+
+
+def test_resumption_of_the_phases_before_is_passed_on(stage):
+    before = Resumption(("losses.py was edited",), (3,))
+    assert train(stage, *tiny()).resumption == Resumption()
+    assert train(stage, *tiny(), resumption=before).resumption == before
+
+
+def test_validation_is_compiled_once_and_not_once_per_epoch(stage, monkeypatch):
+    predictors = []
+
+    class CountedPredictor(loop.Predictor):
+        def __init__(self, model):
+            super().__init__(model)
+            predictors.append(self)
+
+    monkeypatch.setattr(loop, "Predictor", CountedPredictor)
+    fit(stage, *tiny(), 3, wise_ft_weight=0.25)
+    (predictor,) = predictors
+    assert predictor._class_maps.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("better", ["mixed", "plain"])
-def test_share_of_the_weights_at_the_start_is_kept_if_it_is_better(stage, scripted, better):
-    """And changes no step. The better one of both is kept, epoch by epoch."""
-    shown, start = scripted(0.3, 0.4), tiny()[0].get_weights()
-    assert not any("start_share" in row for row in fit(stage, *tiny(), 2))
+def test_wise_ft_mean_is_kept_in_an_epoch_where_it_is_better(stage, scripted, better):
+    """The steps do not depend on it."""
+    validated, start = scripted(0.3, 0.4), tiny()[0].get_weights()
+    assert not any("wise_ft_weight" in row for row in fit(stage, *tiny(), 2))
     scripted(*{"mixed": (0.3, 0.2, 0.4, 0.2), "plain": (0.2, 0.3, 0.2, 0.4)}[better])
     model, optimizer = tiny()
-    history = fit(stage, model, optimizer, 2, start_share=0.25)
+    history = fit(stage, model, optimizer, 2, wise_ft_weight=0.25)
     assert [row["mean_iou"] for row in history] == [0.3, 0.4]
-    assert {row["start_share"] for row in history} == {0.25 if better == "mixed" else 0.0}
-    for before, mixed, same in zip(shown[:2], shown[2::2], shown[3::2], strict=True):
-        for old, new, now, again in zip(start, before, mixed, same, strict=True):
+    assert {row["wise_ft_weight"] for row in history} == {0.25 if better == "mixed" else 0.0}
+    without, mixed_and_plain = validated[:2], (validated[2::2], validated[3::2])
+    for before, mixed, plain in zip(without, *mixed_and_plain, strict=True):
+        for old, new, now, again in zip(start, before, mixed, plain, strict=True):
             np.testing.assert_allclose(now, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-7)
             assert (again == new).all()
-    kept = shown[4 if better == "mixed" else 5]
-    assert all((now == each).all() for now, each in zip(model.get_weights(), kept, strict=True))
+    best = validated[4 if better == "mixed" else 5]
+    assert all((now == kept).all() for now, kept in zip(model.get_weights(), best, strict=True))
 
 
-def test_weights_are_prepared_before_they_are_validated_and_kept_so(stage, scripted):
-    """As zeros are set again in an average, which the next step knows nothing of."""
-    shown = scripted(0.3, 0.4)
+def test_hook_changes_the_weights_that_are_validated_and_kept_but_not_those_of_the_next_step(
+    stage, scripted
+):
+    """As pruning sets the zeros in EMA weights."""
+    validated = scripted(0.3, 0.4)
     fit(stage, *tiny(), 2)
     scripted(0.3, 0.4)
     model, optimizer = tiny()
     kernel = model.layers[0].kernel
 
-    def prepare():
+    def set_to_zero():
         kernel.assign(tf.zeros_like(kernel))
 
-    fit(stage, model, optimizer, 2, prepare=prepare)
-    for before, after in zip(shown[:2], shown[2:], strict=True):
+    fit(stage, model, optimizer, 2, before_validation=set_to_zero)
+    for before, after in zip(validated[:2], validated[2:], strict=True):
         assert (after[0] == 0).all() and (before[0] != 0).any()
         assert (after[1] == before[1]).all()
     assert (model.get_weights()[0] == 0).all()
 
 
-def test_model_is_trained_through_another_on_its_weights(stage, scripted):
-    """Here one that sees black pictures: so the kernel only decays, and the bias is learned."""
+def test_student_is_trained_in_the_place_of_the_model(stage, scripted):
+    """Here it sees black images: so the kernel only decays, and the bias is learned."""
     scripted(0.3, 0.4)
     model, optimizer = tiny()
-    kernel, bias = (each.copy() for each in model.get_weights())
+    kernel, bias = (weight.copy() for weight in model.get_weights())
     image = layers.Input((32, 32, 3))
-    blind = keras.Model(image, model.layers[0](0.0 * image))
-    fit(stage, model, optimizer, 2, through=blind)
+    student = keras.Model(image, model.layers[0](0.0 * image))
+    fit(stage, model, optimizer, 2, student=student)
     after = model.get_weights()
-    shares = after[0] / kernel
-    assert shares.min() > 0.9 and shares.max() < 1 and np.ptp(shares) < 1e-5
+    ratios = after[0] / kernel
+    assert ratios.min() > 0.9 and ratios.max() < 1 and np.ptp(ratios) < 1e-5
     assert np.abs(after[1] - bias).max() > 1e-3
 
 
@@ -144,28 +168,27 @@ def test_line_of_an_epoch_fits_a_terminal_and_names_the_worst_classes(number):
 # --- a loss that is not finite ------------------------------------------------------------
 
 
-def breaks_after(optimizer, steps):
-    """A loss that is NaN from this step on, as after too large a step."""
+def nan_from(optimizer, steps):
+    """A loss that is NaN from this step on, as when training diverges."""
 
     def loss(images, masks, logits):
-        broken = tf.where(optimizer.iterations >= steps, np.nan, 0.0)
-        return segmentation_loss(masks, logits) + broken
+        nan = tf.where(optimizer.iterations >= steps, np.nan, 0.0)
+        return segmentation_loss(masks, logits) + nan
 
     return loss
 
 
-def test_loss_that_is_no_number_stops_the_training_and_says_what_to_do(stage):
+def test_loss_that_is_not_finite_stops_the_training_with_a_remedy(stage):
     model, optimizer = tiny()
     with pytest.raises(UserError, match=r"loss of epoch 1 is not finite.*lower --learning-rate"):
-        fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 3))
-    left = state_file(stage).exists()
-    assert not left, "a resumed run would go on with weights that are no numbers"
+        fit(stage, model, optimizer, 2, loss=nan_from(optimizer, 3))
+    assert not state_file(stage).exists(), "a resumed run would continue with weights that are NaN"
 
 
-def test_epochs_before_a_loss_that_is_no_number_are_kept(stage, capsys):
+def test_epochs_before_a_loss_that_is_not_finite_are_kept(stage, capsys):
     model, optimizer = tiny()
     with pytest.raises(UserError, match="loss of epoch 2 is not finite"):
-        fit(stage, model, optimizer, 2, loss=breaks_after(optimizer, 6))
+        fit(stage, model, optimizer, 2, loss=nan_from(optimizer, 6))
     model, optimizer = tiny()
     history = fit(stage, model, optimizer, 2, resume=True)
     assert "going on after epoch 1" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What training minimises, against NumPy."""
+"""The losses, compared with NumPy, Keras and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -30,68 +30,71 @@ def test_segmentation_loss_against_numpy(classes):
 
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 0.0]])
-def test_pixels_of_no_class_count_for_nothing(weights):
-    """The loss of an image with ignored pixels is that of the known pixels alone."""
+def test_ignored_pixels_count_for_nothing(weights):
+    """The loss of an image with ignored pixels is that of the labelled pixels alone."""
     random = np.random.default_rng(0)
     masks = random.integers(0, 3, (2, 8, 8)).astype(np.int32)
     masks[:, :, 5:] = IGNORED
     logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
     loss = losses.make_loss(make_classes(("a", "b", "c"), ignored=True), weights)
-    known = losses.make_loss(make_classes(("a", "b", "c")), weights)
-    expected = float(known(masks[:, :, :5], logits[:, :, :5]))
+    without_ignored = losses.make_loss(make_classes(("a", "b", "c")), weights)
+    expected = float(without_ignored(masks[:, :, :5], logits[:, :, :5]))
     assert float(loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
     assert float(loss(np.full_like(masks, IGNORED), logits)) == 0
 
 
-def test_weights_of_classes_in_cross_entropy_against_keras():
+def test_class_weights_in_cross_entropy_against_keras():
     random = np.random.default_rng(0)
     masks, weights = random.integers(0, 3, (2, 8, 8)).astype(np.int32), [0.5, 2.0, 1.0]
     logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
-    each = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    chosen = np.array(weights)[masks]
-    expected = np.sum(each(masks, logits).numpy() * chosen) / chosen.sum()
-    plain = float(losses.segmentation_loss(masks, logits))
-    entropy = float(tf.reduce_mean(each(masks, logits)))
-    found = float(losses.make_loss(make_classes("abc"), weights)(masks, logits))
-    assert found - (plain - entropy) == pytest.approx(expected, rel=1e-4)
+    per_pixel = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    pixel_weights = np.array(weights)[masks]
+    expected = np.sum(per_pixel(masks, logits).numpy() * pixel_weights) / pixel_weights.sum()
+    unweighted = float(losses.segmentation_loss(masks, logits))
+    jaccard = unweighted - float(tf.reduce_mean(per_pixel(masks, logits)))
+    weighted = float(losses.make_loss(make_classes("abc"), weights)(masks, logits))
+    assert weighted - jaccard == pytest.approx(expected, rel=1e-4)
 
 
-def test_balanced_weights_are_scikit_learns():
+def test_balanced_weights_are_those_of_scikit_learn():
     labels = np.random.default_rng(0).choice(4, 5000, p=(0.7, 0.2, 0.09, 0.01))
     shares = list(np.bincount(labels) / len(labels))
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     np.testing.assert_allclose(losses.balanced_weights(shares), expected, atol=1e-4)
-    assert losses.balanced_weights([*shares, 0.0])[-1] == 0, "nothing to learn from"
+    assert losses.balanced_weights([*shares, 0.0])[-1] == 0, "a class without pixels"
 
 
-def test_perfect_prediction_costs_nothing():
+def test_loss_of_a_perfect_prediction_is_near_zero():
     masks = np.random.default_rng(0).integers(0, 3, (2, 32, 32))
     assert float(losses.segmentation_loss(masks, 50 * tf.one_hot(masks, 3))) < 1e-3
 
 
-def test_distillation_loss_against_numpy():
-    """It is least, by the definition of cross-entropy, where the student agrees."""
+def test_soft_cross_entropy_against_numpy():
+    """It is smallest, by the definition of cross-entropy, where the student agrees."""
     teacher, student = np.random.default_rng(0).normal(0, 2, (2, 3, 8, 8, 3)).astype(np.float32)
     expected = -np.mean((softmax(teacher) * np.log(softmax(student))).sum(axis=-1))
-    found = float(losses.distillation_loss(softmax(teacher), student))
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert float(losses.distillation_loss(softmax(teacher), teacher)) < found
+    loss = float(losses.soft_cross_entropy(softmax(teacher), student))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert float(losses.soft_cross_entropy(softmax(teacher), teacher)) < loss
 
 
-def test_teacher_is_asked_about_an_image_and_its_mirror_image():
-    """A teacher that sees each pixel alone says the same; one that knows left from right, both."""
+def test_probabilities_are_averaged_over_an_image_and_its_mirror_image():
+    """For a model of single pixels that changes nothing; for one of positions it does."""
     images = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
     alone = losses.mirrored_probabilities(lambda batch, training: 3 * batch, images)
     np.testing.assert_allclose(alone, softmax(3 * images), atol=1e-6)
-    place = np.broadcast_to(np.arange(6.0)[None, None, :, None] * [1, 0, 0], images.shape)
-    place = place.astype(np.float32)
-    both = losses.mirrored_probabilities(lambda batch, training: place, images)
-    np.testing.assert_allclose(both, (softmax(place) + softmax(place[:, :, ::-1])) / 2, atol=1e-6)
+    columns = np.broadcast_to(np.arange(6.0)[None, None, :, None] * [1, 0, 0], images.shape)
+    columns = columns.astype(np.float32)
+    mean = losses.mirrored_probabilities(lambda batch, training: columns, images)
+    expected = (softmax(columns) + softmax(columns[:, :, ::-1])) / 2
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
 
 
-def test_taught_loss_asks_masks_and_teacher():
+def test_distillation_loss_is_the_sum_of_the_terms_from_masks_and_teacher():
     masks = np.random.default_rng(0).integers(0, 3, (2, 4, 6))
     images, logits = np.random.default_rng(1).normal(0, 1, (2, 2, 4, 6, 3)).astype(np.float32)
-    loss = losses.taught_loss(lambda masks, logits: 5.0, lambda batch, training: 2 * batch, 3.0)
-    imitation = losses.distillation_loss(softmax(2 * images), logits)
-    assert float(loss(images, masks, logits)) == pytest.approx(5 + 3 * float(imitation))
+    loss = losses.distillation_loss(
+        lambda masks, logits: 5.0, lambda batch, training: 2 * batch, 3.0
+    )
+    from_teacher = losses.soft_cross_entropy(softmax(2 * images), logits)
+    assert float(loss(images, masks, logits)) == pytest.approx(5 + 3 * float(from_teacher))

@@ -1,4 +1,4 @@
-"""The U-Nets: their size, their logits, and what enlargement and skip connections do."""
+"""The U-Nets: their size and logits, enlargement, distillation pairs, skip connections."""
 
 import numpy as np
 import pytest
@@ -36,52 +36,53 @@ def test_enlarged_network_is_the_larger_one_between_two_resizings():
     np.testing.assert_allclose(small(image).numpy(), expected, atol=tolerance)
 
 
-VIEWS = {  # side, enlargement: what teacher and student see
+SIDES = {  # side and enlargement of the network: sides that teacher and student run at
     (128, 1.25): (160, 128),
     (160, 1.0): (160, 128),
     (64, 2.5): (160, 128),
-    (128, 1.0): (160, 128),  # there is no side between 96, too small, and 128: a larger teacher
+    (128, 1.0): (160, 128),  # 0.8 of 128 rounds up to 128: the teacher is enlarged instead
     (96, 1.0): (96, 96),
 }
 
 
-@pytest.mark.parametrize(("side", "enlargement"), VIEWS)
-def test_student_sees_a_smaller_image_than_its_teacher(side, enlargement):
-    """As plain resizing around a network of that side, with the same weights."""
+@pytest.mark.parametrize(("side", "enlargement"), SIDES)
+def test_student_runs_at_a_lower_resolution_than_its_teacher(side, enlargement):
+    """It computes what plain resizing around a network of that side and these weights does."""
     given = [networks.compact_unet((side, side), 4, enlargement, (16, 8, 8)) for _ in range(2)]
     image = np.random.default_rng(0).random((2, side, side, 3), np.float32)
-    pairs = zip(given, networks.teaching_views(*given), VIEWS[side, enlargement], strict=True)
-    for model, view, sees in pairs:
-        assert all(a is b for a, b in zip(model.variables, view.variables, strict=True))
-        plain = networks.compact_unet((sees, sees), 4, 1.0, (16, 8, 8))
+    pair = networks.distillation_pair(*given)
+    for model, resized, inner in zip(given, pair, SIDES[side, enlargement], strict=True):
+        assert all(a is b for a, b in zip(model.variables, resized.variables, strict=True))
+        plain = networks.compact_unet((inner, inner), 4, 1.0, (16, 8, 8))
         plain.set_weights(model.get_weights())
-        logits = plain(tf.image.resize(image, (sees, sees)))
+        logits = plain(tf.image.resize(image, (inner, inner)))
         expected = tf.image.resize(logits, (side, side)).numpy()
         tolerance = 1e-5 * abs(expected).max()
-        np.testing.assert_allclose(view(image).numpy(), expected, atol=tolerance)
+        np.testing.assert_allclose(resized(image).numpy(), expected, atol=tolerance)
     before = model.get_layer("stem_norm").moving_mean.numpy()
-    view(image, training=True)
+    resized(image, training=True)
     assert np.abs(model.get_layer("stem_norm").moving_mean.numpy() - before).max() > 0
 
 
-def test_network_with_zeros_is_taught_the_same_way():
-    """And it works twice, as a fine-tuning follows a training."""
+def test_distillation_pair_of_a_network_with_pruning_wrappers():
+    """The same model can also be taken twice, as fine-tuning follows training."""
     model = networks.compact_unet((128, 128), 3, 1.25, (16, 8, 8))
     image = np.random.default_rng(0).random((1, 128, 128, 3), np.float32)
-    _, student = networks.teaching_views(model, model)
+    _, student = networks.distillation_pair(model, model)
     expected = student(image).numpy()
-    _, wrapped = networks.teaching_views(model, magnitude.wrap(model, {"block9_expand": 0.5}, 100))
+    pruned = magnitude.wrap(model, {"block9_expand": 0.5}, 100)
+    _, wrapped = networks.distillation_pair(model, pruned)
     np.testing.assert_array_equal(wrapped(image).numpy(), expected)
     assert np.abs(model(image) - expected).max() > 0.01 * np.abs(expected).max()
 
 
-def test_network_without_room_for_another_size_is_taught_as_it_is():
+def test_networks_that_cannot_run_at_another_resolution_are_their_own_pair():
     for model in (networks.compact_unet((64, 96), 3), networks.classic_unet((160, 160), 3)):
-        assert networks.teaching_views(model, model) == (model, model)
+        assert networks.distillation_pair(model, model) == (model, model)
 
 
 def test_skip_connections_carry_detail_to_the_logits():
-    """A change of one pixel must show beside that pixel, which the deep path alone cannot do."""
+    """A change of one pixel changes the logits near it, which the deep path alone cannot do."""
     keras.utils.set_random_seed(0)
     for build in networks.NETWORKS.values():
         model = build((128, 128), 3)
