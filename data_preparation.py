@@ -1,31 +1,31 @@
 """Stage 1 of 5: prepare the data set.
 
 Reads   --data, which is one of
-        pets                Oxford-IIIT Pet 4.0.0 through TensorFlow Datasets (the default;
-                            downloaded once, 773 MiB, or read from TFDS_DATA_DIR / --data-dir)
-        synthetic           drawn animals, no download; synthetic:2 and :6 for other classes
-        my_photos           a folder with images/ and masks/ (one mask of the same name for each
-                            image), below them train/, val/, test/ or nothing, or lists of names
-                            train.txt ...; or in the layout of Pascal VOC and CVAT
+        pets                Oxford-IIIT Pet 4.0.0 from TensorFlow Datasets (the default; 773 MiB
+                            are downloaded once, or read from TFDS_DATA_DIR or --data-dir)
+        synthetic           drawn animals, no download, 3 classes; synthetic:2, synthetic:6
+        my_photos           a folder with images/ and masks/ (one mask of the same name per
+                            image); splits are subfolders train/, val/, test/ or lists of names
+                            train.txt ...; or a folder in the layout of Pascal VOC and CVAT
         my_photos.json      COCO JSON with polygons or run lengths
         data.yaml           of an Ultralytics data set for semantic segmentation
-        tfds:NAME           any set of TensorFlow Datasets with photographs and masks
-Writes  models/dataset/     images and masks as uint8 arrays that later stages memory-map, and
-                            dataset.json, which says what they are; examples-*.csv, which says
-                            which picture is in which split, in the order of the arrays
-        dataset.jpg         a few photos, their masks and overlays (of the pets: beside this script)
+        tfds:NAME           any data set of TensorFlow Datasets with photographs and masks
+Writes  models/dataset/     images and masks as uint8 arrays, which later stages memory-map;
+                            dataset.json, which describes them; examples-*.csv, which lists the
+                            file and the split of each example, in the order of the arrays
+        dataset.jpg         a few photos, masks and overlays (of the pets: beside this script)
 
     python data_preparation.py
     python data_preparation.py --data synthetic         (about 15 s)
     python data_preparation.py --data my_photos --names cat,dog,other --image-size 256
 
-Expect of the pets 3312 training, 368 validation and 3669 test examples; about half a minute
-once TFDS has the data. What a source has cut stays so. Without a test split, a fifth of all
-becomes one, and without a validation split a tenth of the rest, chosen by the seed; only
-evaluation.py reads the test split.
+The pets give 3312 training, 368 validation and 3669 test examples and take about half a minute,
+once TFDS has the data. Splits of a data set are kept. A missing test split is a fifth of the
+training split, a missing validation split a tenth of the rest, drawn by --seed. Only evaluation.py
+reads the test split.
 
-Masks hold numbers of classes: 0, 1, 2 ... (or 1, 2, 3 ... if there is no 0), as grey or
-palette PNG. All of them are looked at before anything is written: see the table.
+Mask values are class indices: 0, 1, 2 ... (or 1, 2, 3 ... if there is no 0), in grey or palette
+PNG. All masks are checked before anything is written; a table shows the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import artifacts, cli, console
@@ -56,24 +56,22 @@ from pipeline.data import (
 from pipeline.data.formats import registry
 from pipeline.report import charts, overlays, sidecars
 
-IMAGE_SIZE = "128"  # pixels: what images and masks are resized to, a square
-STRIDE = 32  # of the network: sides must be multiples of it
-LARGEST = 2048  # side of an image
-SHOWN = 6  # training examples in dataset.jpg, far apart: neighbours may be much alike
-MOST_SHARES = 4  # classes of each split in the last lines; the table before them has all
-LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are not in the data set, and why
+IMAGE_SIZE = "128"  # pixels, a square: images and masks are resized to it
+STRIDE = 32  # of the network; sides of images must be multiples of it
+LARGEST = 2048  # pixels, the longest side of an image
+SHOWN = 6  # training examples in dataset.jpg, evenly spaced: neighbours may be similar
+MOST_SHARES = 4  # classes per split in the last lines printed; the table has all
+LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are left out, and why
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The settings from the command line (`sys.argv` if `argv` is None)."""
+    """Parses the command line (`sys.argv` if `argv` is None)."""
     parser = cli.argument_parser(__doc__)
-    parser.add_argument(
-        "--data", metavar="X", help="where the examples come from; see above (default: pets)"
-    )
+    parser.add_argument("--data", metavar="X", help="data set to read; see above (default: pets)")
     parser.add_argument(
         "--dataset",
         choices=("oxford_iiit_pet", "synthetic", "folder"),
-        help="the former spelling: --dataset folder --data-dir DIR is --data DIR",
+        help="old spelling: --dataset folder --data-dir DIR is --data DIR",
     )
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="the folder of TensorFlow Datasets"
@@ -82,49 +80,51 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--names",
         type=label_mapping.parse_names,
         metavar="A,B,C",
-        help="the classes in the order of their numbers, or a file with one a line",
+        help="class names in the order of their indices, or a file with one name per line",
     )
     parser.add_argument(
         "--ignore-index",
         type=cli.bounded(int, 0, 65535),
         metavar="VALUE",
-        help="pixels of this value in masks are no class and count for nothing, as 255 often is",
+        help="mask value of pixels that are left out of loss and metrics, often 255",
     )
     parser.add_argument(
         "--label-mapping",
         type=label_mapping.parse_mapping,
         metavar="VALUE:CLASS,...",
-        help="what values or colours of masks mean: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
+        help="class of mask values or colours: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
     )
-    parser.add_argument("--image-key", metavar="KEY", help="of photographs in tfds:NAME")
-    parser.add_argument("--mask-key", metavar="KEY", help="of masks in tfds:NAME")
+    parser.add_argument(
+        "--image-key", metavar="KEY", help="feature with the photograph in tfds:NAME"
+    )
+    parser.add_argument("--mask-key", metavar="KEY", help="feature with the mask in tfds:NAME")
     parser.add_argument(
         "--image-size",
         type=parse_size,
         default=IMAGE_SIZE,
         metavar="PIXELS",
-        help=f"128, or WIDTHxHEIGHT as 480x352, multiples of {STRIDE} (default: %(default)s)",
+        help=f"side, or WIDTHxHEIGHT like 480x352; multiples of {STRIDE} (default: %(default)s)",
     )
     parser.add_argument(
         "--fit",
         choices=image_reader.FITS,
         default="stretch",
-        help="how pictures of another shape get there: distorted, with black bars that count for "
-        "nothing, or with two sides cut off (default: %(default)s)",
+        help="how pictures with another aspect ratio are resized: distorted, with black bars that "
+        "are ignored, or with two sides cut off (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-bad",
         type=cli.bounded(float, 0, 1),
         metavar="SHARE",
-        help="go on without examples that have a fault, up to this share of all (default: 0; of "
-        f"the pets 0.5); {LEFT_OUT} lists them",
+        help="skip faulty examples, up to this share of all (default: 0; for the pets 0.5); "
+        f"{LEFT_OUT} lists them",
     )
     arguments = parser.parse_args(argv)
     if arguments.data and arguments.dataset:
-        parser.error("--dataset is the former spelling of --data; give one of them")
+        parser.error("--dataset is the old spelling of --data; give one of them")
     if arguments.dataset == "folder":
         if not arguments.data_dir:
-            parser.error("--dataset folder needs --data-dir DIR; or say --data DIR")
+            parser.error("--dataset folder needs --data-dir DIR; or use --data DIR")
         arguments.data, arguments.data_dir = str(arguments.data_dir), None
     arguments.data = arguments.data or arguments.dataset or registry.PETS[0]
     if arguments.data in registry.PETS:
@@ -134,7 +134,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def parse_size(text: str) -> list[int]:
-    """Width and height from "480x352" or "128"; an argparse type."""
+    """argparse type: [width, height] from "480x352" or "128"; sides are multiples of STRIDE."""
     numbers = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
     if not numbers:
         raise argparse.ArgumentTypeError(f"{text} is neither PIXELS nor WIDTHxHEIGHT")
@@ -143,7 +143,7 @@ def parse_size(text: str) -> list[int]:
     if size != nearest:
         square = len(set(nearest)) == 1 and not numbers[2]
         raise argparse.ArgumentTypeError(
-            f"{text}: the network halves an image five times, so that sides are multiples of "
+            f"{text}: the network halves an image five times, so sides must be multiples of "
             f"{STRIDE}, {STRIDE} to {LARGEST}; the nearest is "
             + (str(nearest[0]) if square else "x".join(map(str, nearest)))
         )
@@ -151,7 +151,7 @@ def parse_size(text: str) -> list[int]:
 
 
 def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
-    """The source that the command line asks for, no mask looked at yet."""
+    """Opens the data set that the command line names, without reading a mask."""
     width, height = arguments.image_size
     keys = arguments.image_key, arguments.mask_key
     collection = registry.open_source(
@@ -167,10 +167,10 @@ def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
 
 
 def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.Collection) -> None:
-    """Looks at all masks, cuts the splits, writes the data set."""
+    """Checks all masks, cuts the splits, writes the data set."""
     models_dir, (width, height) = arguments.models_dir, arguments.image_size
 
-    # Look at every mask before anything is written, and say what they hold.
+    # Check every mask before anything is written, and print the values that they hold.
     findings = audit.scan(source)
     faults = findings.faults
     number = sum(map(len, findings.mask_values.values())) + len(source.faults)
@@ -189,20 +189,20 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     if not source.skip_bad:
         split_selection.refuse_absent(source.labels, findings, meaning, chosen)
 
-    # Decode and resize what is left, a few at a time, each into its split.
+    # Decode and resize the examples that are left, a few at a time, and write them by split.
     folder = artifacts.artifact_path(models_dir, "dataset").parent
-    with new_arrays(folder):
+    with dataset_writer.rollback(folder):
         writer = dataset_writer.DataSetWriter(folder, meaning.classes)
         names = dataset_writer.ListWriter()
         size, fit = (height, width), arguments.fit
-        found = split_selection.decoded(source, chosen, meaning, size, fit, faults)
-        for split, name, image, mask in found:
+        examples = split_selection.decoded(source, chosen, meaning, size, fit, faults)
+        for split, name, image, mask in examples:
             writer.add(split, image, mask)
             names.add(split, name)
         split_selection.refuse(faults, number, source.skip_bad)
         splits, fingerprint = writer.describe()
         left_out = [fault.text for fault in faults]
-        left_out += [f"{name}: {why}, not looked at" for name, why in source.skipped]
+        left_out += [f"{name}: {reason}, skipped" for name, reason in source.skipped]
         about = {
             "source": source.title,
             "formats": registry.format_of(arguments.data),
@@ -219,7 +219,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     if not left_out:
         (folder / LEFT_OUT).unlink(missing_ok=True)
 
-    # The data set is in place. Show what it looks like.
+    # The data set is in place; draw and print a summary.
     files = drawings(models_dir)
     sidecars.draw(stage, "dataset", files, overlays.__file__)
     for split, facts in splits.items():
@@ -230,19 +230,19 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
         console.say(note)
     if left_out:
         console.say(
-            f"not in it: {len(faults)} examples with faults, {len(source.skipped)} "
-            f"files passed over; {folder / LEFT_OUT} names them"
+            f"left out: {len(faults)} faulty examples, {len(source.skipped)} skipped files; "
+            f"{folder / LEFT_OUT} lists them"
         )
     if about["listing"]:
-        console.say(f"which picture is in which split: {folder / about['listing'][0]}")
+        console.say(f"file and split of each example: {folder / about['listing'][0]}")
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
 
 
 def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
-    """The picture of the data set and the list of what it leaves out, drawn from what is in it."""
+    """What writes dataset.jpg and the list of files left out, from the finished data set."""
     record = artifacts.read_record(models_dir, "dataset")
     width, height = record["image_size"]
-    # The picture beside the scripts is of the pets.
+    # dataset.jpg of the pets, from the default models folder, is beside the scripts.
     pets = record["settings"].get("data") == registry.PETS[0]
     beside_scripts = pets and models_dir.resolve() == artifacts.MODELS_DIR
 
@@ -265,25 +265,13 @@ def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
     return files
 
 
-@contextlib.contextmanager
-def new_arrays(folder: Path) -> Iterator[None]:
-    """Takes what is written inside away again if the data set is not finished."""
-    before = dataset_writer.leftovers(folder, {})
-    try:
-        yield
-    except BaseException:
-        for path in set(dataset_writer.leftovers(folder, {})).difference(before):
-            path.unlink(missing_ok=True)
-        raise
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Runs the stage; raises console.UserError for what the user can mend."""
+    """Runs the stage; raises console.UserError for errors that the user can fix."""
     arguments = parse(argv)
     if arguments.data_dir and not registry.on_disk(arguments.data):
         registry.refuse_pictures(arguments.data_dir)
 
-    # Where TFDS keeps its copy changes no example; files of one's own count by their content.
+    # The folder of TFDS changes no example; of own files the content counts, not the path.
     formats = registry.format_of(arguments.data)
     stage = Stage.begin(__file__, arguments, parse([]), formats=formats).ignoring("data_dir")
     source = None
@@ -295,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
         about = artifacts.read_record(arguments.models_dir, "dataset")
-        if left := dataset_writer.leftovers(folder, about):  # of a run that was killed at its end
+        if left := dataset_writer.leftovers(folder, about):  # by a killed run
             with contextlib.suppress(console.UserError, OSError), stage.lock():
                 for path in left:
                     path.unlink(missing_ok=True)

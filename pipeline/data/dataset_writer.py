@@ -2,15 +2,17 @@
 
 `DataSetWriter` writes images and masks as .npy shards, then `dataset.json`, which names them.
 `ListWriter` writes a CSV list of the file name of each example. `leftovers` finds files in the
-folder that the present `dataset.json` does not name.
+folder that the present `dataset.json` does not name; `rollback` removes those of a failed run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,18 @@ class ListWriter:
                 part.seek(0)
                 shutil.copyfileobj(part, file)
         return [path.name, digest.hexdigest()]
+
+
+@contextlib.contextmanager
+def rollback(folder: Path) -> Iterator[None]:
+    """Removes the arrays and lists that are written in the `with` block if it fails."""
+    before = leftovers(folder, {})
+    try:
+        yield
+    except BaseException:
+        for path in set(leftovers(folder, {})).difference(before):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def leftovers(folder: Path, record: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""COCO files and their pictures, for the tests of formats."""
+"""COCO JSON files and their pictures."""
 
 import json
 
@@ -10,11 +10,12 @@ WIDTH, HEIGHT = 40, 32
 
 
 def rectangle(left, top, right, bottom):
+    """A rectangle as a COCO polygon."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 
 def coco(number=1, objects=(), categories=("dog", "cat", "never")):
-    """A COCO JSON of plain pictures that all hold the same objects: (category, segmentation)."""
+    """Content of a COCO JSON: `number` pictures with the same objects (category, segmentation)."""
     images = [
         {"id": 10 + k, "file_name": f"i{k:02}.jpg", "width": WIDTH, "height": HEIGHT}
         for k in range(number)
@@ -24,7 +25,7 @@ def coco(number=1, objects=(), categories=("dog", "cat", "never")):
         "annotations": [
             {"id": k, "image_id": image["id"], "category_id": category, "segmentation": shape}
             for k, (image, (category, shape)) in enumerate(
-                (image, each) for image in images for each in objects
+                (image, item) for image in images for item in objects
             )
         ],
         "categories": [{"id": 3 * k + 1, "name": name} for k, name in enumerate(categories)],
@@ -32,6 +33,7 @@ def coco(number=1, objects=(), categories=("dog", "cat", "never")):
 
 
 def write_coco(path, content, folder="."):
+    """Writes a COCO JSON, and its pictures into `folder` beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     for image in content["images"]:

@@ -1,4 +1,4 @@
-"""Pictures and masks on disk for the tests of data preparation, and what becomes of them."""
+"""Data sets of drawn pictures on disk, and what data preparation makes of them."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,10 @@ label_mapping:
 
 
 def stripes(number, classes, width=40, height=32):
-    """Photograph and mask of `classes` upright stripes; the photograph shows the class as red."""
+    """Image and mask of vertical stripes, one per class; red in the image is the class index.
+
+    Green is 7 times `number`, so that a test can tell which picture an array is.
+    """
     order = (np.arange(classes) + number) % classes
     mask = np.repeat(order[np.arange(width) * classes // width][None], height, axis=0)
     image = np.stack([mask * 255 // max(1, classes - 1), mask * 0 + 7 * number, mask * 0], -1)
@@ -33,7 +36,7 @@ def stripes(number, classes, width=40, height=32):
 
 
 def save(path, pixels, **options):
-    """Writes an array or a picture, and the folders above it."""
+    """Writes an array or a picture; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     picture.save(path, **options)
@@ -41,7 +44,7 @@ def save(path, pixels, **options):
 
 
 def write_set(folder, number=12, classes=3, image="images/p{:02}.png", mask="masks/p{:02}.png"):
-    """A folder of `stripes`."""
+    """Writes images and masks of `stripes`; `image` and `mask` are patterns of file names."""
     for k in range(number):
         pixels, truth = stripes(k, classes)
         save(folder / image.format(k), pixels)
@@ -50,16 +53,16 @@ def write_set(folder, number=12, classes=3, image="images/p{:02}.png", mask="mas
 
 
 def with_palette(values, colours):
-    """A mask of mode "P"."""
+    """A mask of mode "P" with these palette colours."""
     picture = Image.fromarray(np.asarray(values, np.uint8))
     picture.putpalette([part for colour in colours for part in colour])
     return picture
 
 
 def prepare(models_dir, data, *flags):
-    """A finished data set, without the page that shows it: record, classes, arrays by split."""
+    """Runs data_preparation.py without drawing dataset.jpg; returns record, classes and arrays."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_preparation.charts, "save", lambda *_: None)
+        patch.setattr(data_preparation.charts, "save", lambda _, path: path.touch())
         patch.setattr(data_preparation.overlays, "examples", lambda *_: None)
         where = ["--models-dir", str(models_dir), "--data", str(data)]
         size = () if "--image-size" in flags else ("--image-size", "32")
@@ -74,13 +77,14 @@ def prepare(models_dir, data, *flags):
         masks={split: masks for split, (_, masks) in arrays.items()},
         all_masks=np.concatenate([masks for _, masks in arrays.values()]),
         all_images=np.concatenate([images for images, _ in arrays.values()]),
-        left_out=left_out.read_text().splitlines() if left_out.exists() else [],
+        left_out=left_out.read_text("utf-8").splitlines() if left_out.exists() else [],
     )
 
 
 def trimap(seed):
-    """A disc of 1 with an edge of 3 in a field of 2."""
+    """A mask of a disc (1) with a border (3) on background (2)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:96, :96]
-    away = np.hypot(x - random.uniform(30, 66), y - random.uniform(30, 66)) - 25
-    return Image.fromarray(np.where(away < -2, 1, np.where(away < 2, 3, 2)).astype(np.uint8))
+    distance = np.hypot(x - random.uniform(30, 66), y - random.uniform(30, 66)) - 25
+    mask = np.where(distance < -2, 1, np.where(distance < 2, 3, 2))
+    return Image.fromarray(mask.astype(np.uint8))

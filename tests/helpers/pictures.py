@@ -1,4 +1,4 @@
-"""Drawn photographs and masks, encoded, and a folder of them."""
+"""Simple photographs and masks, and a folder of them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from PIL import Image
 
 
 def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
-    """An image as the bytes of a file."""
+    """An image as the content of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def halves(width: int, height: int) -> Image.Image:
-    """A trimap whose left half is pet and whose right half is background."""
+    """A mask: left half pet (1), right half background (2)."""
     trimap = np.full((height, width), 2, np.uint8)
     trimap[:, : width // 2] = 1
     return Image.fromarray(trimap)
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """Left half one colour, right half another: the picture that `halves` is the truth of."""
+    """A photograph with two colours, for the mask `halves`: left half red, right half blue."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:, : width // 2], pixels[:, width // 2 :] = (220, 40, 60), (30, 90, 200)
     return Image.fromarray(pixels)
 
 
 def blobs(number: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks of large smooth blobs; each class has a colour of its own."""
+    """uint8 images and masks of large smooth blobs in 3 classes, each with its own colour."""
     coarse = np.random.default_rng(seed).normal(0, 1, (number, 4, 4, 3)).astype(np.float32)
     smooth = [
         [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in planes]
@@ -42,7 +42,7 @@ def blobs(number: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 class PhotoFolder:
-    """A folder of photographs, as --dataset folder reads it. Ten plain ones from the start."""
+    """A folder of photographs and masks for --data; it starts with ten."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class PhotoFolder:
         self.add(name, image, encoded(halves(width, height), "png"))
 
     def prepare(self, models_dir: Path, *arguments: str) -> None:
-        """Makes a data set of 64 x 64 pixels of it."""
+        """Runs data_preparation.py on the folder, at 64 x 64 pixels."""
         import data_preparation
 
         where = ["--models-dir", str(models_dir), "--data-dir", str(self.path)]
