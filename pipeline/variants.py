@@ -1,8 +1,8 @@
-"""The .tflite files that this pipeline makes: one entry of one table each.
+"""The table of the .tflite files that this pipeline makes: one entry per file.
 
-What follows from an entry: the file's name, how it is converted and checked, its row in every
-table and chart, its sentence in the report, and whether the limits of `evaluation.py` bind it.
-int16 activations with int8 weights, for example, are one more line:
+An entry determines the file's name, how it is converted and checked, its row in every table and
+chart, its finding in the report, and whether the limits of `evaluation.py` apply to it. A new
+conversion is one more line, for example int16 activations with int8 weights:
 
     "int16": Variant("int16_quantized_model.tflite", weights="int8", activations="int16"),
 """
@@ -14,23 +14,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """A .tflite file: where it comes from and in which types it computes."""
+    """A .tflite file: the Keras model that it is made from, and the types of its numbers."""
 
-    file: str  # in the models folder
+    file: str  # its name in the models folder
     weights: str = "float32"  # "float32", "float16" or "int8"
-    # "float32", "int8" or "int16". int8 weights under float32 activations are dynamic range:
-    # activations become int8 while the file runs.
+    # "float32", "int8" or "int16". int8 weights with float32 activations are dynamic-range
+    # quantisation: activations are quantised to int8 while the file runs.
     activations: str = "float32"
-    source: str = "pruned"  # the Keras model that it is made of
+    source: str = "pruned"  # the Keras model that it is made from: "original" or "pruned"
 
     @property
     def quantised(self) -> bool:
-        """Whether quantization.py makes it; evaluation.py makes the others, its baselines."""
+        """Whether quantization.py makes the file. evaluation.py makes the others, its baselines."""
         return self.weights != "float32"
 
     @property
     def calibrated(self) -> bool:
-        """Whether its activations have fixed ranges, which calibration images set."""
+        """Whether activations have fixed ranges, which are set by calibration images."""
         return self.activations != "float32"
 
 
@@ -44,5 +44,5 @@ VARIANTS = {
 
 
 def quantised() -> list[str]:
-    """The variants that are made to ship, in the order of the table."""
+    """Names of the quantised variants, in the order of the table."""
     return [name for name, variant in VARIANTS.items() if variant.quantised]

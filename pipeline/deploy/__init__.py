@@ -1,1 +1,1 @@
-"""From file to device: the handover folder, the program in it, NPU estimates."""
+"""From the file to the device: the handover folder, the program in it, NPU estimates."""

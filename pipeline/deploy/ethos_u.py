@@ -1,12 +1,13 @@
-"""What an NPU would take for an int8 file, as Arm's own compiler estimates it.
+"""Time and memory of an int8 file on Ethos-U NPUs, as estimated by Arm's compiler.
 
 The compiler is `vela`, of the optional package `ethos-u-vela`. It is run as a program, so that it
-may have an environment of its own. It knows which operators an Ethos-U runs, leaves the others to
-the processor beside it, and reckons time and memory of the rest.
+can have its own Python environment. It decides which operators run on the NPU, assigns the others
+to the CPU, and estimates time and memory of those on the NPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import re
@@ -27,49 +28,64 @@ from pipeline.base.console import UserError
 from pipeline.inference.litert import open_interpreter, operators
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
-VERSION = "5.2.0"  # of ethos-u-vela, whose output this module reads
+VERSION = "5.2.0"  # the version of ethos-u-vela whose output this module reads
 INSTALL = f"python3 -m venv vela && vela/bin/pip install ethos-u-vela=={VERSION}"
-KIB = 1024  # bytes; vela counts memory in these, our tables in 1000 bytes
-WIDTH = 80  # columns of the table
-MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")  # as vela's summary calls them
+KIB = 1024  # bytes: the unit of vela's summary; the table has kilobytes of 1000 bytes
+WIDTH = 80  # characters per line of the table
+MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")  # their names in vela's summary
 
-# "   CPU: Passthrough = NAME (outputs [1, 96, 96, 3])": vela names the tensor, not the operator.
+# "   CPU: Passthrough = NAME (outputs [1, 96, 96, 3])": NAME is that of the output tensor.
 CPU_OPERATOR = re.compile(r"^ +CPU: (\S+) = (.*) \(.*outputs .*\)$", re.MULTILINE)
 CPU_COUNT = re.compile(r"^CPU operators = (\d+)", re.MULTILINE)
 
-Row = dict[str, Any]  # an accelerator
+Row = dict[str, Any]  # the estimate for one accelerator
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --npu. It reads --model, too, which prediction/predict.py adds."""
+    parser.add_argument(
+        "--npu",
+        action="store_true",
+        help="estimate time and memory of the int8 file on NPUs (needs ethos-u-vela), and do "
+        "nothing else",
+    )
 
 
 def find_vela() -> str:
-    """The program vela: the one that VELA names, else one in PATH, else one beside this Python.
+    """The path of the program vela.
+
+    It is the one that the variable VELA names; without that variable, the one in PATH, or the one
+    in the folder of this Python.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is none.
     """
-    named, beside = os.environ.get("VELA"), str(Path(sys.executable).parent)
-    found = (
-        shutil.which(named) if named else shutil.which("vela") or shutil.which("vela", path=beside)
-    )
-    if found:
-        return str(Path(found).absolute())
+    named, python_folder = os.environ.get("VELA"), str(Path(sys.executable).parent)
     if named:
-        raise UserError(f"VELA names {named}, which is no program; install vela with: {INSTALL}")
+        program = shutil.which(named)
+    else:
+        program = shutil.which("vela") or shutil.which("vela", path=python_folder)
+    if program:
+        return str(Path(program).absolute())
+    if named:
+        raise UserError(f"VELA names {named}, which is not a program; install vela with: {INSTALL}")
     raise UserError(
-        "the estimate needs the program vela of the package ethos-u-vela; install it in an "
-        f"environment of its own with: {INSTALL} && export VELA=$PWD/vela/bin/vela"
+        "the estimate needs the program vela of the package ethos-u-vela; install it in a separate "
+        f"environment with: {INSTALL} && export VELA=$PWD/vela/bin/vela"
     )
 
 
 def estimate(path: Path) -> list[Row]:
-    """What each of ACCELERATORS would take for an int8 file. Nothing is left behind.
+    """Estimates an int8 file on each of ACCELERATORS. Leaves no files behind.
 
     Returns:
-        A dictionary per accelerator: file, accelerator, mhz (its clock), memory_mode (vela's name
-        for what lies where), milliseconds (of the NPU alone), sram_kb, flash_kb, dram_kb (1000
-        bytes), cpu_operators (those that fall back to the CPU: how many of each kind).
+        One dictionary per accelerator: file, accelerator, mhz (its clock), memory_mode (vela's name
+        for the memories that hold weights and activations), milliseconds (on the NPU, per image),
+        sram_kb, flash_kb, dram_kb (kilobytes of 1000 bytes), cpu_operators (the number of operators
+        that fall back to the CPU, by kind).
 
     Raises:
-        UserError: no vela, no int8 file, or vela refuses it.
+        UserError: vela is not installed, the file is not an int8 file, or vela rejects it.
     """
     vela = find_vela()
     if path.suffix != ".tflite":
@@ -85,26 +101,27 @@ def estimate(path: Path) -> list[Row]:
             row = read_summary(summary) | {"cpu_operators": cpu_operators(printed, kinds)}
         except (KeyError, ValueError, StopIteration):
             raise UserError(
-                f"{vela} does not answer as version {VERSION} does; install that with: {INSTALL}"
+                f"{vela} gives other output than version {VERSION}; install that version with: "
+                f"{INSTALL}"
             ) from None
         rows.append({"file": path.name, "accelerator": accelerator} | row)
     return rows
 
 
 def not_int8(path: Path) -> str:
-    """What is said of a file that does not compute in int8."""
+    """The error message for a file that does not compute in int8."""
     make = command("int8", path.parent)
-    return f"{path} is no int8 .tflite file, which the estimate needs; make one with: {make}"
+    return f"{path} is not an int8 .tflite file, which the estimate needs; make one with: {make}"
 
 
 def run_vela(vela: str, path: Path, accelerator: str) -> tuple[str, str]:
     """Compiles a file for an accelerator, in a temporary folder.
 
     Returns:
-        vela's summary (CSV), and what it printed.
+        vela's summary (CSV), and its standard output.
 
     Raises:
-        UserError: it failed.
+        UserError: vela failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(path.resolve()), "--accelerator-config", accelerator]
@@ -117,24 +134,32 @@ def run_vela(vela: str, path: Path, accelerator: str) -> tuple[str, str]:
                 encoding="utf-8",
                 errors="replace",
             )
-            said, failed = done.stderr.strip() or done.stdout, done.returncode != 0
+            printed, failed = done.stdout, done.returncode != 0
+            messages = done.stderr.strip() or printed
         except OSError as error:
-            done, said, failed = None, str(error), True
+            printed, failed, messages = "", True, str(error)
         summaries = sorted(Path(folder).glob("*_summary_*.csv"))
         if failed or not summaries:
-            last = ([line.strip() for line in said.splitlines() if line.strip()] or ["silence"])[-1]
+            lines = [line.strip() for line in messages.splitlines() if line.strip()]
+            reason = lines[-1] if lines else "no message"
             raise UserError(
-                f"vela refuses {path} for {accelerator} ({last}); see: {vela} {path} "
-                f"--accelerator-config {accelerator}"
+                f"vela failed on {path} for {accelerator} ({reason}); to see all of its output: "
+                f"{vela} {path} --accelerator-config {accelerator}"
             )
-        return summaries[0].read_text(encoding="utf-8"), done.stdout
+        return summaries[0].read_text(encoding="utf-8"), printed
 
 
 def read_summary(summary: str) -> Row:
-    """Time and memory from vela's summary: a CSV of two lines, seconds and KiB.
+    """Time and memory from vela's summary.
+
+    Args:
+        summary: a CSV of a header and one line, with seconds, hertz and KiB.
+
+    Returns:
+        The keys of `estimate` from mhz to dram_kb.
 
     Raises:
-        KeyError, ValueError, StopIteration: it is no such summary.
+        KeyError, ValueError, StopIteration: the text is no such summary.
     """
     line = next(csv.DictReader(summary.splitlines()))
     memory = {area: float(line[f"{area}_memory_used"]) * KIB / 1000 for area in MEMORIES}
@@ -149,31 +174,33 @@ def read_summary(summary: str) -> Row:
 
 
 def cpu_operators(printed: str, kinds: dict[str, str]) -> dict[str, int]:
-    """Counts the operators that vela leaves to the CPU.
+    """Counts the operators that fall back to the CPU.
 
     Args:
-        printed: what it printed.
-        kinds: by the tensor that it writes, the kind of each operator in the file. vela calls
-            most of those that it leaves alone "Passthrough", whatever they are.
+        printed: the standard output of vela.
+        kinds: the kind of each operator in the file, by the tensor that it writes. It replaces
+            vela's own name, because vela calls most operators on the CPU "Passthrough".
 
     Returns:
-        How many of each kind, the most frequent first.
+        The number of operators by kind, the most frequent kind first.
 
     Raises:
-        ValueError: the list is not there, or is not as long as it says.
+        ValueError: vela's list is missing, or has another length than vela states.
     """
-    found = [kinds.get(tensor, own) for own, tensor in CPU_OPERATOR.findall(printed)]
-    said = CPU_COUNT.search(printed)
-    if said is None or int(said[1]) != len(found):
-        raise ValueError("vela's list of CPU operators is of another form")
-    return dict(Counter(found).most_common())
+    fallbacks = [
+        kinds.get(tensor, vela_kind) for vela_kind, tensor in CPU_OPERATOR.findall(printed)
+    ]
+    count = CPU_COUNT.search(printed)
+    if count is None or int(count[1]) != len(fallbacks):
+        raise ValueError("vela's list of CPU operators has another form")
+    return dict(Counter(fallbacks).most_common())
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows of `estimate` as a table of at most WIDTH columns, with what they mean below."""
+    """The rows of `estimate` as a table of at most WIDTH characters per line, with notes below."""
     rows = list(rows)
     lines = [
-        f"{rows[0]['file']} on an NPU: estimates, nothing was measured",
+        f"{rows[0]['file']} on an NPU: estimates, not measurements",
         f"{'accelerator':14}{'MHz':>5}{'ms':>8}{'SRAM KB':>9}{'flash KB':>9}{'DRAM KB':>8}"
         "  on the CPU",
     ]
@@ -185,9 +212,9 @@ def table(rows: Iterable[Row]) -> str:
             lines += textwrap.wrap(start + kind, WIDTH, drop_whitespace=False)
             start = " " * len(start)
     notes = (
-        "Arm's compiler vela computes them for a clock and memories that it takes as usual for "
-        "each accelerator. ms: one image, on the NPU alone; what falls back to the CPU takes time "
-        "that is not in it. KB: 1000 bytes. Where DRAM is not 0, activations and weights lie "
-        "there, and SRAM is the NPU's cache."
+        "Estimated by Arm's compiler vela, with its default clock and memories for each "
+        "accelerator. ms: one image, on the NPU; the time of operators on the CPU is not included. "
+        "KB: 1000 bytes. Where DRAM is not 0, it holds activations and weights, and SRAM is the "
+        "NPU's cache."
     )
     return "\n".join(lines + textwrap.wrap(notes, WIDTH))

@@ -1,33 +1,49 @@
-"""A folder to hand over: the int8 file and all that somebody needs who has only a device.
+"""Handover: a folder with the int8 file and everything needed to run it on a device.
 
 int8_quantized_model.tflite          the model
-contract.json, labels.txt            what goes in, what comes out, the classes
+contract.json, labels.txt            its input, its output, the names of the classes
 picture.rgb, picture.logits          a test picture as raw bytes, and the output that it must give
-model.h, model.cc                    the same for microcontrollers
-run_on_device.py                     checks the picture, times the model, looks at photos
+model.h, model.cc                    the model as C source, for microcontrollers
+run_on_device.py                     checks the test picture, times the model, predicts on photos
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.base.artifacts import artifact_path, atomic, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.data.dataset import load_split
-from pipeline.deploy import run_on_device
 from pipeline.evaluation.memory_plan import plan
 from pipeline.inference.contract import read
 from pipeline.inference.litert import open_interpreter, set_image
 
-ALIGNMENT = 16  # bytes, of the model in a microcontroller's memory, as TFLite Micro asks
+ALIGNMENT = 16  # bytes: TFLite Micro requires it of a model in a microcontroller's memory
+PROGRAM = Path(__file__).with_name("run_on_device.py")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --export."""
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="at the end, write a folder to hand over: int8 file, contract, test picture, C source",
+    )
 
 
 def write_folder(models_dir: Path, folder: Path) -> None:
-    """Writes the int8 file of a models folder, and what belongs to it, into `folder`.
+    """Writes the int8 file of a models folder, and everything needed to run it, into `folder`.
+
+    Args:
+        models_dir: the models folder.
+        folder: is created if it does not exist.
 
     Raises:
         UserError: there is no int8 file, it is stale, or the folder cannot be written.
@@ -45,24 +61,31 @@ def write_folder(models_dir: Path, folder: Path) -> None:
     header, source = c_header(content, contract), c_source(content)
     files = {
         path.name: content,
-        "contract.json": (json.dumps(contract, indent=1) + "\n").encode(),
-        "labels.txt": "".join(f"{name}\n" for name in contract["output"]["classes"]).encode(),
+        "contract.json": (json.dumps(contract, indent=1) + "\n").encode("utf-8"),
+        "labels.txt": "".join(f"{name}\n" for name in contract["output"]["classes"]).encode(
+            "utf-8"
+        ),
         "picture.rgb": picture.tobytes(),
         "picture.logits": np.ascontiguousarray(logits).tobytes(),
-        "model.h": header.encode(),
-        "model.cc": source.encode(),
-        "run_on_device.py": Path(run_on_device.__file__).read_bytes(),
+        "model.h": header.encode("utf-8"),
+        "model.cc": source.encode("utf-8"),
+        PROGRAM.name: PROGRAM.read_bytes(),
     }
-    for name, written in files.items():
+    for name, data in files.items():
         with atomic(folder / name) as temporary:
-            temporary.write_bytes(written)
+            temporary.write_bytes(data)
     size = sum(map(len, files.values()))
-    say(f"wrote {folder}: {len(files)} files, {size / 1e6:.1f} MB; try it there with:")
+    say(f"wrote {folder}: {len(files)} files, {size / 1e6:.1f} MB; test it on the device with:")
     say("  pip install ai-edge-litert numpy pillow && python run_on_device.py")
 
 
-def c_header(content: bytes, contract: dict) -> str:
-    """What a C or C++ program must know of the model, as constants."""
+def c_header(content: bytes, contract: dict[str, Any]) -> str:
+    """The C header: declarations of the model, and constants for shapes, scales and classes.
+
+    Args:
+        content: the .tflite file.
+        contract: as `contract.read` gives it.
+    """
     image, logits = contract["input"], contract["output"]
     _, height, width, channels = image["shape"]
     names = ", ".join(json.dumps(name) for name in logits["classes"])
@@ -101,7 +124,7 @@ extern const size_t kModelSize;
 
 
 def c_source(content: bytes) -> str:
-    """The model as a C array; compiles as C and as C++."""
+    """The model as an array, in a source that compiles as C and as C++."""
     numbers = textwrap.fill(", ".join(map(str, content)), 100)
     return f"""#include "model.h"
 

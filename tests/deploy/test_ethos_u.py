@@ -1,4 +1,4 @@
-"""What an NPU would take: vela's words read right, faults in one line, and nothing on the CPU."""
+"""NPU estimates: vela's output is read correctly, errors are one line, nothing falls back."""
 
 import multiprocessing.spawn
 import os
@@ -33,8 +33,8 @@ NPU operators = 1 (25.0%)
 
 Neural network macs                          1000 MACs/batch
 """
-# Answers as vela does, in a file beside which it notes how it was called.
-STAND_IN = """#!{python}
+# Behaves as vela does, and writes its arguments to the file `notes`.
+FAKE_VELA = """#!{python}
 import pathlib, sys
 with open({notes!r}, "a") as notes:
     print(*sys.argv[1:], sep="\\t", file=notes)
@@ -44,7 +44,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--output-dir") + 1])
 pathlib.Path("leftover").write_text("x")
 print({printed!r})
 """
-REFUSAL = """#!{python}
+FAILING_VELA = """#!{python}
 import sys
 print("Warning: something else")
 print("Traceback:", file=sys.stderr)
@@ -54,8 +54,8 @@ sys.exit("RuntimeError: no such thing")
 
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
-    """Neither a vela of this machine nor its temporary folder."""
-    multiprocessing.spawn.get_executable()  # loaded by now: it keeps the Python that it finds then
+    """Hides a vela installed on this machine, and its temporary folder."""
+    multiprocessing.spawn.get_executable()  # loaded first: it remembers the path of Python
     (tmp_path / "nowhere").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "python"))
@@ -95,11 +95,11 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_operators_on_the_cpu_are_called_by_their_kind_in_the_file():
+def test_operators_on_the_cpu_have_the_kind_that_they_have_in_the_file():
     kinds = {"net/enlarge;net/(a) b": "RESIZE_BILINEAR", "net/stem": "CONV_2D"}
     kinds["StatefulPartitionedCall:0"] = "RESIZE_BILINEAR"
-    found = ethos_u.cpu_operators(PRINTED, kinds)
-    assert found == {"RESIZE_BILINEAR": 2, "Softmax": 1}
+    counts = ethos_u.cpu_operators(PRINTED, kinds)
+    assert counts == {"RESIZE_BILINEAR": 2, "Softmax": 1}
     none = "CPU operators = 0 (0.0%)\nNPU operators = 1 (100.0%)\n"
     assert ethos_u.cpu_operators(none, kinds) == {}
 
@@ -107,13 +107,13 @@ def test_operators_on_the_cpu_are_called_by_their_kind_in_the_file():
 @pytest.mark.parametrize(
     "printed", ["", PRINTED.replace("= 3 (", "= 4 ("), PRINTED.replace("CPU: Soft", "Soft")]
 )
-def test_a_list_that_is_not_whole_is_not_taken_for_one(printed):
-    """Else an operator on the CPU could be missed by a change of vela's form."""
+def test_incomplete_list_of_cpu_operators_is_an_error(printed):
+    """Else an operator on the CPU could be missed if the form of vela's output changes."""
     with pytest.raises(ValueError):
         ethos_u.cpu_operators(printed, {})
 
 
-def test_summary_in_milliseconds_and_thousands_of_bytes():
+def test_summary_is_converted_to_milliseconds_and_kilobytes():
     row = ethos_u.read_summary(SUMMARY)
     assert row["milliseconds"] == 4.25 and row["mhz"] == 500
     assert row["sram_kb"] == 256.0  # 250 KiB
@@ -121,7 +121,7 @@ def test_summary_in_milliseconds_and_thousands_of_bytes():
     assert row["dram_kb"] == 0 and row["memory_mode"] == "Shared_Sram"
 
 
-def test_table_names_what_falls_back_within_80_columns():
+def test_table_lists_fallbacks_within_80_columns():
     row = {"file": "some.tflite", "mhz": 1000.0, "milliseconds": 1234.567, "sram_kb": 12345.6}
     row |= {"flash_kb": 0.0, "dram_kb": 123456.7}
     many = {f"A_LONG_OPERATOR_{k}": k + 1 for k in range(6)}
@@ -143,23 +143,25 @@ def test_table_names_what_falls_back_within_80_columns():
 # --- the program ----------------------------------------------------------------------------
 
 
-def test_estimate_asks_for_every_accelerator_and_leaves_nothing(clean, program, files, monkeypatch):
+def test_estimate_runs_vela_for_every_accelerator_and_leaves_no_files(
+    clean, program, files, monkeypatch
+):
     notes = clean / "notes"
-    vela = program(STAND_IN, notes=str(notes), summary=SUMMARY, printed=PRINTED)
+    vela = program(FAKE_VELA, notes=str(notes), summary=SUMMARY, printed=PRINTED)
     before = sorted(files.iterdir())
     monkeypatch.setenv("PATH", str(vela.parent))
     monkeypatch.chdir(files)
     rows = ethos_u.estimate(files.relative_to(files) / "int8.tflite")
-    asked = [line.split("\t") for line in notes.read_text().splitlines()]
-    assert [line[line.index("--accelerator-config") + 1] for line in asked] == [
+    calls = [line.split("\t") for line in notes.read_text().splitlines()]
+    assert [line[line.index("--accelerator-config") + 1] for line in calls] == [
         "ethos-u55-128",
         "ethos-u55-256",
         "ethos-u65-512",
         "ethos-u85-256",
     ]
-    assert all(line[0] == str(files / "int8.tflite") for line in asked)
-    assert all("--show-cpu-operations" in line for line in asked)
-    # The file's last tensor is vela's third operator on the CPU.
+    assert all(line[0] == str(files / "int8.tflite") for line in calls)
+    assert all("--show-cpu-operations" in line for line in calls)
+    # The third operator on the CPU in PRINTED writes the last tensor of the file.
     assert rows[1] == {
         "file": "int8.tflite",
         "accelerator": "ethos-u55-256",
@@ -175,8 +177,8 @@ def test_estimate_asks_for_every_accelerator_and_leaves_nothing(clean, program, 
     assert list((clean / "nowhere").iterdir()) == []  # the temporary folder
 
 
-def test_the_variable_goes_before_the_path(clean, program, monkeypatch):
-    vela = program(REFUSAL)
+def test_variable_vela_has_priority_over_the_path(clean, program, monkeypatch):
+    vela = program(FAILING_VELA)
     monkeypatch.setenv("PATH", str(vela.parent))
     assert ethos_u.find_vela() == str(vela)
     other = vela.with_name("other")
@@ -188,66 +190,64 @@ def test_the_variable_goes_before_the_path(clean, program, monkeypatch):
         ethos_u.find_vela()
 
 
-# --- faults ---------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------
 
 
-def refused(path):
-    """The one line in which a file is refused."""
+def error_of(path):
+    """The message of the error for a file, which is one line."""
     with pytest.raises(UserError) as caught:
         ethos_u.estimate(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_without_vela_the_way_to_it_is_told(clean, files, monkeypatch):
-    said = refused(files / "int8.tflite")
-    assert "ethos-u-vela" in said and "python3 -m venv" in said and "export VELA=" in said
+def test_without_vela_the_error_says_how_to_install_it(clean, files, monkeypatch):
+    message = error_of(files / "int8.tflite")
+    assert "ethos-u-vela" in message and "python3 -m venv" in message and "export VELA=" in message
     monkeypatch.setenv("VELA", str(clean / "gone"))
-    assert f"VELA names {clean / 'gone'}" in refused(files / "int8.tflite")
+    assert f"VELA names {clean / 'gone'}" in error_of(files / "int8.tflite")
 
 
-def test_other_files_are_refused(program, files, tmp_path, monkeypatch):
-    monkeypatch.setenv("VELA", str(program(REFUSAL)))
-    assert "no int8 .tflite file" in refused(files / "float32.tflite")
+def test_other_files_are_error_of(program, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("VELA", str(program(FAILING_VELA)))
+    assert "is not an int8 .tflite file" in error_of(files / "float32.tflite")
     (tmp_path / "model.h5").touch()
-    assert "no int8 .tflite file" in refused(tmp_path / "model.h5")
-    assert "is missing" in refused(files / "none.tflite")
+    assert "is not an int8 .tflite file" in error_of(tmp_path / "model.h5")
+    assert "is missing" in error_of(files / "none.tflite")
     (tmp_path / "junk.tflite").write_bytes(b"junk" * 100)
-    assert "cannot be read as a .tflite file" in refused(tmp_path / "junk.tflite")
-    said = refused(files / "int8.tflite")
-    assert "vela refuses" in said and "RuntimeError: no such thing" in said
-    assert "ethos-u55-128" in said
+    assert "cannot be read as a .tflite file" in error_of(tmp_path / "junk.tflite")
+    message = error_of(files / "int8.tflite")
+    assert "vela failed" in message and "RuntimeError: no such thing" in message
+    assert "ethos-u55-128" in message
 
 
-def test_another_vela_is_told_from_this_one(clean, program, files, monkeypatch):
+def test_vela_of_another_version_is_an_error(clean, program, files, monkeypatch):
     for summary, printed in ((SUMMARY, ""), ("a,b\n1,2\n", PRINTED), ("", PRINTED)):
         notes = str(clean / "notes")
-        vela = program(STAND_IN, notes=notes, summary=summary, printed=printed)
+        vela = program(FAKE_VELA, notes=notes, summary=summary, printed=printed)
         monkeypatch.setenv("VELA", str(vela))
-        assert f"ethos-u-vela=={ethos_u.VERSION}" in refused(files / "int8.tflite")
-    no_program = vela.with_name("text")
-    no_program.write_text("#!/no/such/interpreter\n")
-    no_program.chmod(0o755)
-    monkeypatch.setenv("VELA", str(no_program))
-    assert "vela refuses" in refused(files / "int8.tflite")
+        assert f"ethos-u-vela=={ethos_u.VERSION}" in error_of(files / "int8.tflite")
+    broken = vela.with_name("broken")
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("VELA", str(broken))
+    assert "vela failed" in error_of(files / "int8.tflite")
 
 
-def test_the_script_prints_the_table_and_writes_nothing(
-    program, files, tmp_path, monkeypatch, capsys
-):
+def test_script_prints_the_table_and_writes_nothing(program, files, tmp_path, monkeypatch, capsys):
     notes = str(tmp_path / "notes")
-    vela = program(STAND_IN, notes=notes, summary=SUMMARY, printed=PRINTED)
+    vela = program(FAKE_VELA, notes=notes, summary=SUMMARY, printed=PRINTED)
     monkeypatch.setenv("VELA", str(vela))
     before = sorted(files.iterdir())
-    where = ["--models-dir", str(files), "--model", str(files / "int8.tflite")]
-    assert evaluation.main([*where, "--npu"]) == 0
+    flags = ["--models-dir", str(files), "--model", str(files / "int8.tflite")]
+    assert evaluation.main([*flags, "--npu"]) == 0
     assert capsys.readouterr().out == ethos_u.table(ethos_u.estimate(files / "int8.tflite")) + "\n"
     assert sorted(files.iterdir()) == before
     with pytest.raises(UserError, match=r"int8_quantized_model\.tflite is missing; .*python"):
         evaluation.main(["--models-dir", str(files), "--npu"])
 
 
-# --- vela itself ----------------------------------------------------------------------------
+# --- the real vela ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -270,12 +270,12 @@ def test_no_operator_of_the_network_falls_back(vela, tmp_path):
     assert [row["cpu_operators"] for row in rows] == [{}] * 4
     for row in rows:
         assert 0.1 < row["milliseconds"] < 100 and 100 < row["sram_kb"] < 1000
-        assert row["flash_kb"] + row["dram_kb"] > 1000  # its weights lie somewhere: 1.1 million
-    assert rows[1]["milliseconds"] < rows[0]["milliseconds"]  # twice the multipliers
+        assert row["flash_kb"] + row["dram_kb"] > 1000  # 1.1 million weights are in one of them
+    assert rows[1]["milliseconds"] < rows[0]["milliseconds"]  # it has twice the multipliers
     assert os.listdir(tmp_path) == ["int8.tflite"]
 
 
 def test_depth_to_space_falls_back(vela, files):
-    """No Ethos-U has it: why the network writes it as reshape, transpose, reshape."""
+    """No Ethos-U supports it, so the network uses reshape, transpose and reshape instead."""
     for row in ethos_u.estimate(files / "int8.tflite"):
         assert row["cpu_operators"] == {"DEPTH_TO_SPACE": 1}

@@ -1,4 +1,4 @@
-"""The folder that is handed over works for somebody who has nothing else of this project."""
+"""The handover folder works without the rest of this project."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def folder(finished_run, tmp_path_factory):
     return folder
 
 
-def test_folder_holds_what_is_promised(folder, finished_run):
+def test_folder_has_the_model_and_all_listed_files(folder, finished_run):
     assert {path.name for path in folder.iterdir()} == FILES
     model = artifact_path(finished_run, "int8").read_bytes()
     assert (folder / "int8_quantized_model.tflite").read_bytes() == model
@@ -37,7 +37,7 @@ def test_folder_holds_what_is_promised(folder, finished_run):
 
 
 def run_on_device(folder, *photos):
-    """In another place, and by a Python that cannot see the project."""
+    """Runs it in another folder, with a Python that cannot import the project."""
     return subprocess.run(
         [sys.executable, "-I", str(folder / "run_on_device.py"), *map(str, photos)],
         cwd=folder.parent,
@@ -47,18 +47,18 @@ def run_on_device(folder, *photos):
     )
 
 
-def test_program_checks_the_picture_and_looks_at_photos(folder, tmp_path):
+def test_program_checks_the_test_picture_and_predicts_on_photos(folder, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.full((50, 70, 3), 120, np.uint8)).save(photo)
     done = run_on_device(folder, photo)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("OK\n") and re.search(r"\d+\.\d\d ms an image", done.stdout)
+    assert done.stdout.startswith("OK\n") and re.search(r"\d+\.\d\d ms per image", done.stdout)
     assert "pet, background, border" in done.stdout
     with Image.open(tmp_path / "photo.classes.png") as classes:
         assert set(np.unique(classes)) <= {0, 127, 254}
 
 
-def test_program_finds_another_output(folder, tmp_path):
+def test_program_reports_other_output(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     logits = np.fromfile(copy / "picture.logits", np.int8)
     (-logits).tofile(copy / "picture.logits")
@@ -84,7 +84,7 @@ int main(void) {
 
 
 @pytest.mark.parametrize("compiler", ["gcc -std=c11 -xc", "g++ -std=c++17 -xc++"])
-def test_c_source_compiles_without_a_warning_and_is_the_file(folder, tmp_path, compiler):
+def test_c_source_compiles_without_warnings_and_holds_the_file(folder, tmp_path, compiler):
     program, *flags = compiler.split()
     if not shutil.which(program):
         pytest.skip(f"{program} is not installed")
@@ -95,17 +95,17 @@ def test_c_source_compiles_without_a_warning_and_is_the_file(folder, tmp_path, c
         [*command, "-o", str(tmp_path / "a")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    said = subprocess.run(
+    output = subprocess.run(
         [tmp_path / "a"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     content = (folder / "int8_quantized_model.tflite").read_bytes()
-    needs = plan(content).activation_bytes
-    expected = f"{len(content)} 32 32 3 0.00392156886 0 3 pet {needs} 0\n"
-    assert said.stdout == expected
+    activation_bytes = plan(content).activation_bytes
+    expected = f"{len(content)} 32 32 3 0.00392156886 0 3 pet {activation_bytes} 0\n"
+    assert output.stdout == expected
     assert (tmp_path / "copy.bin").read_bytes() == content
 
 
-def test_export_alone_converts_nothing(run_copy, tmp_path):
+def test_export_of_a_finished_run_converts_nothing(run_copy, tmp_path):
     before = artifact_path(run_copy, "int8").stat().st_mtime_ns
     arguments = ("--calibration-images", "20", "--if-needed", "--export", tmp_path / "out")
     done = run_script("quantization.py", "--models-dir", run_copy, *arguments)
@@ -118,7 +118,7 @@ def test_export_alone_converts_nothing(run_copy, tmp_path):
     assert json.loads((tmp_path / "out" / "contract.json").read_text())["input"]["raw_pixels"]
 
 
-def test_missing_file_names_the_command(tmp_path):
+def test_missing_int8_file_is_an_error_with_the_command(tmp_path):
     with pytest.raises(UserError, match=r"is missing; make it with: python quantization\.py"):
         handover.write_folder(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
