@@ -70,25 +70,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line (`sys.argv` if `argv` is None)."""
     parser = cli.argument_parser(__doc__)
     gates.add_flags(parser)
-    parser.add_argument(
-        "--image",
-        type=Path,
-        nargs="+",
-        metavar="PHOTO",
-        help="do nothing but draw each photo over with its classes: PHOTO.overlay.png beside it, "
-        "PHOTO.classes.png with the class indices, PHOTO.legend.png",
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="FILE",
-        help="the .h5 or .tflite file that --image or --npu uses (default: the int8 one)",
-    )
-    for flag, text in (
-        ("--profile", "time the operators of each .tflite file, and say who runs them"),
-        ("--npu", "estimate what NPUs would take for the int8 file (with ethos-u-vela)"),
-    ):
-        parser.add_argument(flag, action="store_true", help=f"do nothing but {text}")
+    predict.add_flags(parser)
+    op_profile.add_flags(parser)
+    ethos_u.add_flags(parser)
     return parser.parse_args(argv)
 
 

@@ -76,12 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="int8",
         help="type of its output; LiteRT.js takes uint8 only (default: %(default)s)",
     )
-    parser.add_argument(
-        "--export",
-        type=Path,
-        metavar="DIR",
-        help="at the end, write a folder to hand over: int8 file, contract, test picture, C source",
-    )
+    handover.add_flags(parser)
     parser.add_argument(
         "--sensitivity",
         action="store_true",
