@@ -19,7 +19,7 @@ these epochs has a term more. On two CPU cores the first part takes an hour (40 
 second half an hour: mean IoU 0.788, then 0.794, on the validation split of Oxford-IIIT Pet at 128
 pixels. Several GPUs are used if present; several machines if TF_CONFIG is set (see the README).
 
-Another network, loss or augmentation: pipeline/training/networks.py, losses.py, batches.py.
+Another network, loss or augmentation: pipeline/training/networks.py, losses.py, input_pipeline.py.
 """
 
 from __future__ import annotations

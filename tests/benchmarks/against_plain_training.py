@@ -4,7 +4,7 @@
 
 Plain is what the Keras example for this data set does: photographs and masks lie encoded on disk,
 tf.data decodes and resizes each in every epoch, augments image by image, and `model.fit` trains.
-Ours is `batches.epoch_batches` with `fitting.make_train_step`. They take turns. Writes only
+Ours is `input_pipeline.epoch_batches` with `loop.make_train_step`. They take turns. Writes only
 temporary files.
 """
 

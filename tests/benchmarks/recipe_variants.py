@@ -51,7 +51,7 @@ def rectangles(images: tf.Tensor, draws: tf.Tensor, least: float, more: float) -
     """Of half of the images, the pixels of a random rectangle: bool (batch, size, size).
 
     Its sides are `least` to `least + more` of the image's. The random numbers are those of
-    `batches.augment`, scrambled, so that they have nothing to do with its changes.
+    `input_pipeline.augment`, scrambled, so that they have nothing to do with its changes.
     """
     dice = tf.math.floormod(draws[:, :5] * 997.0, 1.0)
     height, width = (least + more * dice[:, k, None, None] for k in (0, 1))
