@@ -1,4 +1,4 @@
-""".tflite files run: interpreters, predictions, and the operators in them."""
+"""Run .tflite files with LiteRT, and list their operators."""
 
 from __future__ import annotations
 
@@ -16,96 +16,114 @@ from pipeline.base.console import UserError, silenced
 from pipeline.base.system import Died, cores, in_own_process, limit_address_space
 from pipeline.inference.litert_private import operator_details
 
-CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # that mix channels
-TRIAL_SECONDS = 60  # for a file of somebody else, with the start of the process that tries it
-TRIAL_BYTES = 8 << 30  # of address space for that process; a damaged shape can ask for any size
+CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # without depthwise ones: they mix no channels
+TRIAL_SECONDS = 60  # time limit for the trial of an unknown file, start of the process included
+TRIAL_BYTES = 8 << 30  # address space of that process; a damaged shape can ask for any amount
+# What LiteRT raises for a file that it cannot run. ValueError: no flatbuffer of the right kind, a
+# name that is no UTF-8. RuntimeError: an operator rejects its tensors.
+REFUSALS = (ValueError, RuntimeError, MemoryError)
 
 
 def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> Interpreter:
-    """A LiteRT interpreter, ready to run, with XNNPACK as by default.
+    """Open a .tflite file in LiteRT with its default delegate, XNNPACK; tensors are allocated.
 
-    LiteRT trusts a file: a damaged or hostile one can crash the process. So a file that is not
-    what its record says is first tried in a process of its own, once (see `try_out`).
+    LiteRT does not validate a file: a damaged or hostile one can crash the process. So a file that
+    has no record, or differs from it, first runs once in a separate process (see `try_out`).
 
     Args:
-        made_here: this process wrote the file: it need not be tried, and has no record yet.
+        threads: threads of the interpreter.
+        made_here: this process wrote the file; it is trusted although it has no record yet.
 
     Raises:
-        UserError: the file is missing, no .tflite file, or cannot be run.
+        UserError: the file is missing, is no .tflite file, or cannot be run.
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
-    # A process of ours that was started for a file was started after the file was tried.
+    # A child process of the pipeline starts after its parent has tried the file.
     if not made_here and multiprocessing.parent_process() is None and not is_recorded(path):
         status = path.stat()
         try_out(path, status.st_size, status.st_mtime_ns)
-    return opened(path, threads)
+    return load_interpreter(path, threads)
 
 
 @functools.cache
 def try_out(path: Path, size: int, modified: int) -> None:
-    """Opens and runs a file in a process of its own, once for each that has this size and time.
+    """Open and run a file in a separate process, to see whether it crashes or hangs.
 
-    That takes 0.22 s on one core of 2.6 GHz, nearly all of it the start of Python.
+    Takes 0.22 s on one core of 2.6 GHz, nearly all of it for the start of Python. The result is
+    cached: one trial per file, as long as size and time of modification stay the same.
+
+    Args:
+        size, modified: the file's size in bytes and modification time in ns; keys of the cache.
 
     Raises:
-        UserError: the process crashed or hung, or LiteRT refuses the file.
+        UserError: the process crashed or timed out, or LiteRT refuses the file.
     """
     try:
         in_own_process(run_once, path, seconds=TRIAL_SECONDS)
     except (Died, TimeoutError) as error:
-        how = "crashes on it" if isinstance(error, Died) else f"takes over {TRIAL_SECONDS} s for it"
-        raise UserError(f"{path} cannot be run: LiteRT {how}; {remedy(path)}") from None
+        fault = (
+            "crashes on it" if isinstance(error, Died) else f"takes over {TRIAL_SECONDS} s for it"
+        )
+        raise UserError(f"{path} cannot be run: LiteRT {fault}; {remedy(path)}") from None
 
 
 def run_once(path: Path) -> None:
-    """Opens a file and runs it on noise, for `try_out`; raises UserError if LiteRT refuses it."""
+    """Open a file and run it on random input; the part of `try_out` in the separate process.
+
+    Raises:
+        UserError: LiteRT refuses the file.
+    """
     limit_address_space(TRIAL_BYTES)
-    interpreter = opened(path)
+    interpreter = load_interpreter(path)
     random = np.random.default_rng(0)
     try:
         with silenced():
-            for slot in interpreter.get_input_details():
-                noise = 255 * random.random(slot["shape"], np.float32)
-                interpreter.set_tensor(slot["index"], noise.astype(slot["dtype"]))
+            for tensor in interpreter.get_input_details():
+                noise = 255 * random.random(tensor["shape"], np.float32)
+                interpreter.set_tensor(tensor["index"], noise.astype(tensor["dtype"]))
             interpreter.invoke()
-            for slot in interpreter.get_output_details():
-                interpreter.get_tensor(slot["index"])
-    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
-        raise refused(path, error) from None
+            for tensor in interpreter.get_output_details():
+                interpreter.get_tensor(tensor["index"])
+    except REFUSALS as error:
+        raise refusal(path, error) from None
 
 
-def refused(path: Path, error: Exception) -> UserError:
-    """What is said of a file that LiteRT does not take."""
+def refusal(path: Path, error: Exception) -> UserError:
+    """The one-line error for a file that LiteRT refused with `error`."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(f"{path} cannot be read as a .tflite file ({reason}); {remedy(path)}")
 
 
-def opened(path: Path, threads: int = 1) -> Interpreter:
-    """An interpreter of a file that may be trusted; raises UserError if LiteRT refuses it."""
+def load_interpreter(path: Path, threads: int = 1) -> Interpreter:
+    """Open a trusted file in this process; raises UserError if LiteRT refuses it."""
     try:
         with silenced():
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
         return interpreter
-    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
-        raise refused(path, error) from None
+    except REFUSALS as error:
+        raise refusal(path, error) from None
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
-    """Gives one uint8 image (height, width, 3) to an interpreter, in the type its input has."""
-    slot = interpreter.get_input_details()[0]
-    if slot["dtype"] == np.float32:
+    """Set the input of an interpreter to one uint8 image (height, width, 3).
+
+    The pixel is converted to the input's type: uint8 as it is, int8 less 128, float32 divided by
+    255. Scale and zero point are not read: `verify.check_integers` has checked that they agree.
+    """
+    tensor = interpreter.get_input_details()[0]
+    if tensor["dtype"] == np.float32:
         image = image.astype(np.float32) / 255
-    elif slot["dtype"] == np.int8:
+    elif tensor["dtype"] == np.int8:
         image = (image.astype(np.int16) - 128).astype(np.int8)
-    interpreter.set_tensor(slot["index"], image[None])
+    interpreter.set_tensor(tensor["index"], image[None])
 
 
 def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Class indices (height, width) of uint8 images, one by one.
+    """Yield the class indices, int64 (height, width), of uint8 images (height, width, 3).
 
-    Quantised outputs share one scale over all classes, so their largest is the largest logit.
+    A quantised output has one scale for all classes, so argmax needs no dequantisation.
     """
     output = interpreter.get_output_details()[0]["index"]
     for image in images:
@@ -115,7 +133,15 @@ def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> It
 
 
 def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Float32 logits (n, height, width, classes) of a .tflite file for uint8 images."""
+    """Logits of a .tflite file, dequantised if its output is quantised.
+
+    Args:
+        content: the bytes of a trusted file.
+        images: uint8 (n, height, width, 3).
+
+    Returns:
+        float32 (n, height, width, classes).
+    """
     interpreter = Interpreter(model_content=content, num_threads=cores())
     interpreter.allocate_tensors()
     output = interpreter.get_output_details()[0]
@@ -134,14 +160,20 @@ def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
 class Operator:
     """An operator of a .tflite file."""
 
-    kind: str  # as LiteRT calls it: CONV_2D
-    tensor: str  # name of its output
-    depth: int  # of a convolution: products per sum, kernel height x width x input channels; else 0
-    limits: tuple[float, float] | None  # smallest and largest value of an int8 output, if it is
+    kind: str  # LiteRT's name of the operation, as "CONV_2D"
+    tensor: str  # name of the first output
+    # Products per sum of an operator in CONVOLUTIONS: kernel height x width x input channels;
+    # 0 for all others.
+    depth: int
+    # Smallest and largest real value that the output can represent; None if it is not int8.
+    limits: tuple[float, float] | None
 
     @property
     def layer(self) -> str:
-        """The Keras layer that it came from; of several fused ones, the convolution."""
+        """Name of the Keras layer that it was made from; of fused layers, the convolution.
+
+        The kind in lower case if the tensor's name does not tell.
+        """
         parts = self.tensor.split(";")[-1].split("/")  # network/layer/operation
         return parts[1] if len(parts) > 2 else self.kind.lower()
 
@@ -150,14 +182,14 @@ def operators(content: bytes) -> list[Operator]:
     """The operators of a .tflite file in the order of execution."""
     interpreter = Interpreter(model_content=content)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    found = []
+    listed = []
     for node in operator_details(interpreter):
         depth, limits = 0, None
-        if node["op_name"] in CONVOLUTIONS:  # the kernel is input 1: (out, height, width, in)
+        if node["op_name"] in CONVOLUTIONS:  # input 1 is the kernel (out, height, width, in)
             depth = int(np.prod(tensors[node["inputs"][1]]["shape"][1:]))
         output = tensors[node["outputs"][0]]
         if output["dtype"] == np.int8:
             scale, zero_point = output["quantization"]
             limits = scale * (-128 - zero_point), scale * (127 - zero_point)
-        found.append(Operator(node["op_name"], output["name"], depth, limits))
-    return found
+        listed.append(Operator(node["op_name"], output["name"], depth, limits))
+    return listed

@@ -1,4 +1,4 @@
-"""Running .tflite files: pixels in every input type, logits, and operators by their layers."""
+"""Running .tflite files: pixels in every input type, logits, operators, and files that fail."""
 
 import numpy as np
 import pytest
@@ -19,26 +19,26 @@ def pruned(finished_run):
     return load_model(finished_run, "pruned")
 
 
-def test_operators_carry_the_names_of_their_layers(pruned):
-    found = litert.operators(convert(pruned, "float32"))
+def test_operators_have_the_names_of_their_layers(pruned):
+    operators = litert.operators(convert(pruned, "float32"))
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D")
-    by_layer = {operator.layer: operator for operator in found if operator.kind in kinds}
+    by_layer = {operator.layer: operator for operator in operators if operator.kind in kinds}
     names = {layer.name for layer in pruned.layers if "conv" in type(layer).__name__.lower()}
     assert set(by_layer) == names
     depths = {name: by_layer[name].depth for name in ("stem", "block1_project", "block1_depthwise")}
     assert depths == {"stem": 27, "block1_project": 96, "block1_depthwise": 0}
 
 
-def test_int8_operators_know_the_range_of_their_output(finished_run):
-    """ReLU6 is fused: its range is what int8 covers."""
+def test_int8_operators_have_the_range_of_their_output(finished_run):
+    """The first layer has a fused ReLU6, so its range lies in 0..6."""
     content = artifact_path(finished_run, "int8").read_bytes()
-    (stem,) = (each for each in litert.operators(content) if each.layer == "stem")
+    (stem,) = (operator for operator in litert.operators(content) if operator.layer == "stem")
     low, high = stem.limits
     assert low == 0 and 0 < high <= 6.001
 
 
 @pytest.mark.parametrize("variant", ["dynamic", "int8", "float16"])
-def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
+def test_logits_are_those_of_the_keras_model(finished_run, pruned, variant):
     images, _ = (part[:] for part in load_split(finished_run, "validation"))
     path = artifact_path(finished_run, variant)
     logits = litert.logits_of(path.read_bytes(), images)
@@ -51,10 +51,10 @@ def test_logits_are_in_the_units_of_the_model(finished_run, pruned, variant):
 
 @pytest.mark.parametrize("kind", ["float32", "uint8", "int8"])
 def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
-    """Through a network that hands on its image, brightness by brightness."""
+    """With a network whose output is its input."""
     image = layers.Input((SIZE, SIZE, 3))
-    same = [layers.Conv2D(len(CLASSES), 1, use_bias=False) for _ in range(2)]
-    model = keras.Model(image, same[1](same[0](image)))
+    identities = [layers.Conv2D(len(CLASSES), 1, use_bias=False) for _ in range(2)]
+    model = keras.Model(image, identities[1](identities[0](image)))
     model.set_weights([np.eye(3, dtype=np.float32)[None, None]] * 2)
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
     if kind == "float32":
@@ -63,35 +63,34 @@ def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
         content = convert(model, "int8", images / np.float32(255), kind)
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
-    slot = litert.open_interpreter(path).get_input_details()[0]
-    assert slot["dtype"] == np.dtype(kind)
+    tensor = litert.open_interpreter(path).get_input_details()[0]
+    assert tensor["dtype"] == np.dtype(kind)
     logits = litert.logits_of(content, images)
     np.testing.assert_allclose(255 * logits, images, atol=1.01)
 
 
-def test_file_of_ours_is_opened_at_once_and_another_is_tried_first_and_once(
+def test_file_without_a_matching_record_is_tried_once_in_a_separate_process(
     finished_run, tmp_path, monkeypatch
 ):
-    tried = []
-    monkeypatch.setattr(litert, "in_own_process", lambda *arguments, **_: tried.append(arguments))
-    ours = artifact_path(finished_run, "int8")
-    litert.open_interpreter(ours)
-    assert tried == []
-    theirs = tmp_path / ours.name
-    theirs.write_bytes(ours.read_bytes())
+    trials = []
+    monkeypatch.setattr(litert, "in_own_process", lambda *arguments, **_: trials.append(arguments))
+    recorded = artifact_path(finished_run, "int8")
+    litert.open_interpreter(recorded)
+    assert trials == []
+    unknown = tmp_path / recorded.name
+    unknown.write_bytes(recorded.read_bytes())
     for _ in range(2):
-        litert.open_interpreter(theirs)
-    assert tried == [(litert.run_once, theirs)]
-    record = ours.with_name(ours.name + ".json")
+        litert.open_interpreter(unknown)
+    assert trials == [(litert.run_once, unknown)]
+    record = recorded.with_name(recorded.name + ".json")
     (tmp_path / record.name).write_bytes(record.read_bytes())
-    litert.open_interpreter(theirs)
-    theirs.write_bytes(ours.read_bytes() + b"0")
-    litert.open_interpreter(theirs)
-    assert len(tried) == 2
+    litert.open_interpreter(unknown)  # has a record that it matches
+    unknown.write_bytes(recorded.read_bytes() + b"0")
+    litert.open_interpreter(unknown)  # differs from its record
+    assert len(trials) == 2
 
 
-def test_file_that_crashes_litert_is_one_line(finished_run, tmp_path):
-    """And this process lives on to say it."""
+def test_file_that_crashes_litert_is_refused_by_a_process_that_survives(finished_run, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(that_crashes(artifact_path(finished_run, "int8").read_bytes()))
     words = r"model\.tflite cannot be run: LiteRT crashes on it; name another file"
@@ -99,7 +98,7 @@ def test_file_that_crashes_litert_is_one_line(finished_run, tmp_path):
         litert.open_interpreter(path)
 
 
-def test_file_that_never_ends_is_one_line(finished_run, tmp_path, monkeypatch):
+def test_file_that_exceeds_the_time_limit_is_refused(finished_run, tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     path.write_bytes(artifact_path(finished_run, "int8").read_bytes())
     monkeypatch.setattr(litert, "TRIAL_SECONDS", 0.01)
@@ -107,7 +106,7 @@ def test_file_that_never_ends_is_one_line(finished_run, tmp_path, monkeypatch):
         litert.open_interpreter(path)
 
 
-def test_file_that_is_no_tflite_file_is_named_with_what_makes_it_anew(tmp_path):
+def test_missing_or_unreadable_file_is_refused_with_the_command_that_makes_it(tmp_path):
     path = tmp_path / "model.tflite"
     with pytest.raises(UserError, match=r"model\.tflite is missing; name another file"):
         litert.open_interpreter(path)

@@ -1,4 +1,4 @@
-""".tflite files as tables: equal vectors once, nothing else changed, weights counted."""
+"""Compact storage changes no output; weights are counted by hand."""
 
 import argparse
 
@@ -17,8 +17,8 @@ from pipeline.variants import VARIANTS
 from tests.helpers.toy_networks import toy_network
 
 
-def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_place(finished_run):
-    """Against the file as the converter's own packing would write it."""
+def test_equal_vectors_are_stored_once_and_weights_are_aligned(finished_run):
+    """Compared with the same tables as flatbuffers' own builder packs them."""
     content = artifact_path(finished_run, "int8").read_bytes()
     builder = flatbuffers.Builder()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -27,18 +27,18 @@ def test_equal_vectors_are_stored_once_and_weights_where_they_can_be_read_in_pla
     assert len(content) < 0.92 * len(plain)
     images, _ = (part[:] for part in load_split(finished_run, "validation"))
     np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
-    assert content.startswith(tflite_files.compacted(plain))  # behind it: the contract's zip
-    buffers = schema.Model.GetRootAs(content, 0)
-    weights = [buffers.Buffers(k).DataAsNumpy() for k in range(buffers.BuffersLength())]
-    weights = [each for each in weights if isinstance(each, np.ndarray) and each.size >= 16]
+    assert content.startswith(tflite_files.compacted(plain))  # then the contract's zip archive
+    root = schema.Model.GetRootAs(content, 0)
+    buffers = [root.Buffers(k).DataAsNumpy() for k in range(root.BuffersLength())]
+    weights = [data for data in buffers if isinstance(data, np.ndarray) and data.size >= 16]
     start = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
-    places = [values.__array_interface__["data"][0] - start for values in weights]
-    assert len(places) > 50 and all(place % 16 == 0 for place in places)
+    offsets = [values.__array_interface__["data"][0] - start for values in weights]
+    assert len(offsets) > 50 and all(offset % 16 == 0 for offset in offsets)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A toy network as .h5 and in every .tflite variant, and how many weights it has."""
+    """A toy network as .h5 and in every .tflite variant, and the number of its parameters."""
     folder = tmp_path_factory.mktemp("models")
     model, calibration = toy_network()
     save_model(model, artifact_path(folder, "original"))
@@ -46,18 +46,18 @@ def models(tmp_path_factory):
         artifact_path(folder, variant).write_bytes(convert(model, variant, calibration))
     kernels = 3 * 9 * 32, 9 * 32, 32 * 9 * 64, 64 * 4 * 32, 32 * 3
     biases = 32 + 32 + 64 + 32 + 3
-    return argparse.Namespace(folder=folder, weights=sum(kernels) + biases)
+    return argparse.Namespace(folder=folder, parameters=sum(kernels) + biases)
 
 
-def test_count_is_of_what_is_stored(models):
-    counts = tflite_files.weight_counts(artifact_path(models.folder, "original"))
-    assert counts[0] == models.weights
+def test_every_kind_of_file_has_the_parameters_of_the_network(models):
+    parameters, _ = tflite_files.weight_counts(artifact_path(models.folder, "original"))
+    assert parameters == models.parameters
     for variant in VARIANTS:
-        weights, nonzero = tflite_files.weight_counts(artifact_path(models.folder, variant))
-        assert weights == models.weights, variant
-        assert 0.8 * models.weights < nonzero <= models.weights
+        parameters, nonzero = tflite_files.weight_counts(artifact_path(models.folder, variant))
+        assert parameters == models.parameters, variant
+        assert 0.8 * models.parameters < nonzero <= models.parameters
 
 
-def test_gzip_makes_a_file_smaller(models):
+def test_gzip_bytes_are_fewer_than_the_file_s(models):
     path = artifact_path(models.folder, "int8")
     assert 0 < tflite_files.gzip_bytes(path) < path.stat().st_size
