@@ -218,7 +218,8 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         started = time.perf_counter()
         photo = open_photograph(path, f"the photo {path}")
         if fit == "crop":  # the model was not trained on the sides that cropping removes
-            photo = photo.crop(tuple(map(round, fitted_box(photo.size, size, fit))))
+            left, top, right, bottom = map(round, fitted_box(photo.size, size, fit))
+            photo = photo.crop((left, top, right, bottom))
         image = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
         box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
         before = time.perf_counter()
