@@ -1,1 +1,1 @@
-"""Keras to .tflite: conversion, calibration, GPTQ, mixed precision, QAT, verification."""
+"""From Keras to .tflite: conversion, calibration, GPTQ, mixed precision, QAT, verification."""

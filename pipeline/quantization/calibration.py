@@ -1,12 +1,13 @@
-"""Activation ranges for int8: where 256 steps lose least of what flows between operators.
+"""Activation ranges for int8 that minimise the mean squared error of rounding and clipping.
 
-By mean squared error (Nagel et al. 2021, *A White Paper on Neural Network Quantization*): a range
-that ends before the rarest values cuts these, and makes the steps of all others finer.
+A range narrower than the extremes clips rare values and makes the steps for all others finer
+(Nagel et al. 2021, *A White Paper on Neural Network Quantization*, section 3.1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -17,15 +18,15 @@ from pipeline.base.console import progress
 from pipeline.base.system import cores
 from pipeline.inference.litert_private import operator_details
 
-Range = tuple[float, float]  # smallest and largest value
+Range = tuple[float, float]  # smallest and largest real value
 
-STEPS = 255  # between the 256 values of int8
-VALUES = 20_000  # of each activation, from each image
-SEED = 7  # of the random choice of values
-BINS = 4096  # of the histogram of them: 16 to a step
-CUTS = np.linspace(0.3, 1.0, 36)  # where a range may end, as shares of the extremes
-PIXELS = (0.0, 1.0)  # range of the input, so that raw camera bytes go in unchanged
-# Operators that give the values they take: int8 wants one range on both sides.
+STEPS = 255  # steps between the 256 values of int8
+VALUES = 20_000  # values drawn from each activation of each image for its histogram
+SEED = 7  # of that draw
+BINS = 4096  # bins of the histogram: 16 per step of int8
+CUTS = np.linspace(0.3, 1.0, 36)  # candidate ends of a range, as fractions of the extremes
+PIXELS = (0.0, 1.0)  # range of the input, so that uint8 pixels are valid input as they are
+# Operators that copy values: int8 requires the same range for input and output.
 SAME_VALUES = (
     *("RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "MAX_POOL_2D"),
     *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
@@ -33,46 +34,50 @@ SAME_VALUES = (
 
 
 def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
-    """The range for int8 of each activation of a float32 .tflite file, by the tensor's name.
+    """Finds the int8 range of each activation of a float32 .tflite file.
 
     Args:
         images: float32 (n, height, width, 3) in 0..1, for calibration.
+
+    Returns:
+        The ranges by name of the tensor, the input included.
     """
     interpreter = Interpreter(
         model_content=content,
         num_threads=cores(),
-        # XNNPACK would keep what flows between its operators to itself.
+        # XNNPACK would not expose the activations between its operators.
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    image = interpreter.get_input_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
     nodes = operator_details(interpreter)
     outputs = [index for node in nodes for index in node["outputs"]]
-    floats = [index for index in outputs if tensors[index]["dtype"] == np.float32]
+    activations = [index for index in outputs if tensors[index]["dtype"] == np.float32]
 
-    def values() -> Iterator[tuple[int, np.ndarray]]:
-        """Each activation, image by image."""
-        for each in images:
-            interpreter.set_tensor(image, each[None])
+    def activation_values() -> Iterator[tuple[int, np.ndarray]]:
+        """Yields index and values (flat) of each activation, image by image."""
+        for image in images:
+            interpreter.set_tensor(input_index, image[None])
             interpreter.invoke()
-            yield from ((index, interpreter.get_tensor(index).ravel()) for index in floats)
+            yield from ((index, interpreter.get_tensor(index).ravel()) for index in activations)
             bar.update()
 
-    # How far values reach, then how often they are where: all of them would fill the memory.
-    extremes = dict.fromkeys(floats, (0.0, 0.0))
-    counts = dict.fromkeys(floats, 0)
+    # Two passes, extremes and then histograms between them, because all activations of all images
+    # would not fit into memory.
+    extremes = dict.fromkeys(activations, (0.0, 0.0))
+    counts: dict[int, Any] = dict.fromkeys(activations, 0)  # integers (BINS,)
     random = np.random.default_rng(SEED)
     with progress("activation ranges", 2 * len(images), "images") as bar:
-        for index, each in values():
+        for index, values in activation_values():
             low, high = extremes[index]
-            extremes[index] = min(low, float(each.min())), max(high, float(each.max()))
-        for index, each in values():
-            if each.size > VALUES:
-                each = each[random.integers(0, each.size, VALUES)]
-            counts[index] += np.histogram(each, BINS, extremes[index])[0]
-    ranges = {image: PIXELS}
+            extremes[index] = min(low, float(values.min())), max(high, float(values.max()))
+        for index, values in activation_values():
+            if values.size > VALUES:
+                values = values[random.integers(0, values.size, VALUES)]
+            counts[index] += np.histogram(values, BINS, extremes[index])[0]
+    ranges = {input_index: PIXELS}
     for node in nodes:
         source = node["inputs"][0]
         for index in node["outputs"]:
@@ -84,30 +89,36 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
 
 
 def best_range(counts: np.ndarray, extremes: Range) -> Range:
-    """The range over which int8 has the least mean squared error.
+    """Returns the range over which int8 has the least mean squared error.
 
     Args:
-        counts: of values in equally wide bins between the extremes, between or at which is 0.
+        counts: histogram of the values, integers (bins,), in bins of equal width over `extremes`.
+        extremes: smallest value (at most 0) and largest value (at least 0).
     """
     low, high = extremes
     if low == high:
         return extremes
     edges = np.linspace(low, high, len(counts) + 1)
-    middles = (edges[1:] + edges[:-1]) / 2
+    centres = (edges[1:] + edges[:-1]) / 2
     highs = CUTS[:, None] * high if high > 0 else np.zeros((1, 1))
-    best = np.inf, 0.0, 0.0
+    best = np.inf, 0.0, 0.0  # error and the two ends
     for lowest in CUTS * low if low < 0 else [0.0]:
         step = (highs - lowest) / STEPS
-        zero = np.round(-lowest / step)  # a whole step, as int8 has it
-        rounded = np.clip(np.round(middles / step) + zero, 0, STEPS) - zero
-        errors = ((rounded * step - middles) ** 2) @ counts
+        zero_point = np.round(-lowest / step)  # an integer, so that 0 is exact
+        rounded = np.clip(np.round(centres / step) + zero_point, 0, STEPS) - zero_point
+        errors = ((rounded * step - centres) ** 2) @ counts
         least = int(errors.argmin())
         best = min(best, (errors[least], lowest, highs[least, 0]))
     return float(best[1]), float(best[2])
 
 
 def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
-    """A calibrated .tflite file, float32 with ranges, with other ranges for these tensors."""
+    """Returns a calibrated float32 .tflite file with other ranges.
+
+    Args:
+        content: a file whose tensors have a minimum and a maximum.
+        ranges: by name of the tensor; tensors without an entry keep theirs.
+    """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for tensor in model.subgraphs[0].tensors:
         name = tensor.name.decode()

@@ -1,6 +1,6 @@
-"""Keras models to .tflite files, in every variant: the one conversion.
+"""Convert Keras models to .tflite files, in every variant of pipeline/variants.py.
 
-All of them take the same picture: real values 0..1, RGB, (1, height, width, 3).
+All variants have the same input: one RGB image (1, height, width, 3) with real values 0..1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from pipeline.variants import VARIANTS
 
 
 def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A seeded sample of training images.
+    """Draws training images for calibration, without replacement.
+
+    Args:
+        number: of images; all of them if there are fewer.
 
     Returns:
-        Their indices, and the images as float32 (n, height, width, 3) in 0..1.
+        Their rows in the split, ascending, int64 (n,), and the images, float32 (n, height, width,
+        3) in 0..1.
     """
     images, _ = load_split(models_dir, "train")
     random, number = np.random.default_rng(seed), min(number, len(images))
@@ -40,42 +44,48 @@ def convert(
     int8_input: str = "uint8",
     int8_output: str = "int8",
 ) -> bytes:
-    """A Keras model as the bytes of a .tflite file, every vector in it stored once.
+    """Converts a Keras model.
 
     Args:
         variant: a key of VARIANTS.
-        calibration: float32 images (n, height, width, 3) in 0..1, for variants of fixed ranges.
-        int8_input, int8_output: "uint8" or "int8", the types of the int8 file's input and output.
-            An operator that turns logits into uint8 costs time and changes no class.
+        calibration: images, float32 (n, height, width, 3) in 0..1, for variants with activation
+            ranges that are fixed at conversion.
+        int8_input, int8_output: "uint8" or "int8", types of input and output of the int8 file.
+            A uint8 output costs one more operator and changes no class.
+
+    Returns:
+        The bytes of the .tflite file, compacted.
 
     Raises:
         ValueError: the variant needs calibration images.
     """
-    chosen = VARIANTS[variant]
-    if chosen.calibrated:
+    settings = VARIANTS[variant]
+    if settings.calibrated:
         if calibration is None:
             raise ValueError(f"{variant} needs calibration images")
         model = round_kernels(model, calibration)
     converter = fixed_batch_converter(model)
-    if chosen.weights == "float16":
+    if settings.weights == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    if chosen.calibrated:
-        # For int8 it only has to find out where ranges are wanted: it will be told which.
-        samples = calibration[:1] if chosen.activations == "int8" else calibration
-        if chosen.activations == "int8":
+    if settings.calibrated:
+        samples = calibration
+        if settings.activations == "int8":
+            # One image is enough to mark the tensors that need a range; `activation_ranges` finds
+            # the ranges.
+            samples = calibration[:1]
             stop_after_calibration(converter)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in samples)
-        converter.target_spec.supported_ops = operator_sets(chosen.activations)
+        converter.target_spec.supported_ops = operator_sets(settings.activations)
     with silenced():
         content = converter.convert()
     del converter
-    gc.collect()  # TensorFlow's graphs hold themselves: each would stay for many conversions more
-    if chosen.activations == "int8":
+    gc.collect()  # TensorFlow's graphs are reference cycles; they would pile up over conversions
+    if settings.activations == "int8":
         types = (tf.dtypes.as_dtype(kind) for kind in (int8_input, int8_output))
         content = quantise_throughout(content, calibration, *types)
-    if chosen.weights == "int8" and not chosen.calibrated:
+    if settings.weights == "int8" and not settings.calibrated:
         content = quantise_dynamic(content, dynamic_range_operators(content))
     return compacted(content)
 
@@ -83,10 +93,11 @@ def convert(
 def quantise_throughout(
     content: bytes, calibration: np.ndarray, input_type: tf.DType, output_type: tf.DType
 ) -> bytes:
-    """A calibrated .tflite file in int8, by the ranges of `activation_ranges`.
+    """Quantises a calibrated .tflite file to int8 with the ranges of `activation_ranges`.
 
-    The converter's own second half, between which and the first it has no public way to set
-    ranges: it takes the extremes, with which its logits are 2 to 3 dB noisier (docs/choices.md).
+    Replaces the ranges between the two halves of TensorFlow's converter (tensorflow_private.py).
+    The converter's own ranges are the extremes, with which the noise of the logits is 2 to 3 dB
+    higher (docs/choices.md).
     """
     content = with_ranges(content, activation_ranges(content, calibration))
     with silenced():
@@ -94,9 +105,9 @@ def quantise_throughout(
 
 
 def operator_sets(activations: str) -> list[tf.lite.OpsSet]:
-    """The converter's names for operators that compute on activations of a type.
+    """The converter's sets of operators for activations of type "int8" or "int16".
 
-    Some have no int16 form (DEPTH_TO_SPACE): they stay float there.
+    Some operators have no int16 form (DEPTH_TO_SPACE); those stay float32.
     """
     sets = tf.lite.OpsSet
     if activations == "int16":
@@ -106,15 +117,16 @@ def operator_sets(activations: str) -> list[tf.lite.OpsSet]:
 
 
 def fixed_batch_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
-    """A converter that will fix the batch at one image.
+    """Returns a converter for a model with its batch size fixed at 1.
 
-    With an open batch, transposed convolutions stay outside XNNPACK, and a dynamic-range classic
-    U-Net runs several times slower than float32.
+    With a batch size left open, XNNPACK does not run transposed convolutions, and the classic
+    U-Net with dynamic range is several times slower than in float32.
     """
     function = tf.function(lambda image: model(image, training=False))
     shape = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="image")
-    fixed = function.get_concrete_function(shape)
-    # Given the Keras model itself, the converter would trace every layer anew.
-    holder = tf.Module()
-    holder.weights = model.variables
-    return tf.lite.TFLiteConverter.from_concrete_functions([fixed], holder)
+    concrete = function.get_concrete_function(shape)
+    # A module that owns the variables; with the Keras model in its place, the converter would
+    # trace every layer again.
+    owner = tf.Module()
+    owner.weights = model.variables
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)

@@ -1,4 +1,4 @@
-"""What int8 costs operator by operator, and int8 files that keep the worst in float."""
+"""Measure the error of each operator in int8, and keep the most sensitive ones in float32."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from pipeline.quantization.convert import convert
 from pipeline.quantization.gptq import round_kernels
 from pipeline.quantization.selective import quantise_static
 
-SCAN_IMAGES = 128  # validation images on which each operator is tried, or fewer,
-SCAN_LOGITS = 64_000_000  # if they have more logits together
-FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # litert-quantizer has no int8 form of these
+SCAN_IMAGES = 128  # validation images that each operator is measured on, at most
+SCAN_LOGITS = 64_000_000  # logits of these images together, at most: they are held in memory
+FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # operators that litert-quantizer cannot quantise
 
 
 def scanned_images(output_shape: tuple) -> int:
-    """How many validation images are looked at, for logits (None, height, width, classes)."""
+    """Number of validation images to measure on, for logits (None, height, width, classes)."""
     return min(SCAN_IMAGES, max(1, SCAN_LOGITS // int(np.prod(output_shape[1:]))))
 
 
 def mean_iou(logits: np.ndarray, masks: np.ndarray) -> float:
-    """Mean IoU of logits (n, height, width, classes) against masks (n, height, width)."""
+    """Mean IoU of logits (n, height, width, classes) for masks (n, height, width)."""
     counts = iou.class_counts(masks, logits.argmax(-1), logits.shape[-1])
     return float(iou.mean_iou(iou.iou_per_class(counts.sum(axis=0))))
 
 
 def file_mean_iou(content: bytes, split: Split) -> float:
-    """Mean IoU of a .tflite file over a split, image by image."""
+    """Mean IoU of a .tflite file over a split; holds one image in memory at a time."""
     images, masks = split
     interpreter = Interpreter(model_content=content, num_threads=cores())
     interpreter.allocate_tensors()
@@ -49,34 +49,46 @@ def file_mean_iou(content: bytes, split: Split) -> float:
 
 
 def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, dict[str, Range]]:
-    """The float32 file of a model whose kernels are rounded for int8, and its activation ranges."""
+    """Prepares a model for `scan_operators`.
+
+    Args:
+        calibration: float32 images (n, height, width, 3) in 0..1.
+
+    Returns:
+        Its float32 file with kernels rounded by GPTQ, and the activation ranges for int8.
+    """
     content = convert(round_kernels(model, calibration), "float32")
     return content, activation_ranges(content, calibration)
 
 
 def scan_operators(content: bytes, ranges: dict[str, Range], split: Split) -> list[dict[str, Any]]:
-    """What int8 costs operator by operator, each quantised alone.
+    """Measures the error that each operator causes when it alone is quantised to int8.
+
+    Args:
+        content, ranges: as from `ready_to_scan`.
+        split: images and masks to measure on.
 
     Returns:
-        A row per operator, the worst signal-to-noise ratio first: operator (its place in the
-        file), layer, kind, `snr_db` of the logits (10 log10 of the power of the float logits over
-        that of the error) and `drop` of the mean IoU. Operators without an int8 form are left
-        out.
+        A row per operator, the lowest signal-to-noise ratio first: `operator` (index in the file),
+        `layer`, `kind`, `snr_db` of the logits (10 log10 of the mean square of the float32 logits
+        over that of their error) and `drop` of the mean IoU against the float32 file. Operators
+        without an int8 form are left out.
     """
     images, masks = split
-    every = operators(content)
+    scanned = operators(content)
     expected, rows = logits_of(content, images), []
-    power, whole = float(np.mean(expected**2)), mean_iou(expected, masks)
-    with progress("sensitivity", len(every), "operators") as bar:
-        for place, operator in enumerate(every):
+    power, float_iou = float(np.mean(expected**2)), mean_iou(expected, masks)
+    with progress("sensitivity", len(scanned), "operators") as bar:
+        for index, operator in enumerate(scanned):
             bar.update()
             if operator.kind in FLOAT_ONLY:
                 continue
             logits = logits_of(quantise_static(content, ranges, only=operator), images)
             noise = max(float(np.mean((logits - expected) ** 2)), 1e-12)
-            row = {"operator": place, "layer": operator.layer, "kind": operator.kind}
+            row: dict[str, Any] = {"operator": index}
+            row |= {"layer": operator.layer, "kind": operator.kind}
             row["snr_db"] = round(10 * float(np.log10(power / noise)), 2)
-            row["drop"] = round(whole - mean_iou(logits, masks), 5)
+            row["drop"] = round(float_iou - mean_iou(logits, masks), 5)
             rows.append(row)
     return sorted(rows, key=lambda row: row["snr_db"])
 
@@ -88,53 +100,63 @@ def int8_within(
     scanned: tuple[bytes, dict[str, Range], list[dict[str, Any]]],
     split: Split,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The int8 file that loses at most `max_drop` mean IoU against the float32 file.
+    """Returns an int8 file that loses at most `max_drop` mean IoU against the float32 file.
 
-    That is `full`, int8 throughout, if it holds. Else the operators with the worst
-    signal-to-noise ratio stay in float: 1, 2, 4 ... of them, until it does. (The idea of NNCF's
-    accuracy control.)
+    That is `full` if it keeps to the limit. Otherwise the operators with the lowest
+    signal-to-noise ratio stay in float32: 1, 2, 4, ... of them until the limit is kept. (The idea
+    is that of accuracy control in NNCF.)
 
     Args:
-        unrounded: the float32 file that drops are measured against.
-        scanned: what `ready_to_scan` gave, and the rows of `scan_operators`.
+        max_drop: of the mean IoU, 0..1.
+        full: the file with all operators in int8.
+        unrounded: the float32 file, kernels not rounded, that the drop is measured against.
+        scanned: the two results of `ready_to_scan` and the rows of `scan_operators`.
         split: validation images and masks.
 
     Returns:
-        The file and what its record says of it.
+        The file, and fields for its record: `validation_drop`, `float_operators` (layers), and if
+        there are such operators, `more_bytes` and `times_slower` compared with `full`.
 
     Raises:
-        UserError: not even half of the operators in float are enough.
+        UserError: the limit is not kept with half of the operators in float32.
     """
     content, ranges, rows = scanned
-    whole, every = file_mean_iou(unrounded, split), operators(content)
-    file, count, chosen = full, 0, []
-    drop = whole - file_mean_iou(full, split)
+    float_iou, all_operators = file_mean_iou(unrounded, split), operators(content)
+    file, count, kept_float = full, 0, []
+    drop = float_iou - file_mean_iou(full, split)
     while drop > max_drop and count < len(rows) // 2:
         count = max(1, 2 * count)
-        chosen = [every[row["operator"]] for row in rows[:count]]
-        file = compacted(quantise_static(content, ranges, but=chosen))
-        drop = whole - file_mean_iou(file, split)
+        kept_float = [all_operators[row["operator"]] for row in rows[:count]]
+        file = compacted(quantise_static(content, ranges, but=kept_float))
+        drop = float_iou - file_mean_iou(file, split)
     say(
         f"int8 with {count} operators in float: drop of validation mean IoU {drop:+.4f}, "
         f"allowed {max_drop:+.4f}"
     )
     if drop > max_drop:
         raise UserError(
-            f"int8 loses {drop:.4f} mean IoU even with {count} of {len(every)} operators in float; "
-            "allow more with --max-drop, or train for it with --qat"
+            f"int8 loses {drop:.4f} mean IoU even with {count} of {len(all_operators)} operators "
+            "in float; allow a larger drop with --max-drop, or fine-tune for int8 with --qat"
         )
-    names = [operator.layer for operator in chosen]
-    about: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": names}
-    if chosen:
-        about["more_bytes"] = len(file) - len(full)
-        about["times_slower"] = round(time_ratio(file, full, split[0][0]), 3)
+    names = [operator.layer for operator in kept_float]
+    fields: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": names}
+    if kept_float:
+        fields["more_bytes"] = len(file) - len(full)
+        fields["times_slower"] = round(time_ratio(file, full, split[0][0]), 3)
         say(f"kept in float: {', '.join(names)}")
-        say(f"they cost {about['more_bytes']:+,} bytes, {about['times_slower']:.2f} times the time")
-    return file, about
+        say(
+            f"against int8 throughout: {fields['more_bytes']:+,} bytes, "
+            f"{fields['times_slower']:.2f} times the latency"
+        )
+    return file, fields
 
 
 def time_ratio(first: bytes, second: bytes, image: np.ndarray) -> float:
-    """Median time of the first .tflite file over that of the second, taking turns on one thread."""
+    """Median latency of the first .tflite file divided by that of the second, on one thread.
+
+    Args:
+        image: uint8 (height, width, 3).
+    """
     calls = {}
     for name, content in (("first", first), ("second", second)):
         interpreter = Interpreter(model_content=content, num_threads=1)

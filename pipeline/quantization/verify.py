@@ -1,4 +1,4 @@
-"""What a .tflite file must hold before it replaces the old one."""
+"""Checks that a new .tflite file must pass before it replaces the old one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.inference.litert import CONVOLUTIONS, open_interpreter, operators,
 from pipeline.inference.litert_private import operator_details
 from pipeline.variants import VARIANTS
 
-LEAST_AGREEMENT = 0.90  # share of pixels of the same class, below which a file is refused
+LEAST_AGREEMENT = 0.90  # fraction of the pixels that must get the same class as from the model
 
 
 def check(
@@ -24,24 +24,25 @@ def check(
     expected: np.ndarray,
     mixed: bool = False,
 ) -> float:
-    """Opens a written file and compares it with the model it came from.
+    """Opens a new file, runs it, and compares it with the model that it was made from.
 
     Args:
+        variant: a key of VARIANTS.
         images: uint8 (n, height, width, 3).
-        expected: the source's class indices (n, height, width).
-        mixed: whether an int8 file may hold float operators.
+        expected: class indices that the model predicts, integers (n, height, width).
+        mixed: whether operators of an int8 file may compute in float32.
 
     Returns:
-        The share of pixels on which both agree.
+        The fraction of the pixels that get the same class, 0..1, rounded to 5 decimals.
 
     Raises:
-        UserError: too little agreement, or an int8 file that computes in float or whose
-            input is not a plain pixel.
+        UserError: LiteRT refuses the file, fewer than LEAST_AGREEMENT of the pixels agree, or
+            `check_integers` fails.
     """
     try:
         interpreter = open_interpreter(path, made_here=True)
     except UserError as error:
-        raise UserError(f"LiteRT does not take the {variant} file that was made: {error}") from None
+        raise UserError(f"LiteRT refuses the new {variant} file: {error}") from None
     if VARIANTS[variant].activations == "int8" and not mixed:
         check_integers(interpreter, variant)
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
@@ -49,31 +50,36 @@ def check(
         raise UserError(
             f"the {variant} file agrees with the pruned model on only {agreement:.1%} of the "
             f"pixels of {len(images)} validation images; try --calibration-images 500, "
-            "or train for longer"
+            "or train for more epochs"
         )
     return round(agreement, 5)
 
 
 def check_integers(interpreter: Interpreter, variant: str) -> None:
-    """Raises UserError if a file computes in float, or pixels 0..255 do not mean 0..1 to it."""
+    """Checks that an int8 file has integer tensors only, and that its input takes plain pixels.
+
+    Raises:
+        UserError: a tensor is float16 or float32, or scale and zero point of the input do not map
+            pixels 0..255 to 0..1.
+    """
     for tensor in interpreter.get_tensor_details():
         if tensor["dtype"] in (np.float16, np.float32):
             raise UserError(
                 f"the {variant} file computes in float at {tensor['name']}; "
                 "replace that layer in pipeline/training/networks.py"
             )
-    slot = interpreter.get_input_details()[0]
-    scale, zero_point = slot["quantization"]
-    first = scale * (np.iinfo(slot["dtype"]).min - zero_point)
-    if not np.allclose((first, first + 255 * scale), (0, 1), atol=scale / 10):
+    image = interpreter.get_input_details()[0]
+    scale, zero_point = image["quantization"]
+    black = scale * (np.iinfo(image["dtype"]).min - zero_point)  # real value of pixel 0
+    if not np.allclose((black, black + 255 * scale), (0, 1), atol=scale / 10):
         raise UserError(
             f"the {variant} input has scale {scale}, zero point {zero_point}, not that of a pixel"
         )
 
 
 def kernel_zeros(content: bytes) -> dict[str, float]:
-    """Share of zeros in the kernel of each convolution of a .tflite file, by layer."""
-    # XNNPACK would keep the kernels to itself.
+    """Fraction of zeros, 0..1, in the kernel of each operator in CONVOLUTIONS, by layer."""
+    # XNNPACK would not expose the kernels.
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
@@ -88,21 +94,24 @@ def kernel_zeros(content: bytes) -> dict[str, float]:
 
 
 def check_zeros(content: bytes, model: keras.Model) -> float:
-    """The share of zeros in an int8 file's convolution kernels, weighted by size.
+    """Checks that an int8 file kept the zeros of the pruned model.
+
+    Returns:
+        The fraction of zeros among the weights of its convolution kernels, 0..1, rounded to 4
+        decimals.
 
     Raises:
-        UserError: a kernel has fewer zeros than the Keras layer it came from: the pruning was
-            lost.
+        UserError: a kernel has fewer zeros than the Keras layer that it was made from.
     """
-    found, zeros, weights = kernel_zeros(content), 0.0, 0
+    fractions, zeros, weights = kernel_zeros(content), 0.0, 0
     for layer in model.layers:
-        if not is_convolution(layer) or layer.name not in found:
+        if not is_convolution(layer) or layer.name not in fractions:
             continue
-        kernel, share = layer.kernel.numpy(), found[layer.name]
-        if share < np.mean(kernel == 0) - 1e-6:
+        kernel, fraction = layer.kernel.numpy(), fractions[layer.name]
+        if fraction < np.mean(kernel == 0) - 1e-6:
             raise UserError(
-                f"the int8 file has {share:.1%} zeros in {layer.name}, the pruned model "
-                f"{np.mean(kernel == 0):.1%}; make it anew with: python pruning.py"
+                f"the int8 file has {fraction:.1%} zeros in {layer.name}, the pruned model "
+                f"{np.mean(kernel == 0):.1%}; make the model anew with: python pruning.py"
             )
-        zeros, weights = zeros + share * kernel.size, weights + kernel.size
+        zeros, weights = zeros + fraction * kernel.size, weights + kernel.size
     return round(zeros / max(1, weights), 4)
