@@ -1,4 +1,4 @@
-"""All masks are looked at first: what they hold is said, and every fault has file and remedy."""
+"""Audit of masks: the table of values, the classes, and one line with a remedy per fault."""
 
 import re
 
@@ -14,10 +14,10 @@ from pipeline.data.sample_source import JPEG, PALETTE, SIZES, UNREADABLE, VALUES
 from tests.helpers.drawn_sets import prepare, save, stripes, trimap, with_palette, write_set
 
 
-def look_at(folder, **flags):
-    """Findings and meaning of a folder."""
-    said = {"names": None, "ignore_index": None, "mapping": None, "skip_bad": None} | flags
-    collection = with_flags(read_folder(folder), **said)
+def audit_folder(folder, **flags):
+    """Audits a folder; returns collection, findings and meaning."""
+    defaults = {"names": None, "ignore_index": None, "mapping": None, "skip_bad": None}
+    collection = with_flags(read_folder(folder), **defaults | flags)
     findings = audit.scan(collection)
     return collection, findings, audit.judge(collection, findings, False)
 
@@ -25,14 +25,14 @@ def look_at(folder, **flags):
 # --- the table ----------------------------------------------------------------------------
 
 
-def test_table_counts_pixels_and_pictures_of_every_value(tmp_path):
+def test_table_has_pixel_share_and_picture_count_of_every_value(tmp_path):
     for k in range(12):
         mask = np.full((10, 10), 2, np.uint8)
         mask[: k % 4] = 1  # 0, 10, 20 or 30 pixels
         mask[9] = 255
         save(tmp_path / f"images/p{k}.png", stripes(k, 2, 10, 10)[0])
         save(tmp_path / f"masks/p{k}.png", mask)
-    collection, findings, meaning = look_at(tmp_path, ignore_index=255)
+    collection, findings, meaning = audit_folder(tmp_path, ignore_index=255)
     rows = [line.split() for line in audit.table(collection.labels, findings, meaning)]
     assert rows[0] == ["value", "class", "share", "of", "pixels", "pictures"]
     assert rows[1] == ["1", "class", "1", "0.1500", "9"]
@@ -44,7 +44,7 @@ def test_table_counts_pixels_and_pictures_of_every_value(tmp_path):
     assert not any(record["left_out"].values())
 
 
-def test_table_is_shown_of_values_that_are_refused(tmp_path, capsys):
+def test_table_is_printed_if_values_are_refused(tmp_path, capsys):
     write_set(tmp_path / "set", classes=2)
     for path in (tmp_path / "set" / "masks").iterdir():
         save(path, np.asarray(Image.open(path)) * 255)
@@ -57,55 +57,57 @@ def test_table_is_shown_of_values_that_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [2, 6, 150])
-def test_classes_are_what_the_masks_hold(tmp_path, number):
+def test_classes_come_from_the_values_in_the_masks(tmp_path, number):
     for k in range(12):
         mask = np.arange(number, dtype=np.uint8)[None].repeat(4, 0)
         save(tmp_path / f"images/p{k}.png", np.zeros((4, number, 3), np.uint8))
         save(tmp_path / f"masks/p{k}.png", mask)
-    meaning = look_at(tmp_path)[2]
+    meaning = audit_folder(tmp_path)[2]
     assert len(meaning.classes) == number and not meaning.classes.ignored
     assert len(set(meaning.classes.colours)) == number
 
 
-def test_black_and_white_masks_are_two_classes_by_one_flag(tmp_path):
+def test_masks_of_0_and_255_need_one_mapping_flag(tmp_path):
     write_set(tmp_path / "set", 12, classes=2)
     expected = prepare(tmp_path / "indices", tmp_path / "set")
     for path in (tmp_path / "set" / "masks").iterdir():
         save(path, np.asarray(Image.open(path)) * 255)
     flags = ("--label-mapping", "255:thing", "--names", "rest,thing")
-    found = prepare(tmp_path / "models", tmp_path / "set", *flags)
-    assert found.classes.names == ("rest", "thing")
-    np.testing.assert_array_equal(found.all_masks, expected.all_masks)
+    prepared = prepare(tmp_path / "models", tmp_path / "set", *flags)
+    assert prepared.classes.names == ("rest", "thing")
+    np.testing.assert_array_equal(prepared.all_masks, expected.all_masks)
 
 
-def test_colours_are_explained_by_the_mapping_that_is_offered(tmp_path):
+def test_mapping_in_the_message_on_colour_masks_works(tmp_path):
     colours = np.array([(250, 250, 0), (0, 0, 90), (7, 99, 200)], np.uint8)
     write_set(tmp_path / "set", 12, classes=3)
     expected = prepare(tmp_path / "indices", tmp_path / "set")
     for path in (tmp_path / "set" / "masks").iterdir():
         truth = np.asarray(Image.open(path))
         save(path, colours[truth])
-    with pytest.raises(UserError, match=r"p00\.png is a picture in colours \(3 in all") as caught:
+    with pytest.raises(
+        UserError, match=r"p00\.png is a colour picture \(3 colours in all"
+    ) as caught:
         prepare(tmp_path / "models", tmp_path / "set")
-    offered = str(caught.value).partition("--label-mapping ")[2]
-    found = prepare(tmp_path / "models", tmp_path / "set", "--label-mapping", offered)
-    assert sorted(found.classes.colours) == sorted(map(tuple, colours.tolist()))
-    table = {colour: k for k, colour in enumerate(found.classes.colours)}
+    suggested = str(caught.value).partition("--label-mapping ")[2]
+    prepared = prepare(tmp_path / "models", tmp_path / "set", "--label-mapping", suggested)
+    assert sorted(prepared.classes.colours) == sorted(map(tuple, colours.tolist()))
+    table = {colour: k for k, colour in enumerate(prepared.classes.colours)}
     order = np.array([table[tuple(colour)] for colour in colours.tolist()])
-    np.testing.assert_array_equal(found.all_masks, order[expected.all_masks])
+    np.testing.assert_array_equal(prepared.all_masks, order[expected.all_masks])
 
 
-def test_photographs_in_the_place_of_masks_are_told_so(tmp_path):
+def test_photographs_instead_of_masks_are_refused(tmp_path):
     write_set(tmp_path, 12)
     noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
     for path in (tmp_path / "masks").iterdir():
         save(path, noise // 50 * 50)
-    with pytest.raises(UserError, match="different ones in all masks, as a photograph"):
-        look_at(tmp_path)
+    with pytest.raises(UserError, match="different colours in all masks, as a photograph"):
+        audit_folder(tmp_path)
 
 
-def test_masks_that_were_jpeg_once_are_told_so_unless_their_classes_are_named(tmp_path):
-    """The file is PNG, but its values are not those that were drawn."""
+def test_masks_once_saved_as_jpeg_are_refused_unless_classes_are_named(tmp_path):
+    """They are PNG files, but hold values that JPEG compression added."""
     for k in range(12):
         drawn = trimap(k)
         save(tmp_path / f"images/p{k}.png", drawn)
@@ -113,32 +115,32 @@ def test_masks_that_were_jpeg_once_are_told_so_unless_their_classes_are_named(tm
         with Image.open(tmp_path / f"masks/p{k}.jpg") as blurred:
             save(tmp_path / f"masks/p{k}.png", np.asarray(blurred))
         (tmp_path / f"masks/p{k}.jpg").unlink()
-    with pytest.raises(UserError, match=r"once saved as JPEG \(\d+% of the .*--names A,B,C"):
-        look_at(tmp_path)
+    with pytest.raises(UserError, match=r"once saved as JPEG \(\d+% of their .*--names A,B,C"):
+        audit_folder(tmp_path)
     values = sorted(
         {int(v) for p in (tmp_path / "masks").iterdir() for v in np.unique(Image.open(p))}
     )
-    look_at(tmp_path, names=[f"c{value}" for value in range(max(values) + 1)])
+    audit_folder(tmp_path, names=[f"c{value}" for value in range(max(values) + 1)])
 
 
 # --- faults, one line each ----------------------------------------------------------------
 
 
-def jpeg_inside(folder):
+def jpeg_content(folder):
     save(folder / "masks/p03.png", stripes(3, 3)[1], format="JPEG")
 
 
-def other_shape(folder):
+def different_shape(folder):
     save(folder / "masks/p03.png", stripes(3, 3, 40, 90)[1])
 
 
-def stray_value(folder):
+def unknown_value(folder):
     mask = stripes(3, 3)[1]
     mask[0, 0] = 77
     save(folder / "masks/p03.png", mask)
 
 
-def other_palette(folder):
+def contradicting_palette(folder):
     for k in range(12):
         colours = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
         save(folder / f"masks/p{k:02}.png", with_palette(stripes(k, 3)[1], colours))
@@ -150,7 +152,7 @@ def damaged_mask(folder):
     path.write_bytes(path.read_bytes()[:50])
 
 
-def missing_image(folder):
+def broken_link(folder):
     (folder / "images/p03.png").unlink()
     (folder / "images/p03.png").symlink_to("gone.png")
 
@@ -161,51 +163,60 @@ def folder_as_image(folder):
 
 
 FAULTS = {
-    jpeg_inside: (JPEG, r"masks/p03\.png is a JPEG, .*; export masks as PNG"),
-    other_shape: (SIZES, r"p03\.png has 40 x 90 pixels, and its image 40 x 32; draw it on this"),
-    stray_value: (VALUES, r"p03\.png holds the value 77, .*are 3: a, b, c\).*77:CLASS, or 77:igno"),
-    other_palette: (PALETTE, r"palette of .*p03\.png 0 is the colour 0,200,0, in that of .*p00"),
-    damaged_mask: (UNREADABLE, r"masks/p03\.png .*; mend or remove it"),
-    missing_image: (UNREADABLE, r"images/p03\.png is a link to a file that is not there; mend"),
-    folder_as_image: (UNREADABLE, r"images/p03\.png is no file but a folder; mend or remove it"),
+    jpeg_content: (JPEG, r"masks/p03\.png is a JPEG, .*; export masks as PNG"),
+    different_shape: (
+        SIZES,
+        r"p03\.png has 40 x 90 pixels, and its image 40 x 32; draw the mask on",
+    ),
+    unknown_value: (
+        VALUES,
+        r"p03\.png holds the value 77, .*are 3: a, b, c\).*77:CLASS, or 77:igno",
+    ),
+    contradicting_palette: (
+        PALETTE,
+        r"value 0 has the colour 0,200,0 in the palette of .*p03\.png, and 0,0,0 in .*p00",
+    ),
+    damaged_mask: (UNREADABLE, r"masks/p03\.png .*; repair or remove it"),
+    broken_link: (UNREADABLE, r"images/p03\.png is a link to a missing file; repair"),
+    folder_as_image: (UNREADABLE, r"images/p03\.png is a folder, not a file; repair or remove it"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_every_fault_is_one_line_with_file_and_remedy(tmp_path, fault):
-    kind, says = FAULTS[fault]
+def test_fault_message_is_one_line_with_file_and_remedy(tmp_path, fault):
+    kind, message = FAULTS[fault]
     write_set(tmp_path / "set", 12)
     fault(tmp_path / "set")
-    where = tmp_path / "models", tmp_path / "set", "--names", "a,b,c"
-    with pytest.raises(UserError, match=says) as caught:
-        prepare(*where)
+    arguments = tmp_path / "models", tmp_path / "set", "--names", "a,b,c"
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(*arguments)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("to go on without: --skip-bad 0.09")
-    assert not list((tmp_path / "models").rglob("*.npy")), "nothing half-written"
-    found = prepare(*where, "--skip-bad", "0.09")
-    assert sum(found.counts.values()) == 11
-    assert found.record["metrics"]["audit"]["left_out"] == {
+    assert str(caught.value).endswith("to skip faulty examples: --skip-bad 0.09")
+    assert not list((tmp_path / "models").rglob("*.npy")), "no incomplete data set"
+    prepared = prepare(*arguments, "--skip-bad", "0.09")
+    assert sum(prepared.counts.values()) == 11
+    assert prepared.record["metrics"]["audit"]["left_out"] == {
         **dict.fromkeys(audit.FAULTS, 0),
         kind: 1,
     }
-    assert len(found.left_out) == 1 and re.search(says, found.left_out[0])
+    assert len(prepared.left_out) == 1 and re.search(message, prepared.left_out[0])
 
 
-def test_sizes_of_rounding_or_scale_are_no_fault(tmp_path):
+def test_mask_size_may_differ_by_scale_or_rounding(tmp_path):
     write_set(tmp_path, 12)
     save(tmp_path / "masks/p03.png", stripes(3, 3, 41, 32)[1])
     save(tmp_path / "masks/p04.png", stripes(4, 3, 20, 16)[1])
-    assert not look_at(tmp_path)[1].faults
+    assert not audit_folder(tmp_path)[1].faults
 
 
-def test_seldom_looked_at_many_are_counted(tmp_path):
+def test_faults_of_each_kind_are_counted(tmp_path):
     write_set(tmp_path / "set", 12)
     for number in (3, 5, 8):
         (tmp_path / f"set/images/p{number:02}.png").unlink()
-    damaged_mask_of = tmp_path / "set/masks/p01.png"
-    damaged_mask_of.write_bytes(b"")
+    (tmp_path / "set/masks/p01.png").write_bytes(b"")
     expected = (
-        r"p03\.png has no image.* \(3 such\); and unreadable \(1\): .*p01\.png .*--skip-bad 0\.34$"
+        r"p03\.png has no image.* \(3 such faults\); also unreadable \(1\): .*p01\.png .*"
+        r"--skip-bad 0\.34$"
     )
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", tmp_path / "set")

@@ -1,4 +1,4 @@
-"""Names and colours of classes: as many as there are, and told apart by every kind of eyes."""
+"""Classes: distinct colours for every number of classes and every colour vision; the palette."""
 
 import itertools
 
@@ -9,16 +9,16 @@ from pipeline.data.classes import IGNORED, MOST, distinct_colours, make_classes,
 
 
 @pytest.mark.parametrize("number", [2, 9, 20, MOST])
-def test_no_two_colours_look_the_same(number):
+def test_all_colours_are_distinct_in_every_colour_vision(number):
     colours = distinct_colours(number)
     assert len(colours) == number
-    assert distinct_colours(number - 1) == colours[:-1], "a class more recolours no other"
+    assert distinct_colours(number - 1) == colours[:-1], "one more class changes no colour"
     pairs = itertools.combinations(np.array(colours, float), 2)
-    least = min(float(seen_distance(one, other)) for one, other in pairs)
-    assert least > {2: 100, 9: 40, 20: 25, MOST: 0}[number]
+    closest = min(float(seen_distance(first, second)) for first, second in pairs)
+    assert closest > {2: 100, 9: 40, 20: 25, MOST: 0}[number]
 
 
-def test_red_and_green_of_one_brightness_are_near_for_eyes_without_red_cones():
+def test_red_and_grey_are_close_in_protanopia():
     red, grey = np.array([200.0, 40, 40]), np.array([58.0, 58, 40])
     assert seen_distance(red, grey) < 3 < np.linalg.norm(red - grey)
 

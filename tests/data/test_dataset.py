@@ -1,4 +1,4 @@
-"""The prepared data set: three splits that share no picture, and a record that tells the truth."""
+"""The prepared data set: splits, shards, record, and detection of changed files."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.base import fingerprints
 from pipeline.base.artifacts import read_record
 from pipeline.base.console import UserError
 from pipeline.data import dataset, dataset_writer
@@ -29,7 +30,7 @@ def test_splits_have_the_documented_sizes_and_types(small_data):
         assert facts["splits"][split]["examples"] == number
 
 
-def test_recorded_class_shares_are_those_of_the_masks(small_data):
+def test_recorded_class_shares_equal_those_of_the_masks(small_data):
     for split, facts in read_record(small_data, "dataset")["splits"].items():
         _, masks = load_split(small_data, split)
         for value, name in enumerate(CLASSES):
@@ -53,12 +54,19 @@ def test_validation_is_cut_by_the_seed():
     assert cut_validation(3, 0.1, 7).sum() == 1, "never empty"
 
 
+def test_reader_imports_nothing_of_the_writer():
+    """So that an edit of the writer changes no fingerprint but that of data preparation."""
+    assert (
+        "pipeline/data/dataset_writer.py" not in fingerprints.read(Path(dataset.__file__)).modules
+    )
+
+
 # --- shards -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def sharded(tmp_path, monkeypatch):
-    """23 pictures in shards of 5, and what was put in."""
+    """A data set of 23 pictures in shards of 5, and its images and masks."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (23, 32, 64, 3), np.uint8)
     masks = random.choice(np.array([0, 1, IGNORED], np.uint8), (23, 32, 64), p=(0.6, 0.3, 0.1))
@@ -81,29 +89,30 @@ def write(models_dir, images, masks):
 
 def test_shards_read_like_one_array(sharded):
     models_dir, images, masks = sharded
-    found, truth = load_split(models_dir, "train")
-    assert len(found.shards) == 5 and found.shape == images.shape and len(truth) == 23
-    assert all(isinstance(shard, np.memmap) for shard in found.shards)
+    image_rows, mask_rows = load_split(models_dir, "train")
+    assert len(image_rows.shards) == 5 and image_rows.shape == images.shape
+    assert len(mask_rows) == 23
+    assert all(isinstance(shard, np.memmap) for shard in image_rows.shards)
     chosen = np.array([22, 0, 4, 5, 5, -1, 13])
     for rows in (0, -1, 22, slice(None), slice(3, 17), slice(20, 99), chosen, [7], chosen[:0]):
-        np.testing.assert_array_equal(found[rows], images[rows])
-        np.testing.assert_array_equal(truth[rows], masks[rows])
-    np.testing.assert_array_equal(np.asarray(truth), masks)
-    np.testing.assert_array_equal(np.stack(list(found)), images)
+        np.testing.assert_array_equal(image_rows[rows], images[rows])
+        np.testing.assert_array_equal(mask_rows[rows], masks[rows])
+    np.testing.assert_array_equal(np.asarray(mask_rows), masks)
+    np.testing.assert_array_equal(np.stack(list(image_rows)), images)
     for beyond in (23, -24, [0, 23]):
         with pytest.raises(IndexError):
-            found[beyond]
+            image_rows[beyond]
 
 
-def test_pages_that_were_read_are_given_back(sharded, monkeypatch):
-    """What a process has read of a data set must not add up in its memory."""
+def test_mapped_pages_are_released_after_reading(sharded, monkeypatch):
+    """The memory of a process must not grow with what it has read."""
     monkeypatch.setattr(dataset, "RESIDENT_BYTES", 0)
     images = load_split(sharded[0], "train")[0]
     np.testing.assert_array_equal(images[:], sharded[1])
-    ours = re.escape(str(sharded[0])) + "/dataset/train_images"
+    pattern = re.escape(str(sharded[0])) + r"/dataset/train_images\S+\n.*?Rss: +(\d+) kB"
     maps = Path("/proc/self/smaps").read_text(encoding="utf-8")
-    mapped = re.findall(ours + r"\S+\n.*?Rss: +(\d+) kB", maps, re.DOTALL)
-    assert mapped and not any(map(int, mapped))
+    resident = re.findall(pattern, maps, re.DOTALL)
+    assert resident and not any(map(int, resident))
 
 
 def test_record_counts_pixels_and_pictures_of_each_class(sharded):
@@ -112,9 +121,9 @@ def test_record_counts_pixels_and_pictures_of_each_class(sharded):
     classes = load_classes(models_dir)
     assert classes.names == ("cat", "dog") and classes.ignored
     facts = read_record(models_dir, "dataset")["splits"]["test"]
-    dogs, known = np.mean(masks == 1), np.mean(masks != IGNORED)
-    assert facts["class_shares"]["dog"] == pytest.approx(dogs / known, abs=1e-6)
-    assert facts["ignored_share"] == pytest.approx(1 - known, abs=1e-6)
+    dogs, classified = np.mean(masks == 1), np.mean(masks != IGNORED)
+    assert facts["class_shares"]["dog"] == pytest.approx(dogs / classified, abs=1e-6)
+    assert facts["ignored_share"] == pytest.approx(1 - classified, abs=1e-6)
     assert facts["class_pictures"] == {"cat": 23, "dog": 23}
 
 
@@ -127,31 +136,31 @@ def test_writing_holds_one_shard_of_each_split(tmp_path, monkeypatch):
         assert len(writer.waiting["train"]) < 4
 
 
-def test_old_data_set_stays_until_the_new_one_is_whole(sharded):
+def test_old_data_set_stays_until_the_new_one_is_complete(sharded):
     models_dir, images, masks = sharded
     writer = DataSetWriter(models_dir / "dataset", make_classes(("cat", "dog")))
     for image, mask in zip(images[::-1], masks):
-        writer.add("train", image, mask)  # and then it is killed
+        writer.add("train", image, mask)  # and is killed before `finish`
     np.testing.assert_array_equal(load_split(models_dir, "train")[0][:], images)
     write(models_dir, images[:6], masks[:6])
     assert len(load_split(models_dir, "test")[0]) == 6
-    left = {path.name for path in (models_dir / "dataset").glob("*.npy")}
+    arrays = {path.name for path in (models_dir / "dataset").glob("*.npy")}
     files = read_record(models_dir, "dataset")["files"].values()
-    assert left == {name for shards in files for name, _ in shards}, "nothing of the others"
+    assert arrays == {name for shards in files for name, _ in shards}, "no other arrays"
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "another byte"])
-def test_array_that_is_not_what_was_written_is_reported(data_copy, damage):
+def test_missing_or_changed_array_is_refused(data_copy, damage):
     path = next((data_copy / "dataset").glob("train_masks-*.npy"))
     if damage == "missing":
         path.unlink()
     elif damage == "cut short":
         os.truncate(path, 500)
-    else:  # of a mask: it would train, only worse
+    else:  # training would not notice a changed mask
         with path.open("r+b") as file:
             file.seek(5000)
             file.write(b"\3")
-    expected = r"is not whole .*make it anew with: python .*data_preparation\.py"
+    expected = r"is incomplete or was changed .*make it anew with: python .*data_preparation\.py"
     with pytest.raises(UserError, match=expected):
         load_split(data_copy, "train")
-    assert len(load_split(data_copy, "test")[0]) == COUNTS["test"], "the others are whole"
+    assert len(load_split(data_copy, "test")[0]) == COUNTS["test"], "the other splits can be read"

@@ -1,4 +1,4 @@
-"""Which picture each prepared example was: in the order of the arrays, told or not told wrongly."""
+"""The list of file names of the prepared examples, in the order of the arrays."""
 
 import csv
 import io
@@ -15,62 +15,62 @@ from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 
 
 def listed(models_dir):
-    """The one list of a models folder, by split."""
+    """Path of the list in a models folder, and its file names by split."""
     (path,) = (models_dir / "dataset").glob("examples-*.csv")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = {}
+    by_split = {}
     for row in rows:
-        names = found.setdefault(row["split"], [])
-        assert int(row["number"]) == len(names), "numbers count from 0 without a gap"
+        names = by_split.setdefault(row["split"], [])
+        assert int(row["number"]) == len(names), "numbers are 0, 1, 2 ... without gaps"
         names.append(row["picture"])
-    return path, found
+    return path, by_split
 
 
-def test_list_names_the_picture_of_every_row_of_every_split(tmp_path):
-    """The green of a drawn picture is 7 times its number: arrays and list must agree on it."""
-    found = prepare(tmp_path / "models", write_set(tmp_path / "set", 30))
+def test_list_has_the_file_of_every_row_in_every_split(tmp_path):
+    """The green of a picture of `stripes` is 7 times its number."""
+    prepared = prepare(tmp_path / "models", write_set(tmp_path / "set", 30))
     path, names = listed(tmp_path / "models")
-    assert {split: len(each) for split, each in names.items()} == found.counts
-    for split, images in found.images.items():
+    assert {split: len(files) for split, files in names.items()} == prepared.counts
+    for split, images in prepared.images.items():
         numbers = images[:, 0, 0, 1] // 7
         assert names[split] == [f"images/p{number:02}.png" for number in numbers]
     assert list(names) == ["train", "validation", "test"], "one split after the other"
-    assert found.record["listing"] == [path.name, sha256(path)]
-    wanted = names_of(tmp_path / "models", "test", [4, 1, 99])
-    assert wanted == {1: names["test"][1], 4: names["test"][4]}
+    assert prepared.record["listing"] == [path.name, sha256(path)]
+    chosen = names_of(tmp_path / "models", "test", [4, 1, 99])
+    assert chosen == {1: names["test"][1], 4: names["test"][4]}
 
 
-def test_example_that_is_left_out_shifts_no_name(tmp_path):
+def test_skipped_examples_do_not_shift_the_list(tmp_path):
     folder = write_set(tmp_path / "set", 20)
     for number in (2, 7):
         (folder / f"masks/p{number:02}.png").unlink()
     (folder / "images/p04.png").write_bytes((folder / "images/p04.png").read_bytes()[:-40])
-    found = prepare(tmp_path / "models", folder, "--skip-bad", "0.5")
+    prepared = prepare(tmp_path / "models", folder, "--skip-bad", "0.5")
     _, names = listed(tmp_path / "models")
-    assert sum(found.counts.values()) == 17
-    for split, images in found.images.items():
+    assert sum(prepared.counts.values()) == 17
+    for split, images in prepared.images.items():
         numbers = images[:, 0, 0, 1] // 7
         assert names[split] == [f"images/p{number:02}.png" for number in numbers]
 
 
-def test_picture_of_another_name_changes_the_list_and_no_fingerprint(tmp_path):
+def test_renamed_file_changes_the_list_but_not_the_fingerprint(tmp_path):
     folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
     first = prepare(models_dir, folder)
     before, names = listed(models_dir)
     for kind in ("images", "masks"):
         (folder / kind / "p11.png").rename(folder / kind / "p12 a,b.png")
     again = prepare(models_dir, folder, "--if-needed")
-    after, others = listed(models_dir)  # the old one is gone
+    after, others = listed(models_dir)  # there is only one list
     assert again.record["fingerprint"] == first.record["fingerprint"] and before != after
     changed = {name for names in others.values() for name in names} - {
-        name for each in names.values() for name in each
+        name for files in names.values() for name in files
     }
     assert changed == {"images/p12 a,b.png"}
 
 
-def test_list_that_was_changed_is_told_and_one_that_never_was_is_none(tmp_path, small_data):
-    assert names_of(small_data, "test", range(8)) == {}, "drawn pictures have no file"
+def test_changed_or_missing_list_is_refused(tmp_path, small_data):
+    assert names_of(small_data, "test", range(8)) == {}, "synthetic pictures have no file"
     assert not list((small_data / "dataset").glob("examples-*"))
     models_dir = tmp_path / "models"
     prepare(models_dir, write_set(tmp_path / "set", 12))
@@ -83,7 +83,7 @@ def test_list_that_was_changed_is_told_and_one_that_never_was_is_none(tmp_path, 
         names_of(models_dir, "test", [0])
 
 
-def test_odd_names_come_back_as_they_were(tmp_path):
+def test_unusual_file_names_survive_the_csv(tmp_path):
     names = ["a b.png", 'the "best", one.jpg', "zwei\nzeilen.png", "größe.webp", "=1+1.png", ""]
     writer = ListWriter()
     for name in names:
@@ -97,7 +97,7 @@ def test_odd_names_come_back_as_they_were(tmp_path):
     assert [row[2] for row in rows[2:]] == names
 
 
-def test_failed_preparation_leaves_the_old_list_and_no_new_one(tmp_path, monkeypatch):
+def test_failed_run_keeps_the_old_list_and_leaves_no_new_one(tmp_path, monkeypatch):
 
     folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
     prepare(models_dir, folder)

@@ -1,4 +1,4 @@
-"""The one photo reader: upright, RGB, and one word for whatever is wrong; sizes that fit."""
+"""Reading photographs: upright RGB from every format, `Unreadable` for any fault; resizing."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def read(source, name="photo"):
 
 
 def gradient(width=24, height=16):
-    """A picture that no turn leaves as it is."""
+    """A picture that every turn changes."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 10, y * 15, x * 0 + 60], -1).astype(np.uint8))
 
@@ -43,7 +43,7 @@ def gradient(width=24, height=16):
 
 
 @pytest.mark.parametrize("form", ["png", "bmp", "tiff", "webp", "gif", "jpeg", "ppm", "jpeg2000"])
-def test_formats_and_bytes_and_paths_mean_the_same(tmp_path, form):
+def test_every_format_is_read_from_path_and_bytes(tmp_path, form):
     flat = Image.new("RGB", (20, 10), (220, 40, 60))
     path = tmp_path / "without suffix"
     path.write_bytes(encoded(flat, form))
@@ -54,7 +54,7 @@ def test_formats_and_bytes_and_paths_mean_the_same(tmp_path, form):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGB"])
-def test_modes_keep_what_they_show(mode):
+def test_every_mode_keeps_black_and_white(mode):
     half = Image.new("L", (16, 8), 255)
     half.paste(0, (0, 0, 8, 8))
     form = "tiff" if mode == "CMYK" else "png"
@@ -63,7 +63,7 @@ def test_modes_keep_what_they_show(mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_lie_over_white(mode):
+def test_transparent_pixels_become_white(mode):
     picture = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (4, 0, 8, 8))
     if mode == "P":
@@ -90,7 +90,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
-def test_fractions_are_read_and_what_has_no_scale_is_refused():
+def test_fractions_up_to_one_are_scaled_and_other_ranges_refused():
     assert read(encoded(Image.fromarray(np.float32([[0, 0.5, 1]])), "tiff"))[0, :, 0].tolist() == [
         *(0, 127, 255)
     ]
@@ -103,7 +103,7 @@ def test_fractions_are_read_and_what_has_no_scale_is_refused():
 
 
 def stored_as(upright, orientation, form="png"):
-    """The file of a camera that was held so: its pixels, turned as EXIF says, are upright."""
+    """A file whose pixels are stored in an EXIF orientation, of a picture given upright."""
     stored = upright
     if orientation in TURNS:
         back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
@@ -115,33 +115,33 @@ def stored_as(upright, orientation, form="png"):
 
 @pytest.mark.parametrize("form", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photograph_is_upright_however_it_was_stored(orientation, form):
+def test_every_exif_orientation_is_turned_upright(orientation, form):
     options = {"lossless": True} if form == "webp" else {}
     upright = gradient()
     data = stored_as(upright, orientation)
-    if form != "png":  # the same pixels in another file
+    if form != "png":  # the same pixels in another format
         with Image.open(io.BytesIO(data)) as picture:
             exif = picture.getexif().tobytes()
             data = encoded(picture.convert("RGB"), form, exif=exif, **options)
     np.testing.assert_array_equal(read(data), np.asarray(upright))
-    with Image.open(io.BytesIO(data)) as picture:  # and as Pillow itself has it
+    with Image.open(io.BytesIO(data)) as picture:  # the same result as Pillow's own function
         np.testing.assert_array_equal(read(data), np.asarray(ImageOps.exif_transpose(picture)))
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
-def test_orientation_that_means_nothing_turns_nothing(value):
+def test_invalid_exif_orientation_is_ignored(value):
     upright = gradient()
     np.testing.assert_array_equal(read(stored_as(upright, value)), np.asarray(upright))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_exif_data_spoils_no_photograph():
+def test_damaged_exif_data_is_ignored():
     data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     np.testing.assert_array_equal(read(data), np.asarray(gradient()))
 
 
 @pytest.mark.parametrize("form", ["jpeg", "tiff"])
-def test_mask_of_the_stored_size_is_turned_with_the_image(form):
+def test_mask_with_the_stored_size_is_turned_with_the_image(form):
     upright, mask = gradient(), gradient().getchannel(0)
     data = stored_as(upright, 6, form)
     image, stored = open_upright(data, "photo")
@@ -155,7 +155,7 @@ def test_mask_of_the_stored_size_is_turned_with_the_image(form):
     assert not agrees(encoded(upright, form), "photo", turned.size)[0], "no EXIF, no turn"
 
 
-def test_mask_of_a_square_photograph_stays_as_it_is_drawn():
+def test_mask_of_a_square_photograph_is_not_turned():
     square = gradient(16, 16)
     image, stored = open_upright(stored_as(square, 6), "photo")
     mask = square.getchannel(0)
@@ -166,7 +166,7 @@ def test_mask_of_a_square_photograph_stays_as_it_is_drawn():
 
 
 def huge(form):
-    """A head that claims 20000 x 20000 pixels, and little behind it."""
+    """A small file whose header says 20000 x 20000 pixels."""
     small = encoded(Image.new("L", (8, 8)), form)
     side = 20_000
     if form == "gif":
@@ -178,29 +178,29 @@ def huge(form):
 
 
 @pytest.mark.parametrize("form", ["gif", "bmp", "png"])
-def test_more_pixels_than_the_limit_are_refused_by_the_head_alone(form):
-    expected = r"^photo has, or claims to have, more than 100 million pixels$"
+def test_picture_above_the_pixel_limit_is_refused_by_its_header(form):
+    expected = r"^photo has more than 100 million pixels, or its header says so$"
     with pytest.raises(Unreadable, match=expected):
         read(huge(form))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_limit_is_that_of_the_constant(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # half of what is read, as everywhere
+def test_pixel_limit_is_twice_pillows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # pictures up to twice this value are read
     assert read(encoded(Image.new("L", (20, 10)), "png")).shape == (10, 20, 3)
     with pytest.raises(Unreadable, match="million pixels"):
         read(encoded(Image.new("L", (21, 10)), "png"))
 
 
-def test_every_way_not_to_be_a_file_is_told_apart(tmp_path):
+def test_message_says_why_a_path_cannot_be_read(tmp_path):
     whole = encoded(gradient(200, 160), "png")
     cases = {
         "gone.jpg": "is missing",
-        "link.jpg": "is a link to a file that is not there",
-        "folder.jpg": "is no file but a folder",
-        "pipe.jpg": "is no file but a device",
-        "empty.jpg": "is no picture of a known format, or damaged",
-        "text.jpg": "is no picture of a known format, or damaged",
+        "link.jpg": "is a link to a missing file",
+        "folder.jpg": "is a folder, not a file",
+        "pipe.jpg": "is a device, not a file",
+        "empty.jpg": "is damaged, or not a picture of a supported format",
+        "text.jpg": "is damaged, or not a picture of a supported format",
         "cut.png": "cannot be read (",
     }
     (tmp_path / "link.jpg").symlink_to("nowhere/gone.jpg")
@@ -219,14 +219,14 @@ def test_every_way_not_to_be_a_file_is_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (PermissionError(13, "Permission denied"), "may not be read"),
+        (PermissionError(13, "Permission denied"), r"cannot be read \(permission denied\)"),
         (RuntimeError("Failed to decode frame 0"), r"cannot be read \(Failed to decode frame 0\)"),
         (IndexError(), r"cannot be read \(IndexError\)"),
         (struct.error("unpack\nrequires"), r"cannot be read \(unpack\)"),
     ],
 )
-def test_whatever_pillow_raises_is_one_kind_of_fault(monkeypatch, error, reason):
-    """AVIF raises RuntimeError, damaged TIFF struct.error; as root, nothing is forbidden."""
+def test_any_exception_of_pillow_becomes_unreadable(monkeypatch, error, reason):
+    """AVIF raises RuntimeError, damaged TIFF struct.error; root gets no PermissionError."""
 
     def fails(_):
         raise error
@@ -237,7 +237,7 @@ def test_whatever_pillow_raises_is_one_kind_of_fault(monkeypatch, error, reason)
         read(data)
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_picture(monkeypatch):
+def test_memory_error_is_not_turned_into_unreadable(monkeypatch):
     def fails(_):
         raise MemoryError
 
@@ -248,22 +248,22 @@ def test_memory_that_runs_out_is_no_fault_of_the_picture(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_files_of_all_formats_never_escape():
-    """Single bytes of heads and bodies, turned over."""
+def test_damaged_files_raise_unreadable_only():
+    """Three bytes of each file are changed at random."""
     random = np.random.default_rng(0)
     for form in ("gif", "bmp", "png", "tiff", "webp", "jpeg", "avif", "ico", "tga", "pcx", "sgi"):
         whole = encoded(gradient(), form)
         for _ in range(20):
             data = bytearray(whole)
-            for place in random.integers(0, len(data), 3):
-                data[place] ^= int(random.integers(1, 256))
+            for position in random.integers(0, len(data), 3):
+                data[position] ^= int(random.integers(1, 256))
             try:
                 assert read(bytes(data)).shape[2] == 3
             except Unreadable as error:
                 assert str(error).startswith("photo ")
 
 
-def test_what_pillow_warns_of_stays_off_the_terminal(tmp_path):
+def test_warnings_of_pillow_are_not_printed(tmp_path):
     data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     (tmp_path / "photo.png").write_bytes(data)
     program = """
@@ -276,23 +276,23 @@ print(open_photograph(pathlib.Path(sys.argv[1]), "photo").size)
     assert (done.stdout, done.stderr) == ("(24, 16)\n", "")
 
 
-def test_programs_are_not_started_for_a_picture():
+def test_formats_that_need_another_program_are_not_supported():
     assert "EPS" not in image_reader.formats() and ".eps" not in image_reader.suffixes()
-    wanted = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-    assert wanted <= image_reader.suffixes()
+    common = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    assert common <= image_reader.suffixes()
 
 
 # --- shapes and sizes ---------------------------------------------------------------------
 
 
-def test_sizes_of_one_picture_differ_by_rounding_only():
+def test_same_shape_allows_scale_and_rounding():
     for other in ((480, 360), (481, 360), (240, 180), (239, 180), (960, 721), (48, 36), (53, 40)):
         assert same_shape((480, 360), other) and same_shape(other, (480, 360)), other
     for other in ((360, 480), (480, 362), (480, 480), (240, 190), (0, 0)):
         assert not same_shape((480, 360), other), other
 
 
-def test_stretching_is_what_it_always_was():
+def test_stretch_resizes_to_the_whole_size():
     image = gradient(50, 40)
     expected = image.resize((64, 32), Image.Resampling.BILINEAR)
     assert fit_image(image, (32, 64), "stretch").tobytes() == expected.tobytes()
@@ -300,7 +300,7 @@ def test_stretching_is_what_it_always_was():
 
 
 @pytest.mark.parametrize("photo", [(40, 80), (80, 40), (64, 64), (1, 500), (333, 100)])
-def test_padding_keeps_the_shape_and_says_where_the_photograph_lies(photo):
+def test_pad_keeps_the_aspect_ratio_and_box_says_where_the_photograph_is(photo):
     image, size = Image.new("RGB", photo, WHITE), (32, 64)
     padded = np.asarray(fit_image(image, size, "pad"))
     left, top, right, bottom = fitted_box(photo, size, "pad")
@@ -319,7 +319,7 @@ def test_padding_keeps_the_shape_and_says_where_the_photograph_lies(photo):
 
 
 @pytest.mark.parametrize("photo", [(40, 80), (80, 30), (64, 32)])
-def test_cropping_keeps_the_shape_and_cuts_the_same_on_both_sides(photo):
+def test_crop_keeps_the_aspect_ratio_and_cuts_both_sides_equally(photo):
     left, top, right, bottom = fitted_box(photo, (32, 64), "crop")
     assert (right - left) / (bottom - top) == pytest.approx(2)
     assert left == pytest.approx(photo[0] - right) and top == pytest.approx(photo[1] - bottom)
@@ -327,5 +327,5 @@ def test_cropping_keeps_the_shape_and_cuts_the_same_on_both_sides(photo):
     image = gradient(*photo)
     box = tuple(round(edge) for edge in (left, top, right, bottom))
     cut = image.crop(box).resize((64, 32), Image.Resampling.NEAREST)
-    found = fit_image(image, (32, 64), "crop", Image.Resampling.NEAREST)
-    assert np.mean(np.asarray(found) != np.asarray(cut)) < 0.05
+    cropped = fit_image(image, (32, 64), "crop", Image.Resampling.NEAREST)
+    assert np.mean(np.asarray(cropped) != np.asarray(cut)) < 0.05

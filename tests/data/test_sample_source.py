@@ -1,4 +1,4 @@
-"""One picture and its mask: any shape and mode is taken, and both stay on top of each other."""
+"""Decoding an example: any size and mode, image and mask stay aligned; threads."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def decoded(image, mask, size=SIZE, fit="stretch", meaning=TRIMAP):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_photograph_of_any_size_and_mode_keeps_its_colours_and_halves(mode):
+def test_photograph_of_any_size_and_mode_is_decoded(mode):
     width, height, encode = MODES[mode]
     image, mask = decoded(encode(photograph(width, height)), encoded(halves(width, height), "png"))
     edge = 64 * (width // 2) / width
@@ -47,12 +47,12 @@ def test_grey_photograph_becomes_three_equal_channels():
     assert np.mean(mask == 0) == 0.5
 
 
-def test_shrinking_averages_pixels_but_never_classes():
-    """Fine stripes: the picture turns grey instead of flickering, no class appears in between."""
+def test_shrinking_averages_pixels_but_not_classes():
+    """Stripes one pixel wide: the image turns grey, and the mask gets no class between the two."""
     lines = np.zeros((512, 512, 3), np.uint8)
     lines[:, ::2] = 255
     trimap = np.where(np.indices((512, 512)).sum(axis=0) % 2, 1, 3).astype(np.uint8)
-    image, mask = decoded(*(encoded(Image.fromarray(each), "png") for each in (lines, trimap)))
+    image, mask = decoded(*(encoded(Image.fromarray(array), "png") for array in (lines, trimap)))
     assert np.abs(image.astype(int) - 127).max() <= 6
     assert set(np.unique(mask)) <= {0, 2}
 
@@ -60,12 +60,12 @@ def test_shrinking_averages_pixels_but_never_classes():
 @pytest.mark.parametrize("size", [(64, 96), (96, 32)])
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("shape", [(120, 40), (40, 120), (64, 64)])
-def test_mask_stays_on_its_image_at_any_size_and_shape(size, fit, shape):
-    """The photograph shows the class in red; what is added around is black and no class."""
+def test_mask_and_image_stay_aligned(size, fit, shape):
+    """Red in the image is the class index; padding is black there and ignored in the mask."""
     meaning = Meaning(make_classes(("a", "b"), ignored=True), {0: 0, 1: 1}, frozenset())
     pixels, truth = stripes(0, 2, *shape)
-    source = (encoded(Image.fromarray(each), "png") for each in (pixels, truth))
-    image, mask = decoded(*source, size, fit, meaning)
+    files = (encoded(Image.fromarray(array), "png") for array in (pixels, truth))
+    image, mask = decoded(*files, size, fit, meaning)
     assert image.shape == (*size, 3) and mask.shape == size
     outside = mask == IGNORED
     left, top, right, bottom = (int(edge) for edge in fitted_box(shape, size, fit))
@@ -78,30 +78,30 @@ def test_mask_stays_on_its_image_at_any_size_and_shape(size, fit, shape):
     assert ((image[..., 0] > 127) == (mask == 1))[~outside].mean() > 0.96
 
 
-def test_mask_of_another_resolution_is_padded_as_its_image():
-    """By itself, a mask of 64 x 33 pixels would be a row lower than its image."""
+def test_mask_of_another_resolution_is_padded_like_its_image():
+    """Fitted by its own size, a mask of 64 x 33 pixels would be one row lower than its image."""
     meaning = Meaning(make_classes(("a", "b"), ignored=True), {0: 0, 1: 1}, frozenset())
     pixels, truth = stripes(0, 2, 640, 336)
     small = Image.fromarray(truth).resize((64, 33), Image.Resampling.NEAREST)
-    source = encoded(Image.fromarray(pixels + 1), "png"), encoded(small, "png")
-    image, mask = decoded(*source, (64, 64), "pad", meaning)
+    files = encoded(Image.fromarray(pixels + 1), "png"), encoded(small, "png")
+    image, mask = decoded(*files, (64, 64), "pad", meaning)
     assert fitted_box((640, 336), (64, 64), "pad") != fitted_box((64, 33), (64, 64), "pad")
     assert ((mask != IGNORED) == image.any(axis=-1)).all()
 
 
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])
-def test_sideways_photograph_and_its_mask_come_out_upright(drawn_on):
-    """A phone's: pixels stored sideways, the mask as labelling tools show it, or as stored."""
-    pixels, truth = (Image.fromarray(each) for each in stripes(1, 3, 60, 90))
+def test_sideways_photograph_and_its_mask_are_turned_upright(drawn_on):
+    """A phone stores pixels sideways; masks are drawn on the upright or on the stored picture."""
+    pixels, truth = (Image.fromarray(array) for array in stripes(1, 3, 60, 90))
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = encoded(pixels.transpose(TURNS[8]), "png", exif=exif.tobytes())
     mask = truth if drawn_on == "upright" else truth.transpose(TURNS[8])
     meaning = Meaning(make_classes(("a", "b", "c")), {0: 0, 1: 1, 2: 2}, frozenset())
-    found = decoded(stored, encoded(mask, "png"), meaning=meaning)
+    turned = decoded(stored, encoded(mask, "png"), meaning=meaning)
     expected = decoded(encoded(pixels, "png"), encoded(truth, "png"), meaning=meaning)
-    for ours, theirs in zip(found, expected):
-        np.testing.assert_array_equal(ours, theirs)
+    for array, expected_array in zip(turned, expected):
+        np.testing.assert_array_equal(array, expected_array)
 
 
 @pytest.mark.parametrize("broken", ["photo", "mask"])
@@ -112,12 +112,12 @@ def test_damaged_file_is_named(broken):
         decoded(files["photo"], files["mask"])
 
 
-def test_mask_that_changed_since_it_was_looked_at_is_named():
-    with pytest.raises(Unreadable, match=r"^mask has changed since it was looked at$"):
+def test_mask_that_changed_since_the_audit_is_named():
+    with pytest.raises(Unreadable, match=r"^mask has changed since the audit$"):
         decoded(encoded(photograph(80, 60)), encoded(Image.new("L", (80, 60), 9), "png"))
 
 
-def test_many_are_worked_on_in_order_and_few_are_in_memory():
+def test_threads_keep_the_order_and_few_examples_in_memory():
     alive, most, number = 0, 0, 3 * CHUNK + 5
 
     class Watched(bytes):
@@ -139,13 +139,13 @@ def test_many_are_worked_on_in_order_and_few_are_in_memory():
             self.count += 1
 
     bar = Bar()
-    found = [result for _, result in in_threads(lambda one: int(one.image), stream(), bar)]
-    assert found == list(range(number)) and bar.count == number
+    work = in_threads(lambda example: int(example.image), stream(), bar)
+    assert [result for _, result in work] == list(range(number)) and bar.count == number
     assert most <= 2 * CHUNK + 1
 
 
-def test_lazy_pictures_are_asked_for_when_they_are_needed():
-    image, mask = (encoded(each, "png") for each in (photograph(80, 60), halves(80, 60)))
-    now = decoded(image, mask)
-    later = decoded(lambda: image, lambda: mask)
-    assert all((one == other).all() for one, other in zip(now, later))
+def test_lazy_pictures_give_the_same_arrays():
+    image, mask = (encoded(picture, "png") for picture in (photograph(80, 60), halves(80, 60)))
+    direct = decoded(image, mask)
+    lazy = decoded(lambda: image, lambda: mask)
+    assert all((first == second).all() for first, second in zip(direct, lazy))

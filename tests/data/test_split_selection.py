@@ -1,4 +1,4 @@
-"""Which examples are used and for what: by the source, else by the seed; never test for two."""
+"""Splits: kept from the data set or cut by the seed; faults, absent classes, few pictures."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ VALUES = (0, 1)
 
 
 def chosen(seed=7, **values):
-    """By split of the source, how many go where."""
+    """Number of examples per split, by split of the data set, and the result of `cut`."""
     codes = cut(Findings(mask_values=values), seed)
     names = (*SPLITS, "left out")
     count = {
@@ -27,14 +27,14 @@ def chosen(seed=7, **values):
     return count, codes
 
 
-def test_flat_source_is_cut_in_three():
+def test_data_without_splits_is_cut_in_three():
     count, codes = chosen(train=[VALUES] * 40)
     assert count == {"train": {"train": 29, "validation": 3, "test": 8}}
     assert (chosen(train=[VALUES] * 40)[1]["train"] == codes["train"]).all()
     assert (chosen(8, train=[VALUES] * 40)[1]["train"] != codes["train"]).any()
 
 
-def test_what_the_source_has_cut_stays_so():
+def test_splits_of_the_data_set_are_kept():
     assert chosen(train=[VALUES] * 20, validation=[VALUES] * 5, test=[VALUES] * 7)[0] == {
         "train": {"train": 20},
         "validation": {"validation": 5},
@@ -42,24 +42,24 @@ def test_what_the_source_has_cut_stays_so():
     }
 
 
-def test_validation_is_never_made_the_test_split():
+def test_validation_split_is_not_used_as_test_split():
     count = chosen(train=[VALUES] * 20, validation=[VALUES] * 5)[0]
     assert count == {"train": {"train": 16, "test": 4}, "validation": {"validation": 5}}
 
 
-def test_missing_validation_comes_out_of_training():
+def test_missing_validation_split_is_cut_from_training():
     count = chosen(train=[VALUES] * 20, test=[VALUES] * 5)[0]
     assert count == {"train": {"train": 18, "validation": 2}, "test": {"test": 5}}
 
 
-def test_what_has_a_fault_is_in_no_split():
+def test_faulty_examples_are_in_no_split():
     held = [VALUES if k % 4 else None for k in range(40)]
     count, codes = chosen(train=held)
     assert count["train"] == {"train": 22, "validation": 2, "test": 6, "left out": 10}
     assert (codes["train"][::4] == LEFT_OUT).all()
 
 
-def test_too_few_or_an_empty_split_are_refused():
+def test_too_few_examples_or_an_empty_split_are_refused():
     with pytest.raises(UserError, match=r"only 9 pictures with masks .* at least 10 are needed"):
         chosen(train=[VALUES] * 9)
     with pytest.raises(UserError, match="only 12 pictures with masks can be used, none for test"):
@@ -68,7 +68,7 @@ def test_too_few_or_an_empty_split_are_refused():
         chosen(train=[])
 
 
-def test_faults_are_told_by_kind_and_only_above_the_share():
+def test_faults_above_the_allowed_share_are_listed_by_kind():
     faults = [
         Fault(SIZES, "s"),
         Fault(UNREADABLE, "u"),
@@ -79,10 +79,12 @@ def test_faults_are_told_by_kind_and_only_above_the_share():
     with pytest.raises(UserError) as caught:
         refuse(faults, 100, 0.03)
     assert str(caught.value) == (
-        "p; do; and image and mask of different shape (2): s; and unreadable (1): u; "
-        "to go on without: --skip-bad 0.04"
+        "p; do; also image and mask of different shape (2): s; also unreadable (1): u; "
+        "to skip faulty examples: --skip-bad 0.04"
     )
-    with pytest.raises(UserError, match=r"^p; do; and image.* \(2\): s; and unreadable \(1\): u$"):
+    with pytest.raises(
+        UserError, match=r"^p; do; also image.* \(2\): s; also unreadable \(1\): u$"
+    ):
         refuse(faults, 4, 0.5)
     refuse([], 100, 0)
 
@@ -91,7 +93,7 @@ def test_faults_are_told_by_kind_and_only_above_the_share():
 
 
 def write_rare(folder, rare):
-    """A folder with a third class in one picture, of the split `rare`."""
+    """A folder with two classes, and a third one in a single picture of the split `rare`."""
     for split in ("train", "val", "test"):
         part = {"image": f"images/{split}/p{{}}.png", "mask": f"masks/{split}/p{{}}.png"}
         write_set(folder, 6, classes=2, **part)
@@ -100,55 +102,54 @@ def write_rare(folder, rare):
     return folder
 
 
-def test_class_without_a_training_picture_is_refused_and_may_be_allowed(tmp_path):
+def test_class_without_a_training_picture_is_refused_unless_allowed(tmp_path):
     folder = write_rare(tmp_path / "set", "val")
-    expected = r"no mask of the training split holds 'c'; 1 pictures of other splits do; .*--seed"
+    expected = r"no mask of the training split holds the class 'c'; 1 pictures of other .*--seed"
     flags = ("--names", "a,b,c")
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", folder, *flags)
     assert not list((tmp_path / "models").rglob("*.npy"))
-    found = prepare(tmp_path / "models", folder, *flags, "--skip-bad", "0.01")
-    assert found.classes.names == ("a", "b", "c")
-    assert found.record["splits"]["train"]["class_pictures"]["c"] == 0
+    prepared = prepare(tmp_path / "models", folder, *flags, "--skip-bad", "0.01")
+    assert prepared.classes.names == ("a", "b", "c")
+    assert prepared.record["splits"]["train"]["class_pictures"]["c"] == 0
 
 
-def test_class_that_nobody_drew_is_told_how_to_be_dropped(tmp_path):
+def test_message_on_a_class_in_no_mask_says_how_to_drop_it(tmp_path):
     folder = write_rare(tmp_path / "set", None)
     flags = ("--names", "a,b,c,d")
-    expected = r"holds 'c' \(nor 1 more classes\); name only classes that are drawn: --names"
+    expected = r"the class 'c' \(nor 1 more classes\); name only classes that the masks hold: --n"
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", folder, *flags)
 
 
-def test_masks_that_count_from_one_and_lack_the_last_class_get_their_mapping(tmp_path):
-    """Trimaps without a border: whether 1 and 2 are the first two or the last two is not known."""
+def test_message_on_values_from_one_without_the_last_class_has_the_mapping(tmp_path):
+    """Trimaps without a border: 1 and 2 could be the first two classes or the last two."""
     write_set(tmp_path / "set", 12, classes=2)
     for k in range(12):
         save(tmp_path / f"set/masks/p{k:02}.png", stripes(k, 2)[1] + 1)
     flags = ("--names", "pet,background,border")
-    with pytest.raises(UserError, match="if masks count from 1: --label-mapping 1:0,2:1,3:2"):
+    with pytest.raises(UserError, match="if mask values start at 1: --label-mapping 1:0,2:1,3:2"):
         prepare(tmp_path / "models", tmp_path / "set", *flags)
     unnamed = prepare(tmp_path / "models", tmp_path / "set")
-    assert unnamed.classes.names == ("class 1", "class 2"), "two classes are two classes"
+    assert unnamed.classes.names == ("class 1", "class 2"), "without names there are two classes"
     assert set(np.unique(unnamed.all_masks)) == {0, 1}
 
 
-def test_damaged_photograph_is_found_late_and_counts_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        dataset_writer, "SHARD_BYTES", 1
-    )  # so that some arrays are written before it
+def test_photograph_found_damaged_while_decoding_counts_as_a_fault(tmp_path, monkeypatch):
+    # Small shards, so that some arrays are written before the damaged photograph is decoded.
+    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 1)
     write_set(tmp_path / "set", 12)
     path = tmp_path / "set/images/p03.png"
     path.write_bytes(path.read_bytes()[:-30])
     old = prepare(tmp_path / "models", write_set(tmp_path / "other", 12, classes=2))
-    with pytest.raises(UserError, match=r"images/p03\.png .*mend or remove it.*--skip-bad 0\.09"):
+    with pytest.raises(UserError, match=r"images/p03\.png .*repair or remove it.*--skip-bad 0\.09"):
         prepare(tmp_path / "models", tmp_path / "set")
     kept = {path.name for path in (tmp_path / "models" / "dataset").glob("*.npy")}
     assert kept == {name for shards in old.record["files"].values() for name, _ in shards}
-    found = prepare(tmp_path / "models", tmp_path / "set", "--skip-bad", "0.1")
-    assert sum(found.counts.values()) == 11
-    assert len(found.left_out) == 1 and "images/p03.png" in found.left_out[0]
-    assert found.record["metrics"]["audit"]["left_out"][UNREADABLE] == 1
+    prepared = prepare(tmp_path / "models", tmp_path / "set", "--skip-bad", "0.1")
+    assert sum(prepared.counts.values()) == 11
+    assert len(prepared.left_out) == 1 and "images/p03.png" in prepared.left_out[0]
+    assert prepared.record["metrics"]["audit"]["left_out"][UNREADABLE] == 1
 
 
 # --- too few ------------------------------------------------------------------------------
@@ -158,31 +159,31 @@ def facts(examples, **pictures):
     return {"examples": examples, "class_pictures": pictures}
 
 
-def test_splits_and_classes_of_few_pictures_are_named_in_one_line():
+def test_note_lists_splits_and_classes_with_few_pictures():
     splits = {
         "train": facts(50, road=50, car=FEW, sky=4),
         "validation": facts(FEW - 1, road=2, car=1, sky=0),
         "test": facts(FEW, road=FEW, car=3, sky=6),
     }
-    said = few_pictures_note(splits)
-    assert "\n" not in said and said.startswith(f"note: fewer than {FEW} pictures")
-    # The rarest class first; those of a split that is itself too small go without saying.
-    assert said.endswith(": validation (9), car (in 3 of test), sky (in 4 of train, 6 of test)")
+    note = few_pictures_note(splits)
+    assert "\n" not in note and note.startswith(f"note: fewer than {FEW} pictures")
+    # The rarest class first; classes of a split that is itself too small are not listed.
+    assert note.endswith(": validation (9), car (in 3 of test), sky (in 4 of train, 6 of test)")
 
 
-def test_nothing_is_said_where_there_are_enough():
+def test_no_note_if_there_are_enough_pictures():
     enough = facts(FEW, road=FEW, car=FEW)
     assert few_pictures_note(dict.fromkeys(SPLITS, enough)) == ""
 
 
-def test_of_many_rare_classes_the_rarest_are_named():
+def test_note_lists_the_rarest_classes_only():
     rare = {f"c{k}": k for k in range(FEW)}
-    said = few_pictures_note({"train": facts(50, **rare), "test": facts(50, c0=50)})
-    assert said.endswith("c4 (in 4 of train), 5 more classes") and "c5" not in said
+    note = few_pictures_note({"train": facts(50, **rare), "test": facts(50, c0=50)})
+    assert note.endswith("c4 (in 4 of train), 5 more classes") and "c5" not in note
 
 
-def test_preparation_says_it_of_its_own_splits(tmp_path, capsys):
-    """40 pictures: 29 for training, 3 for validation, 8 for the test."""
+def test_script_prints_the_note_on_few_pictures(tmp_path, capsys):
+    """40 pictures: 29 for training, 3 for validation, 8 for test."""
     prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert len(notes) == 1 and notes[0].endswith("validation (3), test (8)")

@@ -109,7 +109,7 @@ def test_old_spelling_means_the_new_one(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--dataset", "folder"], "--dataset folder needs --data-dir DIR; or say --data DIR"),
+        (["--dataset", "folder"], "--dataset folder needs --data-dir DIR; or use --data DIR"),
         (["--data", "x", "--dataset", "synthetic"], "give one of them"),
         (["--image-size", "100"], "multiples of 32, 32 to 2048; the nearest is 96"),
         (["--image-size", "480x360"], "the nearest is 480x352"),
@@ -117,7 +117,7 @@ def test_old_spelling_means_the_new_one(tmp_path):
         (["--image-size", "0"], "the nearest is 32"),
         (["--image-size", "wide"], "wide is neither PIXELS nor WIDTHxHEIGHT"),
         (["--skip-bad", "2"], "between 0 and 1"),
-        (["--names", "cat"], "1 classes, and 2 to 150 are possible"),
+        (["--names", "cat"], "1 classes, but 2 to 150 are supported"),
         (["--label-mapping", "255=1"], "write VALUE:CLASS, as in 255:1,0:0"),
         (["--fit", "squash"], "'stretch', 'pad', 'crop'"),
     ],
@@ -187,7 +187,7 @@ def test_files_that_were_passed_over_are_listed_until_they_are_gone(tmp_path):
     folder = write_set(tmp_path / "set", 12)
     (folder / "images" / "._p00.png").write_bytes(b"\0\5\x16\7")
     found = prepare(tmp_path / "models", folder)
-    assert found.left_out == ["images/._p00.png: hidden, not looked at"]
+    assert found.left_out == ["images/._p00.png: hidden, skipped"]
     (folder / "images" / "._p00.png").unlink()
     assert prepare(tmp_path / "models", folder).left_out == []
 
@@ -219,7 +219,7 @@ def test_fault_in_a_folder_is_one_line_and_code_two(tmp_path):
     assert done.returncode == 2
     assert done.stderr == (
         f"data_preparation.py: {folder}/images/p03.png has no mask of the same name; draw it, or "
-        "remove the image; to go on without: --skip-bad 0.09\n"
+        "remove the image; to skip faulty examples: --skip-bad 0.09\n"
     )
     assert not list((tmp_path / "m").rglob("*.npy"))
 

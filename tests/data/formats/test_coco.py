@@ -1,4 +1,4 @@
-"""COCO JSON: polygons and run lengths become masks, the smaller object over the larger."""
+"""COCO JSON: masks from polygons and run lengths, classes, splits, invalid files."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from tests.helpers.drawn_sets import prepare
 
 
 def run_lengths(mask):
-    """Uncompressed run lengths of COCO: down the columns, beginning with how many are 0."""
+    """Uncompressed COCO run lengths of a mask: column by column, first the number of zeros."""
     flat = np.asarray(mask, np.uint8).T.ravel()
     ends = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
@@ -27,7 +27,7 @@ def mask_of(path):
     return np.asarray(Image.open(io.BytesIO(example.mask())))
 
 
-def test_smaller_object_wins_whatever_the_order(tmp_path):
+def test_smaller_object_covers_the_larger_one_in_any_order(tmp_path):
     large, small = rectangle(2, 2, 30, 30), rectangle(8, 8, 16, 16)
     expected = np.zeros((HEIGHT, WIDTH), int)
     expected[2:30, 2:30] = 1
@@ -38,7 +38,7 @@ def test_smaller_object_wins_whatever_the_order(tmp_path):
         )
 
 
-def test_run_lengths_and_several_polygons_and_no_object(tmp_path):
+def test_run_lengths_several_polygons_or_no_object(tmp_path):
     shape = np.zeros((HEIGHT, WIDTH), int)
     shape[:5, 3:20] = shape[20:, 30:] = 1
     path = write_coco(tmp_path / "c.json", coco(1, [(4, run_lengths(shape))]))
@@ -68,11 +68,11 @@ def test_classes_are_the_categories_with_objects_after_the_background(tmp_path):
     assert done.classes.names == ("background", "dog", "cat")
     assert done.counts == {"train": 9, "validation": 1, "test": 2}
     assert set(np.unique(done.all_masks)) == {0, 1, 2}
-    assert done.left_out == ["category never: has no object, not looked at"]
+    assert done.left_out == ["category never: has no object, skipped"]
 
 
-def test_category_background_is_the_background(tmp_path):
-    """Roboflow writes one, of nothing."""
+def test_category_called_background_is_class_zero(tmp_path):
+    """Roboflow exports have one without objects."""
     whole = [rectangle(0, 0, WIDTH, HEIGHT)]
     objects = [(1, whole), (4, [rectangle(0, 0, 9, 9)])]
     path = write_coco(tmp_path / "c.json", coco(1, objects, ("background", "cat")))
@@ -87,43 +87,43 @@ def test_category_background_is_the_background(tmp_path):
         ("train/_annotations.coco.json", "valid/_annotations.coco.json", "."),
     ],
 )
-def test_other_splits_lie_beside_it(tmp_path, train, validation, folder):
+def test_other_splits_are_found_beside_the_training_split(tmp_path, train, validation, folder):
     objects = [(1, [rectangle(0, 0, 9, 9)])]
     write_coco(tmp_path / train, coco(5, objects), folder.format("train"))
     write_coco(tmp_path / validation, coco(3, objects), folder.format("val"))
     assert json_in(tmp_path) == tmp_path / train
-    found = read_coco(tmp_path / train)
-    assert {split: part.number for split, part in found.splits.items()} == {
+    collection = read_coco(tmp_path / train)
+    assert {split: part.number for split, part in collection.splits.items()} == {
         "train": 5,
         "validation": 3,
     }
-    for part in found.splits.values():  # files count from the folder of the source
-        for each in part.read():
-            assert (found.folder / each.file).samefile(each.image), each.file
-    for part in found.splits.values():
+    for part in collection.splits.values():  # file names are relative to the folder of the data set
+        for example in part.read():
+            assert (collection.folder / example.file).samefile(example.image), example.file
+    for part in collection.splits.values():
         assert all(example.image.exists() for example in part.read())
-    assert len(found.files()) == 10 and all(
-        (found.folder / name).exists() for name in found.files()
+    assert len(collection.files()) == 10 and all(
+        (collection.folder / name).exists() for name in collection.files()
     )
 
 
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
-        ([[1, 1, 2, 2]], "no polygon of three points"),  # four numbers would be read as a box
-        ([[1, 1, 2, 2, 3]], "no polygon of three points"),
+        ([[1, 1, 2, 2]], "fewer than three points"),  # pycocotools reads four numbers as a box
+        ([[1, 1, 2, 2, 3]], "fewer than three points"),
         ([], "no polygon"),
         (None, "no polygon"),
         ([[1, 1, 2, 2, "x", 3]], "could not convert"),
-        ([[1, 1, float("nan"), 2, 3, 3]], "no number"),
+        ([[1, 1, float("nan"), 2, 3, 3]], "not a finite number"),
         ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "do not fill the picture"),
         ({"size": [HEIGHT, WIDTH], "counts": [-5, 5 + HEIGHT * WIDTH]}, "do not fill"),
         ({"size": [9, 9], "counts": [81]}, "has the size"),
         ({"counts": [81]}, "size"),
     ],
 )
-def test_object_that_has_no_outline_is_one_unreadable_mask(tmp_path, segmentation, reason):
-    """Some of these make pycocotools read memory that is not its own."""
+def test_object_with_invalid_segmentation_makes_its_mask_unreadable(tmp_path, segmentation, reason):
+    """Some of these would make pycocotools read beyond its memory."""
     path = write_coco(tmp_path / "c.json", coco(1, [(1, segmentation)]))
     example = next(read_coco(path).splits["train"].read())
     expected = rf"the objects of i00\.jpg cannot be drawn \(object 0: .*{reason}"
@@ -131,22 +131,22 @@ def test_object_that_has_no_outline_is_one_unreadable_mask(tmp_path, segmentatio
         example.mask()
 
 
-def test_file_that_is_none_or_knows_no_pictures_is_refused(tmp_path):
+def test_invalid_coco_json_is_refused(tmp_path):
     path = tmp_path / "c.json"
     whole = coco(1, [(1, [rectangle(0, 0, 9, 9)])])
     broken = [b"", b"[]", b"{}", b'{"images": []}', b"\xff\xfe"]
-    lacking = [{**whole, "images": []}, {**whole, "categories": [{"id": 1}]}]
-    lacking.append({**whole, "annotations": [{"image_id": 99}]})
-    for content in (*broken, *(json.dumps(each).encode() for each in lacking)):
+    incomplete = [{**whole, "images": []}, {**whole, "categories": [{"id": 1}]}]
+    incomplete.append({**whole, "annotations": [{"image_id": 99}]})
+    for content in (*broken, *(json.dumps(data).encode() for data in incomplete)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"c\.json is no COCO JSON with images, annotations"):
+        with pytest.raises(UserError, match=r"c\.json is not a COCO JSON with images, annotations"):
             read_coco(path)
     path.write_text(json.dumps(whole))
-    with pytest.raises(UserError, match=r"names i00\.jpg, which is neither beside it"):
+    with pytest.raises(UserError, match=r"lists i00\.jpg, which is neither beside it"):
         read_coco(path)
     write_coco(path, {**whole, "categories": [{"id": 7, "name": "other"}]})
     with pytest.raises(UserError, match="objects have the category 1, which has no name"):
         read_coco(path)
     write_coco(path, {**whole, "annotations": []})
-    with pytest.raises(UserError, match="1 classes, and 2 to 150 are possible"):
+    with pytest.raises(UserError, match="1 classes, but 2 to 150 are supported"):
         read_coco(path)

@@ -1,19 +1,21 @@
-"""What --data means, in its new spelling and the old one, and whether files changed."""
+"""--data: which format reads it, refusals, and detection of changed files."""
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import data_preparation
+from pipeline.base import fingerprints
 from pipeline.base.console import UserError
 from pipeline.data.formats import registry
 from tests.helpers.coco_sets import coco, rectangle, write_coco
 from tests.helpers.drawn_sets import YAML, save, stripes, write_set
 from tests.helpers.pictures import encoded, halves
 
-# --- what --data means --------------------------------------------------------------------
+# --- which format reads --data ------------------------------------------------------------
 
 
 def opened(data):
@@ -43,43 +45,108 @@ def test_each_layout_is_recognised(tmp_path):
         (road, 6, ("sky", "road", "tree")),
         (road / "data.yaml", 6, ("sky", "road", "tree")),
     ):
-        found = opened(data)
-        assert found.splits["train"].number == number, data
-        assert found.labels.names == names, data
+        collection = opened(data)
+        assert collection.splits["train"].number == number, data
+        assert collection.labels.names == names, data
         assert registry.on_disk(str(data))
+
+
+READERS = {  # functions of the registry's module by the format module that they come from
+    "tfds": ("oxford_pets", "any_set"),
+    "synthetic": ("drawn_animals",),
+    "coco": ("read_coco",),
+    "ultralytics": ("read_ultralytics",),
+    "folder_layout": ("read_folder",),
+}
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """By module that reads it, `--data` of every kind."""
+    flat = write_set(tmp_path / "flat", 1)
+    voc = tmp_path / "voc" / "VOCdevkit" / "VOC2012"
+    write_set(voc, 1, image="JPEGImages/p{}.png", mask="SegmentationClass/p{}.png")
+    road = write_set(tmp_path / "road", 1)
+    for name in ("data.yaml", "other.yml"):  # two of them do not say which one to read
+        (road / name).write_text(YAML)
+    both = write_set(tmp_path / "both", 1)
+    (both / "data.yaml").write_text(YAML)
+    write_coco(both / "instances.json", coco())
+    json_file = write_coco(tmp_path / "coco" / "annotations" / "instances_train.json", coco())
+    return {
+        "tfds": ("pets", "oxford_iiit_pet", "tfds:street", "tfds:street/small:1.0.0", "tfds"),
+        "synthetic": ("synthetic", "synthetic:2", "synthetic:6"),
+        "coco": (json_file, tmp_path / "coco"),
+        "ultralytics": (both / "data.yaml", road / "other.yml", both),
+        "folder_layout": (flat, tmp_path / "voc", tmp_path / "voc" / "VOCdevkit", voc, road),
+    }
+
+
+def test_format_of_names_the_module_that_open_source_calls(kinds, monkeypatch):
+    calls = []
+    for module, functions in READERS.items():
+        for function in functions:
+            assert getattr(registry, function).__module__ == f"pipeline.data.formats.{module}"
+            monkeypatch.setattr(registry, function, lambda *_, module=module: calls.append(module))
+    assert set(kinds) == set(READERS) == {module[0] for module in registry.MODULES.values()}
+    for module, data_sets in kinds.items():
+        for data in data_sets:
+            assert registry.format_of(str(data))[0] == module, data
+            opened(data)
+            assert calls.pop() == module and not calls, data
+
+
+def test_format_of_names_every_format_module_that_a_reader_imports():
+    folder = Path(registry.__file__).parent
+    for modules in registry.MODULES.values():
+        imported = fingerprints.read(folder / f"{modules[0]}.py").modules
+        siblings = {Path(name).stem for name in imported if name.startswith(fingerprints.FORMATS)}
+        assert {modules[0], *siblings} == set(modules)
+
+
+def test_format_of_what_is_no_data_set_is_empty(tmp_path):
+    (tmp_path / "notes.txt").write_text("no data", encoding="utf-8")
+    for data in (tmp_path, tmp_path / "notes.txt", tmp_path / "none.json", tmp_path / "none"):
+        assert registry.format_of(str(data)) == ()
+        with pytest.raises(UserError, match=r"is (missing|not a data set)"):
+            opened(data)
 
 
 @pytest.mark.parametrize(
     ("data", "number"), [("synthetic", 3), ("synthetic:2", 2), ("synthetic:6", 6)]
 )
-def test_drawn_animals_have_as_many_classes_as_asked(data, number):
-    found = opened(data)
-    assert len(found.labels.names) == number and found.synthetic and not registry.on_disk(data)
+def test_synthetic_data_has_the_requested_number_of_classes(data, number):
+    collection = opened(data)
+    assert (
+        len(collection.labels.names) == number
+        and collection.synthetic
+        and not registry.on_disk(data)
+    )
 
 
-def test_drawn_animals_are_named_already():
-    with pytest.raises(UserError, match="not for drawn"):
+def test_synthetic_classes_cannot_be_renamed():
+    with pytest.raises(UserError, match="not for synthetic data"):
         registry.with_flags(opened("synthetic"), ["a", "b"], None, None, None)
 
 
-def test_source_that_is_none_is_told_what_there_is(tmp_path):
+def test_message_on_an_unknown_data_set_lists_the_choices(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no data")
     (tmp_path / "tfds" / "oxford_iiit_pet").mkdir(parents=True)
-    for data, says in (
-        ("synthetic:4", "drawn are synthetic:2, synthetic:3, synthetic:6"),
-        (tmp_path / "none", r"none is missing; name pets, synthetic, tfds:NAME, or a folder"),
-        (tmp_path / "empty", r"empty is no data set; a folder must have images/ and masks/"),
-        (tmp_path / "notes.txt", r"notes\.txt is no data set; name a folder with"),
-        (tmp_path / "tfds", r"is a folder of TFDS; read it with: --data pets --data-dir .*tfds"),
+    for data, message in (
+        ("synthetic:4", "does not exist; use one of synthetic:2, synthetic:3, synthetic:6"),
+        (tmp_path / "none", r"none is missing; use pets, synthetic, tfds:NAME, or a folder"),
+        (tmp_path / "empty", r"empty is not a data set; a folder must have images/ and masks/"),
+        (tmp_path / "notes.txt", r"notes\.txt is not a data set; use a folder with"),
+        (tmp_path / "tfds", r"is a TFDS folder; read it with: --data pets --data-dir .*tfds"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             opened(data)
 
 
 @pytest.mark.parametrize("layout", ["images", "yaml", "json"])
-def test_folder_of_pictures_starts_no_download_into_it(tmp_path, layout):
-    """--data-dir my_photos without --dataset folder: TFDS would fill it with 773 MiB."""
+def test_data_dir_with_pictures_is_refused_before_a_download(tmp_path, layout):
+    """--data-dir my_photos instead of --data my_photos: TFDS would download 773 MiB into it."""
     folder = tmp_path / "my_photos"
     if layout == "json":
         write_coco(folder / "objects.json", coco(1, [(1, [rectangle(0, 0, 9, 9)])]))
@@ -89,9 +156,7 @@ def test_folder_of_pictures_starts_no_download_into_it(tmp_path, layout):
         (folder / "masks").rename(folder / "truth")
         (folder / "data.yaml").write_text(YAML)
     before = sorted(folder.rglob("*"))
-    expected = (
-        r"my_photos is a folder of pictures and none of TFDS; read it with: --data .*my_photos"
-    )
+    expected = r"my_photos is a folder of pictures, not of TFDS; read it with: --data .*my_photos"
     with pytest.raises(UserError, match=expected):
         data_preparation.main(["--models-dir", str(tmp_path / "m"), "--data-dir", str(folder)])
     assert sorted(folder.rglob("*")) == before
@@ -107,7 +172,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def contents(photos, tmp_path):
-    """Asks for the contents of the folder, with a listing that lasts from one time to the next."""
+    """Computes the hash of the folder; the listing is kept between calls."""
 
     def ask():
         source = opened(photos)
@@ -117,42 +182,42 @@ def contents(photos, tmp_path):
 
 
 def test_contents_change_with_the_pictures(photos, contents):
-    seen = [contents()]
+    hashes = [contents()]
     for kind, pixels in zip(("images", "masks"), stripes(3, 2)):
         save(photos / kind / "a new one.png", pixels)
-    seen.append(contents())
+    hashes.append(contents())
     (photos / "images" / "a new one.png").unlink()
-    assert contents() == seen[0], "a mask without its picture is nothing that is read"
+    assert contents() == hashes[0], "a mask without an image is not read"
     mask = photos / "masks" / "p03.png"
     mask.write_bytes(encoded(halves(80, 63), "png"))
-    seen.append(contents())
+    hashes.append(contents())
     shutil.copy(photos / "images" / "p01.png", photos / "images" / "p02.png")
-    seen.append(contents())
+    hashes.append(contents())
     (photos / "train.txt").write_text("".join(f"p{k:02}\n" for k in range(10)))
-    seen.append(contents())
-    assert len(set(seen)) == len(seen)
-    assert seen[0].startswith("20 files") and seen[1].startswith("22 files")
+    hashes.append(contents())
+    assert len(set(hashes)) == len(hashes)
+    assert hashes[0].startswith("20 files") and hashes[1].startswith("22 files")
 
 
-def test_picture_redrawn_with_the_same_size_and_time_is_seen(photos, contents):
-    mask, left = photos / "masks" / "p03.png", halves(80, 63)
-    mask.write_bytes(encoded(left, "png", compress_level=0))
+def test_changed_file_with_the_same_size_and_time_is_detected(photos, contents):
+    mask, picture = photos / "masks" / "p03.png", halves(80, 63)
+    mask.write_bytes(encoded(picture, "png", compress_level=0))
     before, old = contents(), mask.stat()
-    right = left.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    mask.write_bytes(encoded(right, "png", compress_level=0))
+    flipped = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mask.write_bytes(encoded(flipped, "png", compress_level=0))
     os.utime(mask, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert mask.stat().st_size == old.st_size
     assert contents() != before
 
 
-def test_times_alone_change_nothing(photos, contents):
+def test_new_times_alone_do_not_change_the_hash(photos, contents):
     before = contents()
     for path in photos.rglob("*.*"):
         os.utime(path, (1e9, 1e9))
     assert contents() == before
 
 
-def test_unchanged_files_are_not_read_again_nor_is_anything_written(
+def test_unchanged_files_are_not_read_and_the_listing_not_written(
     photos, contents, monkeypatch, tmp_path
 ):
     before = contents()
@@ -171,18 +236,18 @@ def test_unchanged_files_are_not_read_again_nor_is_anything_written(
     for kind, pixels in zip(("images", "masks"), stripes(3, 2)):
         save(photos / kind / "p031.png", pixels)
     contents()
-    assert read == ["p03.png", "p031.png", "p031.png"], "a new name in the middle moves no other"
+    assert read == ["p03.png", "p031.png", "p031.png"], "a new file makes no other one read again"
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[1, 2]\n", b"[]\n", b"3\n"])
-def test_damaged_listing_is_made_anew(contents, tmp_path, content):
+def test_damaged_listing_is_replaced(contents, tmp_path, content):
     before = contents()
     (tmp_path / "files.txt").write_bytes(content)
     assert contents() == before
     assert len((tmp_path / "files.txt").read_text().splitlines()) == 20
 
 
-def test_file_that_cannot_be_read_counts_until_it_can(photos, contents, monkeypatch):
+def test_unreadable_file_changes_the_hash(photos, contents, monkeypatch):
     before = contents()
     path = photos / "images" / "p03.png"
     data = path.read_bytes()
