@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.file_order import pytest_collection_modifyitems  # noqa: F401
-from tests.helpers.kept_runs import STAGES, KeptRuns, folder_of_runs, key_of
+from tests.helpers.kept_runs import STAGES, KeptRuns, key_of, runs_of
 from tests.helpers.made_up_evaluation import made_up_evaluation
 from tests.helpers.pictures import PhotoFolder
 from tests.helpers.runs import SHARED_DATA, make_data_set
-from tests.helpers.small_runs import make_evaluated_run, make_finished_run, make_own_project
+from tests.helpers.small_runs import (
+    copy_run,
+    make_evaluated_run,
+    make_finished_run,
+    make_own_project,
+)
 
 if TYPE_CHECKING:
     from pipeline.base.stage import Stage
@@ -28,7 +33,7 @@ def kept_runs(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KeptRuns]:
     """Runs that test files share, from this or an earlier call of pytest."""
-    runs = KeptRuns(folder_of_runs(pytestconfig, tmp_path_factory.getbasetemp()))
+    runs = runs_of(pytestconfig, tmp_path_factory.getbasetemp())
     yield runs
     runs.check()
 
@@ -98,7 +103,7 @@ def data_copy(small_data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of `finished_run`."""
-    return Path(shutil.copytree(finished_run, tmp_path / "models"))
+    return copy_run(finished_run, tmp_path / "models")
 
 
 @pytest.fixture
@@ -120,9 +125,8 @@ def make_stage(data_copy: Path) -> Callable[..., Stage]:
     from pipeline.base.stage import Stage
 
     def make(*arguments: str) -> Stage:
-        return Stage(
-            training.__file__, training.parse(["--models-dir", str(data_copy), *arguments])
-        )
+        where = ["--models-dir", str(data_copy)]
+        return Stage.begin(training.__file__, training.parse([*where, *arguments]))
 
     return make
 

@@ -33,6 +33,7 @@ def short(tmp_path_factory):
     return json.loads(path.read_text()), done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_fault_does_what_must_never_be(short, kind):
     record, said = short

@@ -13,6 +13,8 @@ from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
 from tests.helpers.runs import OWN_TRAINING, start_script
 
+pytestmark = pytest.mark.slow
+
 
 def free_ports(number):
     sockets = [socket.socket() for _ in range(number)]

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_is_trained_from_random_weights_and_nothing_is_noted(own_output):
     said = own_output["training.py"]

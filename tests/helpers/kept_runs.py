@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -23,8 +24,12 @@ from tests.helpers.runs import ROOT
 STAGES = ("data_preparation", "training", "pruning", "quantization", "evaluation")
 FORMATS = ("synthetic",)  # modules of pipeline/data/formats that read these runs' data sets
 MAKERS = ("kept_runs", "runs", "small_runs")  # modules of tests/helpers that make the runs
-KEPT = 2  # versions of a run: another process of pytest may read the one before
+KEPT = 2  # versions of a run that stay, however old they are
+UNUSED_SECONDS = 3600  # until a version is removed: another process of pytest may read it
 ENVIRONMENT = ("TF_", "XLA_", "OMP_")  # beginnings of variables that change TensorFlow's results
+
+
+STARTED = time.time()  # this module is imported before the package's modules are
 
 
 class RunChanged(Exception):
@@ -32,7 +37,10 @@ class RunChanged(Exception):
 
 
 def key_of(
-    stages: Collection[str], counted: Collection[str] = (), whole_package: bool = False
+    stages: Collection[str],
+    counted: Collection[str] = (),
+    whole_package: bool = False,
+    root: Path = ROOT,
 ) -> str:
     """A digest of everything that decides which files a run of these stages writes.
 
@@ -44,19 +52,19 @@ def key_of(
         stages: names of scripts.
         counted: folders of `fingerprints.NEVER` that count all the same.
         whole_package: every module counts, whether a stage's results depend on it or not.
+        root: the project whose code counts.
     """
     from pipeline.evaluation.latency import cpu_name
 
     code = {
-        stage: fingerprints.of_stage(ROOT / f"{stage}.py", FORMATS, counted) for stage in stages
+        stage: fingerprints.of_stage(root / f"{stage}.py", FORMATS, counted) for stage in stages
     }
-    package = "*/**/*.py" if whole_package else "base/*.py"
     modules = [
-        *(ROOT / "pipeline").glob(package),
+        *(root / "pipeline").glob("**/*.py" if whole_package else "base/*.py"),
         *(ROOT / "tests" / "helpers" / f"{name}.py" for name in MAKERS),
     ]
     machine = {
-        "root": str(ROOT),  # reports and printed lines name it
+        "root": str(root),  # reports and printed lines name it
         "cpu": cpu_name(),
         "threads": system.tensorflow_threads(),
         **{name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)},
@@ -66,12 +74,25 @@ def key_of(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class KeptRuns:
-    """Runs in one folder, made by one process while the others wait."""
+def edited_since(moment: float) -> bool:
+    """Whether the pipeline was edited since, so that this process may run older code than it."""
+    files = [*ROOT.glob("*.py"), *(ROOT / "pipeline").rglob("*.py")]
+    return any(path.stat().st_mtime > moment for path in files)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class KeptRuns:
+    """Runs in one folder, made by one process while the others wait.
+
+    Args:
+        kept: where runs stay after this call of pytest.
+        temporary: where they are made after an edit of the pipeline while the tests run: nobody
+            knows then which code made them.
+    """
+
+    def __init__(self, kept: Path, temporary: Path) -> None:
+        self.kept, self.temporary = kept, temporary
         self.states: dict[Path, dict[str, tuple[int, int]]] = {}  # files of each run at first use
+        self.mixed: list[Path] = []  # runs that were made while the pipeline was edited
 
     def get(self, name: str, key: str, make: Callable[[Path], object]) -> Path:
         """The folder of a run; `make` is called with its path if there is none under this key.
@@ -79,34 +100,50 @@ class KeptRuns:
         The lock belongs to the operating system, so that it ends with the process that holds it.
         What a killed process left unfinished is made anew.
         """
-        path = self.folder / f"{name}-{key}"
+        folder = self.temporary if edited_since(STARTED) else self.kept
+        path = folder / f"{name}-{key}"
         done = self.done_file(path)
         with FileLock(self.lock_file(path)):
             if not done.exists():
                 shutil.rmtree(path, ignore_errors=True)
                 make(path)
+                if folder == self.kept and edited_since(STARTED):
+                    self.mixed.append(path)
             done.touch()  # again at each use: the runs used last are kept
             self.states.setdefault(path, state_of(path))
         self.remove_old(name)
         return path
 
     def remove_old(self, name: str) -> None:
-        """Removes the versions of a run that were used longest ago, all but `KEPT`."""
-        runs = [path for path in self.folder.glob(f"{name}-*.done")]
-        for done in sorted(runs, key=lambda file: file.stat().st_mtime_ns)[:-KEPT]:
-            path = done.with_suffix("")
+        """Removes old versions of a run, and what killed processes left of unfinished ones."""
+        last_used = {
+            path.with_suffix(""): self.last_use(path) for path in self.kept.glob(f"{name}-*.lock")
+        }
+        newest_first = sorted(last_used, key=lambda path: -last_used[path])
+        for path in newest_first[KEPT:]:
+            if time.time() - last_used[path] < UNUSED_SECONDS:
+                continue
+            lock = self.lock_file(path)
             try:
-                with FileLock(self.lock_file(path), timeout=0):
-                    done.unlink(missing_ok=True)
+                with FileLock(lock, timeout=0):
+                    self.done_file(path).unlink(missing_ok=True)
                     shutil.rmtree(path, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
             except Timeout:  # another process makes it at this moment
                 continue
+
+    def last_use(self, lock: Path) -> float:
+        """When a run was last handed out, or began to be made; in seconds since 1970."""
+        done = self.done_file(lock.with_suffix(""))
+        return (done if done.exists() else lock).stat().st_mtime
 
     def check(self) -> None:
         """Raises RunChanged if a file of a run that was handed out is not as it was.
 
-        Such a run is made anew next time.
+        Such a run is made anew next time, as is one that was made while the pipeline was edited.
         """
+        for path in self.mixed:
+            self.done_file(path).unlink(missing_ok=True)
         for path, before in self.states.items():
             now = state_of(path)
             if now != before and self.done_file(path).exists():
@@ -140,11 +177,14 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def folder_of_runs(config: pytest.Config, base_temp: Path) -> Path:
-    """Where runs are kept: in pytest's cache, or among temporary files without a cache."""
+def runs_of(config: pytest.Config, base_temp: Path) -> KeptRuns:
+    """Runs in pytest's cache folder; among temporary files if pytest has no cache.
+
+    Args:
+        base_temp: the folder of temporary files of this process of pytest.
+    """
+    shared = base_temp.parent if "PYTEST_XDIST_WORKER" in os.environ else base_temp
+    temporary = shared / "runs"
+    temporary.mkdir(exist_ok=True)
     cache = getattr(config, "cache", None)
-    if cache is not None:
-        return Path(cache.mkdir("runs"))
-    folder = (base_temp.parent if "PYTEST_XDIST_WORKER" in os.environ else base_temp) / "runs"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return KeptRuns(Path(cache.mkdir("runs")) if cache else temporary, temporary)
