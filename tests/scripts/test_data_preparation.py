@@ -1,4 +1,4 @@
-"""The first stage: a data set is replaced at once or not at all, and the real one is whole."""
+"""data_preparation.py: replacing a data set, command line, folders, TensorFlow Datasets."""
 
 import io
 import json
@@ -30,7 +30,7 @@ SIZE = 64
 
 
 @pytest.mark.parametrize("moment", ["in the middle of an array", "before dataset.json"])
-def test_killed_preparation_leaves_the_old_data_set_whole(data_copy, moment):
+def test_killed_run_keeps_the_old_data_set(data_copy, moment):
     before = {split: [part[:] for part in load_split(data_copy, split)] for split in SPLITS}
     program = f"""
 import os, signal, sys
@@ -62,23 +62,23 @@ data_preparation.main([*where, "--image-size", "32", "--seed", "8"])
             assert (old == now[:]).all()
     make_data_set(data_copy, seed=8)
     left = os.listdir(data_copy / "dataset")
-    assert len(left) == 7, "what the killed run left is still there"
+    assert len(left) == 7, "files of the killed run are still there"
 
 
-def test_replaced_data_set_leaves_no_old_arrays(data_copy):
+def test_old_arrays_are_removed_after_replacement(data_copy):
     old = read_record(data_copy, "dataset")["fingerprint"]
     make_data_set(data_copy, seed=9)
     files = os.listdir(data_copy / "dataset")
     assert len(files) == 7 and not [name for name in files if old[:8] in name]
 
 
-def test_picture_beside_the_models_is_drawn(small_data):
+def test_dataset_jpg_is_drawn_in_the_models_folder(small_data):
     with Image.open(small_data / "dataset.jpg") as picture:
         assert picture.width > 500 and np.asarray(picture).std() > 20
 
 
-def test_picture_shows_training_examples_from_the_first_to_the_last(data_copy, monkeypatch):
-    """And not the first few: files that follow each other are often of one scene or one kind."""
+def test_dataset_jpg_shows_examples_spread_over_the_training_split(data_copy, monkeypatch):
+    """Neighbouring files are often of the same scene or class."""
     drawn, examples = [], data_preparation.overlays.examples
 
     def spied(images, masks, *about):
@@ -95,8 +95,8 @@ def test_picture_shows_training_examples_from_the_first_to_the_last(data_copy, m
 # --- the command line ---------------------------------------------------------------------
 
 
-def test_old_spelling_means_the_new_one(tmp_path):
-    """And the same data set: what was made with one is up to date for the other."""
+def test_old_spelling_gives_the_same_settings(tmp_path):
+    """So a data set made with one spelling is up to date for the other."""
     for old, new in (
         (["--dataset", "folder", "--data-dir", "x"], ["--data", "x"]),
         (["--dataset", "synthetic"], ["--data", "synthetic"]),
@@ -107,7 +107,7 @@ def test_old_spelling_means_the_new_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (["--dataset", "folder"], "--dataset folder needs --data-dir DIR; or use --data DIR"),
         (["--data", "x", "--dataset", "synthetic"], "give one of them"),
@@ -122,13 +122,13 @@ def test_old_spelling_means_the_new_one(tmp_path):
         (["--fit", "squash"], "'stretch', 'pad', 'crop'"),
     ],
 )
-def test_flag_that_means_nothing_is_explained(flags, says, capsys):
+def test_invalid_flag_is_refused_with_the_reason(flags, message, capsys):
     with pytest.raises(SystemExit) as caught:
         data_preparation.parse(flags)
-    assert caught.value.code == 2 and says in capsys.readouterr().err
+    assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_sizes_are_width_by_height():
+def test_image_size_is_width_by_height():
     assert data_preparation.parse(["--image-size", "480x352"]).image_size == [480, 352]
     assert data_preparation.parse([]).image_size == [128, 128]
 
@@ -137,23 +137,23 @@ def test_sizes_are_width_by_height():
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
-def test_portrait_pictures_at_a_size_that_is_no_square(tmp_path, fit):
+def test_portrait_pictures_are_fitted_to_a_landscape_size(tmp_path, fit):
     for k in range(12):
         for kind, pixels in zip(("images", "masks"), stripes(k, 3, 40, 90)):
             save(tmp_path / "set" / kind / f"p{k}.png", pixels)
     flags = ("--names", "a,b,c", "--image-size", "96x64", "--fit", fit)
-    found = prepare(tmp_path / "models", tmp_path / "set", *flags)
-    assert found.record["image_size"] == [96, 64] and found.record["fit"] == fit
-    assert found.all_images.shape == (12, 64, 96, 3) and found.all_masks.shape == (12, 64, 96)
-    assert found.classes.ignored == (fit == "pad")
-    assert (IGNORED in found.all_masks) == (fit == "pad")
-    inside = found.all_masks != IGNORED
-    red = np.round(found.all_images[..., 0] / 127.5)
-    assert (red == found.all_masks)[inside].mean() > 0.9
+    prepared = prepare(tmp_path / "models", tmp_path / "set", *flags)
+    assert prepared.record["image_size"] == [96, 64] and prepared.record["fit"] == fit
+    assert prepared.all_images.shape == (12, 64, 96, 3) and prepared.all_masks.shape == (12, 64, 96)
+    assert prepared.classes.ignored == (fit == "pad")
+    assert (IGNORED in prepared.all_masks) == (fit == "pad")
+    inside = prepared.all_masks != IGNORED
+    red = np.round(prepared.all_images[..., 0] / 127.5)
+    assert (red == prepared.all_masks)[inside].mean() > 0.9
 
 
-def test_photographs_of_phones_and_microscopes_among_others(tmp_path):
-    """12 plain files, and the same 12 stored sideways or with 16 bits, give the same arrays."""
+def test_sideways_and_16_bit_photographs_give_the_same_arrays(tmp_path):
+    """As phones and microscopes store them; compared with the same pictures as plain RGB."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for k in range(12):
@@ -161,40 +161,42 @@ def test_photographs_of_phones_and_microscopes_among_others(tmp_path):
         grey = Image.fromarray(pixels[..., 0])
         save(tmp_path / f"plain/images/p{k:02}.png", grey.convert("RGB"))
         save(tmp_path / f"plain/masks/p{k:02}.png", truth)
-        save(tmp_path / f"odd/masks/p{k:02}.png", truth)
+        save(tmp_path / f"mixed/masks/p{k:02}.png", truth)
         if k % 2:
             deep = np.asarray(grey).astype(np.uint16) * 257
-            save(tmp_path / f"odd/images/p{k:02}.png", deep)
+            save(tmp_path / f"mixed/images/p{k:02}.png", deep)
         else:
             turned = grey.transpose(TURNS[8])
-            save(tmp_path / f"odd/images/p{k:02}.png", turned, exif=exif.tobytes())
-    plain, odd = (prepare(tmp_path / f"m{name}", tmp_path / name) for name in ("plain", "odd"))
-    np.testing.assert_array_equal(odd.all_images, plain.all_images)
-    np.testing.assert_array_equal(odd.all_masks, plain.all_masks)
+            save(tmp_path / f"mixed/images/p{k:02}.png", turned, exif=exif.tobytes())
+    plain, mixed = (prepare(tmp_path / f"m{name}", tmp_path / name) for name in ("plain", "mixed"))
+    np.testing.assert_array_equal(mixed.all_images, plain.all_images)
+    np.testing.assert_array_equal(mixed.all_masks, plain.all_masks)
 
 
-def test_forty_photographs_as_in_the_readme(tmp_path):
-    found = prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
-    assert found.counts == {"train": 29, "validation": 3, "test": 8}
-    assert len({image.tobytes() for image in found.all_images}) == 40, "none is in two splits"
+def test_splits_of_forty_photographs(tmp_path):
+    prepared = prepare(tmp_path / "models", write_set(tmp_path / "set", 40))
+    assert prepared.counts == {"train": 29, "validation": 3, "test": 8}
+    assert len({image.tobytes() for image in prepared.all_images}) == 40, (
+        "no picture is in two splits"
+    )
     again = prepare(tmp_path / "again", tmp_path / "set")
     other = prepare(tmp_path / "other", tmp_path / "set", "--seed", "8")
-    assert again.record["fingerprint"] == found.record["fingerprint"]
-    assert other.record["fingerprint"] != found.record["fingerprint"]
+    assert again.record["fingerprint"] == prepared.record["fingerprint"]
+    assert other.record["fingerprint"] != prepared.record["fingerprint"]
 
 
-def test_files_that_were_passed_over_are_listed_until_they_are_gone(tmp_path):
+def test_skipped_files_are_listed_until_they_are_removed(tmp_path):
     folder = write_set(tmp_path / "set", 12)
     (folder / "images" / "._p00.png").write_bytes(b"\0\5\x16\7")
-    found = prepare(tmp_path / "models", folder)
-    assert found.left_out == ["images/._p00.png: hidden, skipped"]
+    prepared = prepare(tmp_path / "models", folder)
+    assert prepared.left_out == ["images/._p00.png: hidden, skipped"]
     (folder / "images" / "._p00.png").unlink()
     assert prepare(tmp_path / "models", folder).left_out == []
 
 
 def test_prepared_folder_is_up_to_date_until_a_file_changes(tmp_path, capsys):
     folder = write_set(tmp_path / "set", 12)
-    for change, says in (
+    for change, message in (
         (lambda: None, "is missing"),
         (lambda: None, "up to date, nothing to do"),
         (lambda: save(folder / "masks/p03.png", stripes(5, 3)[1]), "runs, because content of"),
@@ -202,17 +204,18 @@ def test_prepared_folder_is_up_to_date_until_a_file_changes(tmp_path, capsys):
     ):
         change()
         capsys.readouterr()
-        found = prepare(tmp_path / "models", folder, "--if-needed", "--names", "a,b,c")
-        said = capsys.readouterr().out
-        assert says in said
-    assert found.classes.names == ("a", "b", "c")
+        prepared = prepare(tmp_path / "models", folder, "--if-needed", "--names", "a,b,c")
+        assert message in capsys.readouterr().out
+    assert prepared.classes.names == ("a", "b", "c")
     (tmp_path / "names.txt").write_text("a\nb\nd\n")
-    found = prepare(tmp_path / "models", folder, "--if-needed", "--names", tmp_path / "names.txt")
+    prepared = prepare(
+        tmp_path / "models", folder, "--if-needed", "--names", tmp_path / "names.txt"
+    )
     assert "runs, because --names is ['a', 'b', 'd']" in capsys.readouterr().out
-    assert found.classes.names == ("a", "b", "d")
+    assert prepared.classes.names == ("a", "b", "d")
 
 
-def test_fault_in_a_folder_is_one_line_and_code_two(tmp_path):
+def test_fault_is_one_line_and_exit_code_2(tmp_path):
     folder = write_set(tmp_path / "set", 12)
     (folder / "masks" / "p03.png").unlink()
     done = run_script("data_preparation.py", "--models-dir", tmp_path / "m", "--data", folder)
@@ -224,8 +227,8 @@ def test_fault_in_a_folder_is_one_line_and_code_two(tmp_path):
     assert not list((tmp_path / "m").rglob("*.npy"))
 
 
-def test_nothing_slow_is_loaded_for_a_folder(tmp_path):
-    """No TensorFlow: a folder of a few pictures takes a second."""
+def test_tensorflow_is_not_loaded_for_a_folder(tmp_path):
+    """So a folder of a few pictures takes a second."""
     program = """
 import sys, data_preparation
 data_preparation.main(sys.argv[1:])
@@ -244,7 +247,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets") if name in sys.mod
 
 @pytest.fixture
 def tfds_folder(tmp_path):
-    """A tiny oxford_iiit_pet/4.0.0 as TFDS lays it out, with photographs of full size."""
+    """A TFDS folder with 15 examples of oxford_iiit_pet/4.0.0, at the size of the real ones."""
     sizes = [(500, 375), (333, 500), (300, 225), (500, 333), (267, 400)]
     folder = tmp_path / "tensorflow_datasets" / "oxford_iiit_pet" / "4.0.0"
     folder.mkdir(parents=True)
@@ -288,9 +291,7 @@ def tfds_folder(tmp_path):
 
 
 @pytest.mark.parametrize("named_by", ["flag", "environment"])
-def test_full_size_photographs_are_read_from_a_tfds_folder(
-    tfds_folder, tmp_path, monkeypatch, named_by
-):
+def test_pets_are_read_from_a_tfds_folder(tfds_folder, tmp_path, monkeypatch, named_by):
     models_dir = tmp_path / "models"
     arguments = ["--models-dir", str(models_dir), "--image-size", str(SIZE)]
     if named_by == "flag":
@@ -310,8 +311,8 @@ def test_full_size_photographs_are_read_from_a_tfds_folder(
     assert np.abs(images[:, :, :30].astype(int) - (220, 40, 60)).max() <= 6
 
 
-def test_tfds_folder_that_was_cut_short_leaves_the_old_data_set(tfds_folder, data_copy):
-    """As after a copy that was broken off."""
+def test_incomplete_tfds_file_keeps_the_old_data_set(tfds_folder, data_copy):
+    """Such as after an interrupted copy."""
     path = next(tfds_folder.rglob("*train.tfrecord*"))
     os.truncate(path, path.stat().st_size // 2)
     before = read_record(data_copy, "dataset")
@@ -322,7 +323,7 @@ def test_tfds_folder_that_was_cut_short_leaves_the_old_data_set(tfds_folder, dat
     assert len(load_split(data_copy, "train")[0]) == 36
 
 
-def test_real_data_set_has_its_documented_counts_and_shares(shared_data, tmp_path):
+def test_oxford_iiit_pet_has_its_documented_counts_and_shares(shared_data, tmp_path):
     where = ["--models-dir", str(tmp_path), "--data-dir", str(shared_data)]
     data_preparation.main([*where, "--image-size", "32"])
     facts = read_record(tmp_path, "dataset")

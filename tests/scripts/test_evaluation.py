@@ -1,4 +1,4 @@
-"""Stage 5 as its user meets it: gates, what is up to date, and the page drawn without measuring."""
+"""Stage 5 as a user runs it: gates, what is up to date, and a page drawn without measuring."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def evaluated_copy(evaluated_run, tmp_path):
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    """Fails where something is measured."""
+    """Fails the test if anything is measured."""
 
     def refuse(*arguments):
         raise AssertionError("measured again")
@@ -41,13 +41,13 @@ def unmeasured(monkeypatch):
 
 @pytest.fixture
 def without_photos(monkeypatch):
-    """Pages without photos, for tests that are about something else: no model has to run."""
+    """Draws reports without photos, for which models would have to run."""
     monkeypatch.setattr(evaluation.gallery, "photo_grid", lambda *_: None)
 
 
 @pytest.fixture
 def known_counts(evaluated_run, monkeypatch):
-    """Accuracy as it was counted before: no model has to run."""
+    """Accuracy is taken from the finished run, so that no model has to run."""
     with np.load(evaluated_run / "counts_per_image.npz") as file:
         counts = {name: file[name] for name in file.files}
     monkeypatch.setattr(
@@ -71,12 +71,12 @@ def test_exit_code_tells_whether_a_limit_broke(evaluated_copy, unmeasured, capsy
 
 
 def test_latency_of_a_busy_machine_passes_no_gate(evaluated_copy, unmeasured, capsys):
-    """Not even one that it would keep to: exit code 2, and 1 if another limit broke."""
+    """Not even a limit that the latency keeps: exit code 2, or 1 if another limit is broken."""
     path = artifact_path(evaluated_copy, "evaluation")
-    found = json.loads(path.read_text())
-    for row in found["models"]:
+    content = json.loads(path.read_text())
+    for row in content["models"]:
         row["latency_ms"]["busy"] = "turns differ by 80%" if row["name"] == "int8" else None
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(content))
     record = json.loads(record_path(evaluated_copy, "evaluation").read_text())
     write_record(record_path(evaluated_copy, "evaluation"), record | {"sha256": sha256(path)})
     assert ask(evaluated_copy, "--max-latency-ms", "100000") == 2
@@ -93,34 +93,35 @@ def test_latency_of_a_busy_machine_passes_no_gate(evaluated_copy, unmeasured, ca
 
 
 def test_evaluation_holds_a_whole_row_of_every_model(evaluated_run):
-    found = json.loads((evaluated_run / "evaluation.json").read_text())
-    assert [row["name"] for row in found["models"]] == list(MODELS)
-    for row in found["models"]:
+    content = json.loads((evaluated_run / "evaluation.json").read_text())
+    assert [row["name"] for row in content["models"]] == list(MODELS)
+    for row in content["models"]:
         assert row["bytes"] == artifact_path(evaluated_run, row["name"]).stat().st_size
         assert 0 < row["gzip_bytes"] < row["bytes"] and row["stale"] is None
         assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
         low, high = row["mean_iou_interval"]
         assert low <= row["mean_iou"] <= high
         assert np.mean(list(row["iou"].values())) == pytest.approx(row["mean_iou"], abs=1e-4)
-    original = found["models"][0]
+    original = content["models"][0]
     assert original["mean_iou_drop"] == 0 and original["mean_iou_drop_interval"] == [0, 0]
     with (evaluated_run / "evaluation.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [float(row["mean_iou"]) for row in table] == [row["mean_iou"] for row in found["models"]]
+    rows = [row["mean_iou"] for row in content["models"]]
+    assert [float(row["mean_iou"]) for row in table] == rows
 
 
-def test_numbers_say_what_data_they_are_of(evaluated_run):
-    found = json.loads((evaluated_run / "evaluation.json").read_text())["dataset"]
+def test_evaluation_describes_the_data_set(evaluated_run):
+    about = json.loads((evaluated_run / "evaluation.json").read_text())["dataset"]
     _, masks = (part[:] for part in load_split(evaluated_run, "test"))
     shares = np.bincount(np.asarray(masks).ravel(), minlength=3) / np.asarray(masks).size
-    assert list(found["class_shares"].values()) == pytest.approx(shares, abs=1e-6)
-    assert found["constant_class"] == "background"
-    assert found["constant_mean_iou"] == pytest.approx(shares[1] / 3, abs=1e-4)
-    assert found["synthetic"] and found["examples"] == len(masks)
-    assert found["image_size"] == [32, 32] and found["ignored_share"] == 0
+    assert list(about["class_shares"].values()) == pytest.approx(shares, abs=1e-6)
+    assert about["constant_class"] == "background"
+    assert about["constant_mean_iou"] == pytest.approx(shares[1] / 3, abs=1e-4)
+    assert about["synthetic"] and about["examples"] == len(masks)
+    assert about["image_size"] == [32, 32] and about["ignored_share"] == 0
 
 
-def test_every_file_has_a_record_that_holds(evaluated_run):
+def test_no_file_is_stale(evaluated_run):
     for name in (*VARIANTS, "evaluation", "report"):
         assert stale_reason(evaluated_run, name) is None
     assert read_record(evaluated_run, "pruned_float32")["inputs"].keys() == {"pruned"}
@@ -130,7 +131,7 @@ def test_every_file_has_a_record_that_holds(evaluated_run):
 def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
     evaluated_copy, monkeypatch, numbers, without_photos, known_counts
 ):
-    """Somebody may want the numbers of what lies there."""
+    """The measured values of a stale file are still worth a look."""
     other = artifact_path(evaluated_copy, "dynamic").read_bytes()
     artifact_path(evaluated_copy, "int8").write_bytes(other)
     times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
@@ -138,7 +139,7 @@ def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
     monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
     monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
     page = {}
-    monkeypatch.setattr(evaluation.report, "page", lambda found, *_: page.update(found) or "page")
+    monkeypatch.setattr(evaluation.page, "page", lambda content, *_: page.update(content) or "page")
     assert evaluation.main(["--models-dir", str(evaluated_copy)]) == 0
     rows = json.loads((evaluated_copy / "evaluation.json").read_text())["models"]
     stale = {row["name"]: row["stale"] for row in rows if row["stale"]}
@@ -150,7 +151,7 @@ def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
 def test_input_that_changes_while_it_is_measured_leaves_the_old_numbers(
     evaluated_copy, monkeypatch, known_counts, changed
 ):
-    """One row would have the time of one file and the mean IoU of another."""
+    """Else a row would hold the latency of one file and the mean IoU of another."""
     before = (evaluated_copy / "evaluation.json").read_bytes()
     path = artifact_path(evaluated_copy, changed)
     if changed == "dataset":
@@ -218,8 +219,8 @@ def test_edited_template_is_drawn_without_measuring(
 ):
     plain = fingerprints.of_stage
 
-    def edited(script):
-        code, versions = plain(script)
+    def edited(*arguments, **named):
+        code, versions = plain(*arguments, **named)
         changed = {key: "0" * 16 for key in code if key == "pipeline/report/page.html"}
         return code | changed, versions
 
@@ -233,7 +234,7 @@ def test_edited_template_is_drawn_without_measuring(
     assert "drawing" not in capsys.readouterr().out
 
 
-def test_report_is_drawn_anew_when_its_photos_are_called_otherwise(
+def test_report_is_drawn_again_when_the_names_of_its_photos_change(
     evaluated_copy, unmeasured, capsys, without_photos
 ):
     path = record_path(evaluated_copy, "dataset")
@@ -245,7 +246,7 @@ def test_report_is_drawn_anew_when_its_photos_are_called_otherwise(
     assert ask(evaluated_copy) == 0 and "drawing" not in capsys.readouterr().out
 
 
-def test_report_changed_by_hand_is_drawn_anew(evaluated_copy, unmeasured, without_photos):
+def test_report_edited_by_hand_is_drawn_again(evaluated_copy, unmeasured, without_photos):
     report = evaluated_copy / "report.html"
     report.write_text("<p>hand-made")
     ask(evaluated_copy)
@@ -253,7 +254,9 @@ def test_report_changed_by_hand_is_drawn_anew(evaluated_copy, unmeasured, withou
 
 
 @pytest.mark.parametrize("change", ["seed", "model", "code"])
-def test_what_decides_the_numbers_is_measured_anew(evaluated_copy, unmeasured, capsys, change):
+def test_change_of_what_decides_the_numbers_measures_again(
+    evaluated_copy, unmeasured, capsys, change
+):
     flags, reason = [], "int8 changed"
     if change == "seed":
         flags, reason = ["--seed", "8"], "--seed is 8, was 7"

@@ -1,5 +1,5 @@
-"""The script: the sparsity and the channels asked for are in the saved file, or nothing is written;
-what cannot be done is said before anything is trained.
+"""Stage 3 as a user runs it: the saved file has the zeros and channels that were asked for, or
+nothing is written; what cannot be done is refused before anything is trained.
 """
 
 import csv
@@ -87,7 +87,7 @@ def test_recorded_accuracy_is_that_of_the_pruned_weights(pruned, finished_run):
     assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
 
 
-def test_stage_that_misses_the_sparsity_writes_nothing(run_copy, monkeypatch):
+def test_run_that_misses_the_sparsity_writes_nothing(run_copy, monkeypatch):
     before = hashes(run_copy, "pruned_model*")
     row = {"epoch": 1, "mean_iou": 0.5, "loss": 1.0}
     row |= {f"iou_{name}": 0.5 for name in CLASSES}
@@ -155,7 +155,7 @@ def test_network_with_fewer_channels_goes_through_the_later_stages(without_chann
 
 @pytest.fixture
 def chosen_at_once(monkeypatch):
-    """The choice of channels is tried out in `without_channels`: it takes seconds."""
+    """Channels are chosen by their numbers: `without_channels` tests the real choice."""
 
     def choose(model, groups, share, batches, loss):
         return [np.arange(8, group.channels) for group in groups]
@@ -163,7 +163,7 @@ def chosen_at_once(monkeypatch):
     monkeypatch.setattr(channels, "choose_channels", choose)
 
 
-def test_network_that_the_groups_do_not_understand_is_refused(
+def test_smaller_network_that_computes_something_else_is_refused(
     run_copy, chosen_at_once, monkeypatch
 ):
     before = sha256(run_copy / "pruned_model.h5")
@@ -221,7 +221,7 @@ def narrow_run(run_copy, monkeypatch):
     return run_copy
 
 
-def test_more_channels_than_can_go_are_refused_before_any_training(narrow_run):
+def test_more_channels_than_can_be_removed_are_refused_before_any_training(narrow_run):
     flags = ["--models-dir", str(narrow_run), "--channels", "0.9", "--sparsity", "0"]
     with pytest.raises(UserError, match=r"at most 89% of the channels .* use --channels 0\.88"):
         pruning.main(flags)
@@ -234,7 +234,7 @@ def test_network_of_small_kernels_is_refused_before_any_training(narrow_run):
         pruning.main(flags)
 
 
-def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, capsys):
+def test_network_is_copied_if_neither_zeros_nor_channels_are_asked_for(narrow_run, capsys):
     """Without any training, also where there would be nothing to set zeros in; and the curves of
     the fine-tuning before, of another model, are gone."""
     tables = sorted(path.name for path in narrow_run.glob("*_training.csv"))
@@ -250,7 +250,7 @@ def test_network_from_which_nothing_is_to_be_taken_goes_on_as_it_is(narrow_run, 
     assert metrics["validation_mean_iou"] == original["validation_mean_iou"]
 
 
-def test_too_few_steps_for_zeros_are_said_before_any_training(run_copy, monkeypatch):
+def test_too_few_steps_for_pruning_are_refused_before_any_training(run_copy, monkeypatch):
     monkeypatch.setattr(pruning.loop, "fit", lambda *_, **__: pytest.fail("trained"))
     flags = ["--models-dir", str(run_copy), "--epochs", "1", "--batch-size", "36"]
     with pytest.raises(UserError, match="1 steps are too few to set zeros in; use more --epochs"):

@@ -1,4 +1,4 @@
-"""The script: three files and their records, all checked, or the old ones stay as they were."""
+"""Stage 4 as a user runs it: checked files with records, or the old files stay in place."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ def hashes(models_dir):
     return {path.name: sha256(path) for path in models_dir.glob("*.tflite")}
 
 
-def test_files_shrink_as_they_should(finished_run):
+def test_files_are_as_small_as_their_types_make_them(finished_run):
     sizes = {name: artifact_path(finished_run, name).stat().st_size for name in quantised()}
     weights = 4 * read_record(finished_run, "original")["metrics"]["parameters"]  # as float32
     assert sizes["dynamic"] < 0.4 * weights
@@ -34,7 +34,7 @@ def test_files_shrink_as_they_should(finished_run):
 
 
 @pytest.mark.parametrize("variant", quantised())
-def test_record_says_how_far_the_file_agrees_with_its_source(finished_run, variant):
+def test_record_holds_the_agreement_of_the_file_with_its_source(finished_run, variant):
     images, _ = (part[:] for part in load_split(finished_run, "validation"))
     model = load_model(finished_run, VARIANTS[variant].source)
     expected = np.argmax(model(images.astype(np.float32) / 255), axis=-1)
@@ -53,11 +53,11 @@ def test_calibration_rows_are_recorded(finished_run):
 
 @pytest.fixture
 def only_int8(monkeypatch):
-    """The other files are made by the same loop: to make them again costs as much as int8."""
+    """Makes the int8 file alone: the same loop makes the others, each for as much time."""
     monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
 
 
-def test_look_at_operators_changes_nothing(run_copy, only_int8):
+def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
     before = hashes(run_copy)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
     after = hashes(run_copy)
@@ -69,7 +69,7 @@ def test_look_at_operators_changes_nothing(run_copy, only_int8):
         assert min(picture.size) > 300
 
 
-def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8, capsys):
+def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
     quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
     said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
     assert re.search(said, capsys.readouterr().out)
@@ -77,7 +77,7 @@ def test_type_of_the_int8_input_is_as_asked(run_copy, only_int8, capsys):
     assert slot["dtype"] == np.int8
 
 
-def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
+def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)
     asked = ["--qat", "--epochs", "1", "--batch-size", "8"]
@@ -86,15 +86,15 @@ def test_fine_tuning_for_int8_keeps_the_zeros_in_the_file(run_copy, only_int8, c
     metrics = read_record(run_copy, "int8")["metrics"]
     assert sha256(path) != before
     assert 0 <= metrics["qat_validation_mean_iou"] <= 1 and metrics["agreement"] >= 0.9
-    found = kernel_zeros(path.read_bytes())
+    zeros = kernel_zeros(path.read_bytes())
     layers = read_record(run_copy, "pruned")["metrics"]["layers"]
     assert len(layers) > 10
-    assert all(found[name] >= layer["sparsity"] - 1e-4 for name, layer in layers.items())
+    assert all(zeros[name] >= layer["sparsity"] - 1e-4 for name, layer in layers.items())
     assert (run_copy / "qat_training.csv").exists()
     assert not state_path(run_copy, "qat").exists()
 
 
-def test_file_that_disagrees_is_not_put_in_place(run_copy, monkeypatch):
+def test_file_that_disagrees_with_its_source_is_not_put_in_place(run_copy, monkeypatch):
     before = hashes(run_copy)
     wrong = load_model(run_copy, "pruned")
     last = wrong.get_layer("logits_block")

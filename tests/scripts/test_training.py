@@ -1,4 +1,4 @@
-"""Whole trainings, as a user starts them: what is kept, what a kill costs, what a fault says."""
+"""Trainings as a user starts them: what they leave, how they resume, what their errors say."""
 
 import csv
 import shutil
@@ -39,7 +39,7 @@ def test_finished_training_leaves_its_curves_and_no_state(finished_run):
 
 
 def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data_copy):
-    """Against the run that went through: so a seed decides all, too. (Kills: test_stages.py.)"""
+    """The bytes of the run that was not killed: so the seed decides everything, too."""
     state = shutil.copy(finished_run / STOPPED, data_copy / ".original_training_state.npz")
     done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data
     assert not state.exists()
 
 
-def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finished_run, data_copy):
+def test_training_killed_during_self_distillation_ends_with_the_same_bytes(finished_run, data_copy):
     states = [data_copy / f".{part}_training_state.npz" for part in PARTS]
     for name, state in zip(STOPPED_TAUGHT, states):
         shutil.copy(finished_run / name, state)
@@ -63,8 +63,10 @@ def test_training_killed_while_it_teaches_itself_ends_with_the_same_bytes(finish
     assert not any(state.exists() for state in states)
 
 
-def test_first_part_is_kept_when_the_second_is_asked_otherwise(finished_run, data_copy):
-    """It is an hour of work, and does not depend on how many epochs follow."""
+def test_supervised_epochs_are_kept_for_another_number_of_epochs_of_self_distillation(
+    finished_run, data_copy
+):
+    """They take an hour, and do not depend on how many epochs follow."""
     for part, name in zip(PARTS, STOPPED_TAUGHT):
         shutil.copy(finished_run / name, data_copy / f".{part}_training_state.npz")
     other = (*TRAINING, "--taught-epochs", "1", "--resume")
@@ -83,8 +85,8 @@ def test_first_part_is_kept_when_the_second_is_asked_otherwise(finished_run, dat
     assert read_record(data_copy, "original")["settings"]["taught_epochs"] == 1
 
 
-def test_preset_decides_resolution_and_decoder_of_the_network():
-    """Each takes more multiply-accumulates than the one before; --enlarge alone can be changed."""
+def test_preset_sets_resolution_and_decoder_of_the_network():
+    """A larger preset has more pixels or filters; --enlarge overrides its resolution alone."""
 
     def network(*argv):
         arguments = training.parse(list(argv))
@@ -104,7 +106,7 @@ def test_preset_decides_resolution_and_decoder_of_the_network():
     assert changed.count_params() == small.count_params()
 
 
-def test_data_set_smaller_than_a_batch_says_which_batch_fits(data_copy):
+def test_data_set_smaller_than_a_batch_names_a_batch_size_that_fits(data_copy):
     flags = ["--models-dir", str(data_copy), "--encoder", "scratch", "--batch-size", "64"]
     words = "36 training images do not fill a batch; use --batch-size 36 or less"
     with pytest.raises(UserError, match=words):
@@ -119,7 +121,7 @@ def test_failed_stage_leaves_the_old_model(run_copy):
     assert sha256(run_copy / "original_model.h5") == before
 
 
-def test_encoder_is_filled_where_it_was_asked_for_or_where_there_is_one():
+def test_encoder_gets_imagenet_weights_if_asked_for_or_if_the_network_has_one():
     compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
     before = compact.get_weights()
     assert training.load_encoder(classic, "auto") == "scratch"
@@ -131,8 +133,8 @@ def test_encoder_is_filled_where_it_was_asked_for_or_where_there_is_one():
         training.load_encoder(classic, "imagenet")
 
 
-def test_network_of_ones_own_is_checked_before_it_is_trained(data_copy, monkeypatch):
-    """One with a fault must not be found out after the last epoch, when it is saved."""
+def test_network_of_the_user_is_checked_before_it_is_trained(data_copy, monkeypatch):
+    """Else a fault would show after the last epoch, when the network is saved."""
     monkeypatch.setitem(
         networks.NETWORKS, "compact", lambda size, _: networks.classic_unet(size, 4)
     )
