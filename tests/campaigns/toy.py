@@ -73,7 +73,8 @@ def load() -> None:
     synthetic.COUNTS = {"train": 24, "test": 4}
     networks.NETWORKS["compact"] = network
     system.START = "fork"
-    latency.in_own_process = measured  # the one part of a stage that no child of this can do
+    # The one part of a stage that no child of this process can do:
+    latency.in_own_process = memory.in_own_process = measured
     for module in (charts, page):  # drawing takes longer than all else here
         module.curves = lambda *_: matplotlib_figure.Figure((1, 1))
     page.number_charts = lambda *_: []
@@ -101,7 +102,8 @@ def measured(function: Callable[..., Any], models_dir: Path, names: Any, *_: Any
 
 def measure_for_real() -> None:
     """Undoes `measured`, in a child that is to start processes as the script does."""
-    latency.in_own_process, system.START = system.in_own_process, "spawn"
+    latency.in_own_process = memory.in_own_process = system.in_own_process
+    system.START = "spawn"
 
 
 # --- one stage in a child -------------------------------------------------------------------
