@@ -66,7 +66,7 @@ class Pairs:
 
     def files(self) -> list[str]:
         """All files that decide the content, relative to the folder."""
-        paired = [name for split in self.splits.values() for pair in split for name in pair]
+        paired = [name for split in self.splits.values() for files in split for name in files]
         return paired + [os.path.relpath(path, self.folder) for path in self.extra]
 
 

@@ -51,11 +51,11 @@ def test_run_lengths_several_polygons_or_no_object(tmp_path):
 
 
 def test_compressed_run_lengths_are_read(tmp_path):
-    from pycocotools import mask
+    from pycocotools import mask as coco_mask
 
     shape = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     shape[4:9, 7:30] = 1
-    encoded = mask.encode(shape)
+    encoded = coco_mask.encode(shape)
     encoded["counts"] = encoded["counts"].decode()
     path = write_coco(tmp_path / "c.json", coco(1, [(1, encoded)]))
     np.testing.assert_array_equal(mask_of(path), shape)
