@@ -1,4 +1,4 @@
-"""Every kind of model over a split, and what it predicts for single pictures."""
+"""Accuracy of Keras and .tflite models over a split, and their predictions for single images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from pipeline.inference.litert import open_interpreter, predict_tflite
 def counts_per_image(
     models_dir: Path, name: str, images: Rows, masks: Rows, classes: int
 ) -> np.ndarray:
-    """`class_counts` (n, 3, classes) of a model over a split, on all cores.
+    """Runs a model over a split, on all cores, and counts pixels per image and class.
 
     Args:
-        images: uint8 (n, height, width, 3). masks: uint8 (n, height, width).
+        name: the model, one of MODELS.
+        images: uint8 (n, height, width, 3).
+        masks: uint8 (n, height, width), class indices or IGNORED.
+        classes: number of classes.
+
+    Returns:
+        int32 (n, 3, classes), as `class_counts`, in the order of the images.
     """
-    number = len(images)
-    counts = np.empty((number, 3, classes), np.int32)
-    with progress(f"accuracy {name}", number, "images") as bar:
+    counts = np.empty((len(images), 3, classes), np.int32)
+    with progress(f"accuracy {name}", len(images), "images") as bar:
         if name in KERAS_MODELS:
             start = 0
             for prediction in Predictor(load_model(models_dir, name))(images):
@@ -40,20 +45,29 @@ def counts_per_image(
 
         def measure(rows: np.ndarray) -> None:
             interpreter = open_interpreter(artifact_path(models_dir, name))
-            pictures = (images[row] for row in rows)  # one at a time in memory
-            for row, prediction in zip(rows, predict_tflite(interpreter, pictures)):
+            loaded = (images[row] for row in rows)  # one image at a time in memory
+            for row, prediction in zip(rows, predict_tflite(interpreter, loaded)):
                 counts[row] = class_counts(masks[row][None], prediction[None], classes)[0]
                 bar.update()
 
-        # One single-threaded interpreter per core, each on its share, is quicker than one on all.
+        # One interpreter per core, each with one thread and a part of the images, is faster than
+        # one interpreter with all threads.
         workers = cores()
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(measure, np.array_split(np.arange(number), workers)))
+            list(pool.map(measure, np.array_split(np.arange(len(images)), workers)))
     return counts
 
 
 def class_maps(models_dir: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """Class indices (n, height, width) that a model gives to uint8 images (n, height, width, 3)."""
+    """Predicts images with a model.
+
+    Args:
+        name: the model, one of MODELS.
+        images: uint8 (n, height, width, 3).
+
+    Returns:
+        int64 (n, height, width), class indices.
+    """
     if name in KERAS_MODELS:
         return np.concatenate(list(Predictor(load_model(models_dir, name))(images)))
     interpreter = open_interpreter(artifact_path(models_dir, name))
@@ -63,31 +77,39 @@ def class_maps(models_dir: Path, name: str, images: np.ndarray) -> np.ndarray:
 def fields(
     counts: np.ndarray, original: np.ndarray, names: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
-    """What is said of a model's accuracy, and of what it lost against the original.
+    """The fields of evaluation.json on a model's accuracy and its drop against the original model.
 
     Args:
-        counts, original: of each image (n, 3, classes), of both; see `class_counts`.
-        names: of the classes. One that is not there has None for its IoU.
+        counts, original: of the model and the original, int (n, 3, classes) as `class_counts`.
+        names: of the classes.
+        seed: of the bootstrap.
+
+    Returns:
+        `mean_iou`, `iou` (by class), `pixel_accuracy`, all in 0..1; `mean_iou_drop` and `iou_drop`
+        (by class), original minus model; and 95 % intervals of the mean IoU and of its drop.
     """
     total = counts.sum(axis=0)
-    iou, reference = iou_per_class(total), iou_per_class(original.sum(axis=0))
-    mean, whole = mean_iou(iou), mean_iou(reference)
+    iou, original_iou = iou_per_class(total), iou_per_class(original.sum(axis=0))
+    mean, original_mean = mean_iou(iou), mean_iou(original_iou)
     samples = bootstrap_mean_iou(counts, seed)
     drops = bootstrap_mean_iou(original, seed) - samples
-    shared, truth, _ = total.sum(axis=-1)
+    correct, truth, _ = total.sum(axis=-1)
     return {
         "mean_iou": round(float(mean), 5),
         "mean_iou_interval": interval(samples),
         "iou": by_class(names, iou),
-        "pixel_accuracy": round(float(shared / max(1, truth)), 5),
-        "mean_iou_drop": round(float(whole - mean), 5),
+        "pixel_accuracy": round(float(correct / max(1, truth)), 5),
+        "mean_iou_drop": round(float(original_mean - mean), 5),
         "mean_iou_drop_interval": interval(drops),
-        "iou_drop": by_class(names, reference - iou),
+        "iou_drop": by_class(names, original_iou - iou),
     }
 
 
 def by_class(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    """A value of each class by its name; None where it is NaN."""
+    """Values (classes,) by name of the class, rounded to 5 decimals; None for NaN.
+
+    NaN is the IoU of a class that neither occurs nor is predicted.
+    """
     return {
         name: round(float(value), 5) if np.isfinite(value) else None
         for name, value in zip(names, values)

@@ -1,4 +1,4 @@
-"""Whether a .tflite file fits into a device: memory for activations, and how much it computes."""
+"""Estimate what a .tflite file needs of a device: activation memory and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.inference.litert import Operator
 
-ALIGNMENT = 16  # bytes: every tensor in TFLite Micro's arena begins at a multiple of it
+ALIGNMENT = 16  # bytes; every tensor in TFLite Micro's arena starts at a multiple of it
 TYPES = schema.TensorType
 VALUE_BYTES = {
     **dict.fromkeys((TYPES.BOOL, TYPES.INT8, TYPES.UINT8), 1),
@@ -17,57 +17,58 @@ VALUE_BYTES = {
     **dict.fromkeys((TYPES.FLOAT32, TYPES.INT32, TYPES.UINT32), 4),
     **dict.fromkeys((TYPES.FLOAT64, TYPES.INT64, TYPES.UINT64), 8),
 }
-SUM_BYTES = {TYPES.INT8: 4, TYPES.INT16: 8}  # of a sum in a TRANSPOSE_CONV of such an input
+# Bytes of an accumulator in TRANSPOSE_CONV, by the type of its input.
+ACCUMULATOR_BYTES = {TYPES.INT8: 4, TYPES.INT16: 8}
 KINDS = {code: kind for kind, code in vars(schema.BuiltinOperator).items() if kind[0] != "_"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a .tflite file asks of a device, as `plan` finds it."""
+    """What a .tflite file needs of a device, as `plan` determines it."""
 
-    activation_bytes: int  # the arena of all activations; weights and bookkeeping come on top
-    # What is alive at the operator where the arena is fullest: layer and bytes, largest first.
+    activation_bytes: int  # size of the arena for activations; weights and bookkeeping not included
+    # Buffers in use at the operator where they take most memory: layer and bytes, largest first.
     peak: list[tuple[str, int]]
     multiply_accumulates: int  # per image
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A part of the arena."""
+    """A tensor, or the accumulators of an operator, in the arena."""
 
     name: str
     size: int  # bytes
-    # Operators while which it is needed, both included, from 1; 0 is before the first.
+    # First and last operator that needs it, counted from 1; 0 means before the first operator.
     first: int
     last: int
 
     @property
-    def room(self) -> int:
-        """Bytes that it takes in the arena."""
+    def aligned_size(self) -> int:
+        """Bytes that it occupies in the arena."""
         return -(-self.size // ALIGNMENT) * ALIGNMENT
 
 
 def plan(content: bytes) -> Plan:
-    """Reads what a .tflite file needs from its tables; nothing is run.
+    """Computes what a .tflite file needs, from its tables; nothing is run.
 
-    The arena is laid out as TFLite Micro's greedy planner does it, by size (Pisarchyk and Lee,
-    *Efficient Memory Management for Deep Neural Net Inference*, 2020), for its reference kernels;
-    for the files that it runs, int8 and float32, tests/test_tflite_micro.py compares.
+    The arena is laid out by the greedy algorithm of TFLite Micro (by size; Pisarchyk and Lee 2020,
+    *Efficient Memory Management for Deep Neural Net Inference*), for its reference kernels.
+    tests/interop/test_tflite_micro.py compares the result with TFLite Micro for the files that it
+    runs, int8 and float32.
 
-    What counts are the tensors that change with the image: input, output and everything between,
-    resized and requantised copies too, and the sums of a TRANSPOSE_CONV on integers, which that
-    operator alone gathers in memory. What does not count: weights, which a device reads where the
-    file lies; float16 weights unpacked by DEQUANTIZE, which LiteRT does once when it loads a file
-    (TFLite Micro would do it anew for every image, but it refuses float16 as it does dynamic
-    range); the int8 copies that dynamic range makes of single inputs; and working memory of
-    optimised kernels (XNNPACK, CMSIS-NN).
+    Counted are the tensors that depend on the image (input, output and all between, resized and
+    requantised copies included) and the accumulators of a TRANSPOSE_CONV on integers, the only
+    operator that keeps them in memory. Not counted are weights, which a device reads in place;
+    float16 weights unpacked by DEQUANTIZE, which LiteRT does once on loading (TFLite Micro would
+    do it for every image, but refuses float16, as it refuses dynamic range); the int8 copies of
+    inputs that dynamic range makes; and buffers of optimised kernels (XNNPACK, CMSIS-NN).
 
     Args:
-        content: a file with one image as its batch, as `conversion.convert` makes it.
+        content: a file with batch size 1, as from `convert.convert`.
 
     Raises:
-        ValueError: no .tflite file, or one that holds what has no fixed place in memory: several
-            subgraphs (loops and branches) or tensors without a fixed size (text).
+        ValueError: this is no .tflite file, or its memory has no fixed plan: it has several
+            subgraphs (loops or branches) or tensors without a fixed size (strings).
     """
     if content[4:8] != b"TFL3":
         raise ValueError("this is no .tflite file")
@@ -78,12 +79,12 @@ def plan(content: bytes) -> Plan:
     kinds = []
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
-        # The older of the two fields ends at 127.
+        # The deprecated field cannot hold codes above 127; an absent field reads as 0.
         kinds.append(KINDS[max(code.builtinCode, code.deprecatedBuiltinCode)])
     constant = {
         index
         for index, tensor in enumerate(graph.tensors)
-        # litert-quantizer puts weights behind the tables, see `tflite_files.compacted`.
+        # litert-quantizer stores weights behind the tables, see `tflite_files.compacted`.
         if model.buffers[tensor.buffer].data is not None or model.buffers[tensor.buffer].offset > 1
     }
     buffers = buffers_of(graph, kinds, constant)
@@ -98,21 +99,24 @@ def plan(content: bytes) -> Plan:
 
 
 def elements(shape: list[int] | None) -> int:
-    """Values in a tensor; of a single value, the format leaves the shape out."""
-    return math.prod(map(int, [] if shape is None else shape))  # int: NumPy's would overflow
+    """Number of elements of a tensor; the format omits the shape of a scalar."""
+    return math.prod(map(int, [] if shape is None else shape))  # NumPy's integers could overflow
 
 
 def buffers_of(graph: schema.SubGraphT, kinds: list[str], constant: set[int]) -> list[Buffer]:
-    """What must lie in the arena and while which operators, tensors in their order first.
+    """Lists the buffers of the arena: tensors in the order of the file, then accumulators.
 
     Args:
-        kinds: of the operators.
-        constant: indices of the tensors whose values stand in the file.
+        kinds: names of the operators, in the order of execution.
+        constant: indices of the tensors whose values are in the file.
+
+    Raises:
+        ValueError: a tensor has no fixed size.
     """
     lives = {int(index): [0, 0] for index in graph.inputs}
-    names, sums = {index: "input" for index in lives}, []
+    names, accumulators = {index: "input" for index in lives}, []
     for step, (kind, operator) in enumerate(zip(kinds, graph.operators), 1):
-        inputs = [int(index) for index in operator.inputs if index >= 0]  # -1: there is no bias
+        inputs = [int(index) for index in operator.inputs if index >= 0]  # -1: no bias
         outputs = [int(index) for index in operator.outputs]
         if kind == "DEQUANTIZE" and constant.issuperset(inputs):
             continue
@@ -122,66 +126,66 @@ def buffers_of(graph: schema.SubGraphT, kinds: list[str], constant: set[int]) ->
             names[index] = Operator(kind, name, 0, None).layer
         for index in lives.keys() & set(inputs):
             lives[index][1] = step
-        # Its inputs: the shape of its output, its kernel, what it works on.
-        if kind == "TRANSPOSE_CONV" and graph.tensors[inputs[2]].type in SUM_BYTES:
-            wide = SUM_BYTES[graph.tensors[inputs[2]].type]
-            size = elements(graph.tensors[outputs[0]].shape) * wide
-            sums.append(Buffer(f"{names[outputs[0]]} (sums)", size, step, step))
+        # The inputs of a TRANSPOSE_CONV are the output's shape, the kernel and the activations.
+        if kind == "TRANSPOSE_CONV" and graph.tensors[inputs[2]].type in ACCUMULATOR_BYTES:
+            width = ACCUMULATOR_BYTES[graph.tensors[inputs[2]].type]
+            size = elements(graph.tensors[outputs[0]].shape) * width
+            accumulators.append(Buffer(f"{names[outputs[0]]} (sums)", size, step, step))
     for index in graph.outputs:
         if int(index) in lives:
             lives[int(index)][1] = len(kinds)
-    found = []
+    buffers = []
     for index in sorted(lives):
         tensor = graph.tensors[index]
         if tensor.type not in VALUE_BYTES:
             raise ValueError(f"the tensor {names[index]} has no fixed size in memory")
         size = elements(tensor.shape) * VALUE_BYTES[tensor.type]
-        found.append(Buffer(names[index], size, *lives[index]))
-    return found + sums
+        buffers.append(Buffer(names[index], size, *lives[index]))
+    return buffers + accumulators
 
 
 def arena_bytes(buffers: list[Buffer]) -> int:
-    """The arena that a greedy planner needs: the largest first, each in the first gap that fits.
+    """Size of the arena after greedy planning: largest buffer first, each into the first gap.
 
-    Of equally large ones the last comes first, as in TFLite Micro.
+    Among buffers of equal size the last one is placed first, as in TFLite Micro.
     """
-    placed: list[tuple[int, Buffer]] = []  # where each begins
-    for buffer in sorted(reversed(buffers), key=lambda buffer: -buffer.room):
-        place = 0
-        for start, other in sorted(placed, key=lambda one: one[0]):
-            if other.first <= buffer.last and buffer.first <= other.last:
-                if start - place >= buffer.room:
+    placed: list[tuple[int, Buffer]] = []  # with their offsets
+    for buffer in sorted(reversed(buffers), key=lambda buffer: -buffer.aligned_size):
+        offset = 0
+        for start, other in sorted(placed, key=lambda entry: entry[0]):
+            if other.first <= buffer.last and buffer.first <= other.last:  # in use together
+                if start - offset >= buffer.aligned_size:
                     break
-                place = max(place, start + other.room)
-        placed.append((place, buffer))
-    return max((start + buffer.room for start, buffer in placed), default=0)
+                offset = max(offset, start + other.aligned_size)
+        placed.append((offset, buffer))
+    return max((start + buffer.aligned_size for start, buffer in placed), default=0)
 
 
 def fullest(buffers: list[Buffer]) -> list[Buffer]:
-    """The buffers that are alive together and take most room, the largest first.
+    """The buffers in use at the operator where they take most memory, largest first.
 
-    No plan can do with less than they take; the greedy one may need more.
+    Their sum is a lower bound for every plan; the greedy one may need more.
     """
-    moments = [
+    in_use = [
         [buffer for buffer in buffers if buffer.first <= step <= buffer.last]
         for step in sorted({buffer.first for buffer in buffers})
     ]
-    alive = max(moments, key=lambda moment: sum(buffer.room for buffer in moment), default=[])
-    return sorted(alive, key=lambda buffer: -buffer.size)
+    peak = max(in_use, key=lambda group: sum(buffer.aligned_size for buffer in group), default=[])
+    return sorted(peak, key=lambda buffer: -buffer.size)
 
 
 def multiply_accumulates(
     kind: str, operator: schema.OperatorT, tensors: list[schema.TensorT]
 ) -> int:
-    """Multiplications that are added up in a convolution or a dense layer; 0 of any other.
+    """Multiply-accumulates of a convolution or dense layer; 0 for any other operator.
 
-    Windows that reach over the picture's edge count whole, as usual.
+    Windows that reach into the padding count in full, as is usual.
     """
     if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"):
         return 0
     kernel = tensors[operator.inputs[1]].shape  # (out, height, width, in) or (out, in)
-    if kind == "TRANSPOSE_CONV":  # each input value goes into a window of every output channel
+    if kind == "TRANSPOSE_CONV":  # every input value times the whole kernel of its channel
         return elements(tensors[operator.inputs[2]].shape) * elements(kernel[:3])
-    # A depthwise kernel is (1, height, width, channels): each output has its own channel's window.
+    # A depthwise kernel is (1, height, width, channels); an output uses one channel of it.
     products = elements(kernel[1:3] if kind == "DEPTHWISE_CONV_2D" else kernel[1:])
     return elements(tensors[operator.outputs[0]].shape) * products
