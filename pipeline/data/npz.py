@@ -10,7 +10,7 @@ from pipeline.base.archives import ZIP_ERRORS
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    """Return all arrays of an .npz file by name; None if it is missing, damaged or no .npz file.
+    """Returns all arrays of an .npz file by name; None if it is missing, damaged or no .npz file.
 
     Which arrays there are, and their shapes and dtypes, is for the caller to check.
     """

@@ -34,7 +34,7 @@ BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
-    """Load a model and return a function that runs it once on an image.
+    """Loads a model and returns a function that runs it once on an image.
 
     The function is `invoke` for LiteRT, a compiled call with a batch of one for Keras.
 
@@ -54,7 +54,7 @@ def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> 
 def latency_runs(
     models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Time single runs of all models, which take turns (`time_in_turns`).
+    """Times single runs of all models, which take turns (`time_in_turns`).
 
     Sets TensorFlow's threads, which is possible only once in a process.
 

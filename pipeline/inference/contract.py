@@ -41,7 +41,7 @@ MEANING = "argmax over the last axis: index of the class; softmax over it: proba
 
 
 def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
-    """Describe input and output of a .tflite file, from its own tables.
+    """Describes input and output of a .tflite file, from its own tables.
 
     Args:
         content: a file that maps images (1, height, width, 3) to logits (1, height, width,
@@ -108,7 +108,7 @@ def describe_tensor(table: schema.Tensor) -> dict[str, Any]:
 
 
 def add_contract(content: bytes, classes: Sequence[str]) -> bytes:
-    """Return a .tflite file with its contract inside.
+    """Returns a .tflite file with its contract inside.
 
     The operators and weights stay the same, and the file is compacted. The bytes depend on the
     arguments only, and adding the same contract again changes nothing.
@@ -141,7 +141,7 @@ def add_contract(content: bytes, classes: Sequence[str]) -> bytes:
 
 
 def with_zip(content: bytes, files: dict[str, str]) -> bytes:
-    """Return `content` with text files behind it as a zip archive; equal texts give equal bytes.
+    """Returns `content` with text files behind it as a zip archive; equal texts give equal bytes.
 
     The archive counts its offsets from the first byte of `content`, so that no reader warns of
     extra bytes before it. Entries are stored without compression, because MediaPipe reads them in
@@ -158,7 +158,7 @@ def with_zip(content: bytes, files: dict[str, str]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the contract inside a .tflite file, as `describe` made it.
+    """Reads the contract inside a .tflite file, as `describe` made it.
 
     Raises:
         UserError: the file is missing, has no contract, or has one of another format.

@@ -8,7 +8,7 @@ from pipeline.data.classes import IGNORED
 
 
 def class_counts(masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Count per image and class the pixels that are correct, in the mask, and predicted.
+    """Counts per image and class the pixels that are correct, in the mask, and predicted.
 
     IoU and pixel accuracy need no more than these: 3 numbers per class instead of a confusion
     matrix of classes x classes. Pixels whose mask is IGNORED are not counted at all.

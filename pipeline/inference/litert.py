@@ -25,7 +25,7 @@ REFUSALS = (ValueError, RuntimeError, MemoryError)
 
 
 def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> Interpreter:
-    """Open a .tflite file in LiteRT with its default delegate, XNNPACK; tensors are allocated.
+    """Opens a .tflite file in LiteRT with its default delegate, XNNPACK; tensors are allocated.
 
     LiteRT does not validate a file: a damaged or hostile one can crash the process. So a file that
     has no record, or differs from it, first runs once in a separate process (see `try_out`).
@@ -48,7 +48,7 @@ def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> I
 
 @functools.cache
 def try_out(path: Path, size: int, modified: int) -> None:
-    """Open and run a file in a separate process, to see whether it crashes or hangs.
+    """Opens and runs a file in a separate process, to see whether it crashes or hangs.
 
     Takes 0.22 s on one core of 2.6 GHz, nearly all of it for the start of Python. The result is
     cached: one trial per file, as long as size and time of modification stay the same.
@@ -69,7 +69,7 @@ def try_out(path: Path, size: int, modified: int) -> None:
 
 
 def run_once(path: Path) -> None:
-    """Open a file and run it on random input; the part of `try_out` in the separate process.
+    """Opens a file and runs it on random input; the part of `try_out` in the separate process.
 
     Raises:
         UserError: LiteRT refuses the file.
@@ -96,7 +96,7 @@ def refusal(path: Path, error: Exception) -> UserError:
 
 
 def load_interpreter(path: Path, threads: int = 1) -> Interpreter:
-    """Open a trusted file in this process; raises UserError if LiteRT refuses it."""
+    """Opens a trusted file in this process; raises UserError if LiteRT refuses it."""
     try:
         with silenced():
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
@@ -107,7 +107,7 @@ def load_interpreter(path: Path, threads: int = 1) -> Interpreter:
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
-    """Set the input of an interpreter to one uint8 image (height, width, 3).
+    """Sets the input of an interpreter to one uint8 image (height, width, 3).
 
     The pixel is converted to the input's type: uint8 as it is, int8 less 128, float32 divided by
     255. Scale and zero point are not read: `verify.check_integers` has checked that they agree.
@@ -121,7 +121,7 @@ def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
 
 
 def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the class indices, int64 (height, width), of uint8 images (height, width, 3).
+    """Yields the class indices, int64 (height, width), of uint8 images (height, width, 3).
 
     A quantised output has one scale for all classes, so argmax needs no dequantisation.
     """

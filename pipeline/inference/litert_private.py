@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 
 def operator_details(interpreter: Interpreter) -> list[dict[str, Any]]:
-    """Return the nodes of an interpreter's graph in the order of execution.
+    """Returns the nodes of an interpreter's graph in the order of execution.
 
     Seen in ai-edge-litert 2.3.0. The public methods list tensors but no operators, and the
     flatbuffer schema, which is public, knows nothing of the nodes that a delegate adds.

@@ -16,7 +16,7 @@ TIMED_SECONDS = 60  # seconds per model at most; slower models get fewer runs
 def time_in_turns(
     calls: dict[str, Callable[[], Any]], runs: int = TIMED_RUNS
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Time single runs of several models that take turns, so that load on the machine hits all.
+    """Times single runs of several models that take turns, so that load on the machine hits all.
 
     A turn is one run that is recorded separately and then TURN_RUNS runs in a row, as in LiteRT's
     own benchmark tool. The first run of a turn finds the caches of the processor full of the

@@ -11,7 +11,7 @@ from pipeline.base.lazy import tf, tf_convert
 
 
 def stop_after_calibration(converter: tf.lite.TFLiteConverter) -> None:
-    """Make `converter.convert()` return the calibrated file instead of the quantised one.
+    """Makes `converter.convert()` return the calibrated file instead of the quantised one.
 
     That is a float32 .tflite file whose tensors carry the smallest and the largest value seen
     over the representative dataset. Seen in tensorflow 2.21.0. No public option of the converter
@@ -21,7 +21,7 @@ def stop_after_calibration(converter: tf.lite.TFLiteConverter) -> None:
 
 
 def quantise_calibrated(content: bytes, input_type: tf.DType, output_type: tf.DType) -> bytes:
-    """Quantise a calibrated .tflite file to int8; the second half of the converter.
+    """Quantises a calibrated .tflite file to int8; the second half of the converter.
 
     Seen in tensorflow 2.21.0, in a module that the public API does not export. No public call
     takes a file that is calibrated already.
