@@ -1,17 +1,19 @@
-"""The numbers as one page, models/report.html: no network, no script, no other file.
+"""The report, models/report.html: one page without scripts, that needs no other file or network.
 
-What is on the page and where stands in page.html beside this module (a jinja2 template); here
-is what fills it.
+The layout and the fixed text are in page.html beside this module, a jinja2 template; this module
+computes what is filled in.
 """
 
 from __future__ import annotations
 
 import csv
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.artifacts import ARTIFACTS, command, written_beside
+from pipeline.base.artifacts import ARTIFACTS, command, read_record, written_beside
+from pipeline.base.console import UserError, say
 from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
@@ -30,39 +32,47 @@ from pipeline.report.findings import (
 from pipeline.report.gallery import data_uri
 
 TEMPLATE = Path(__file__).with_name("page.html")
-CLASSES_IN_CHART = 6  # more are in the table alone
-SAME_SPARSITY = 0.01  # layers whose shares of zeros differ by less need no chart
+CLASSES_IN_CHART = 6  # most classes in the chart of IoU; more are in the table only
+SAME_SPARSITY = 0.01  # layers whose sparsities differ by less get no chart
 
 
 def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | None = None) -> str:
-    """The whole page. `photos` is what `photo_grid` gives; without it, it has none."""
-    data, place = evaluation["dataset"], evaluation["environment"]
-    of = " (synthetic data)" if data["synthetic"] else ""
+    """The page as HTML.
+
+    Args:
+        evaluation: content of evaluation.json.
+        models_dir: folder with the records of the models, which hold the training histories.
+        photos: what `gallery.photo_grid` returns; None: a page without photos.
+    """
+    data, machine = evaluation["dataset"], evaluation["environment"]
+    suffix = " (synthetic data)" if data["synthetic"] else ""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title="Segmentation: size, speed and accuracy" + of,
-        of=of,
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title="Segmentation: size, speed and accuracy" + suffix,
+        suffix=suffix,
         synthetic=data["synthetic"],
         summary=f"{len(evaluation['models'])} models on {data['examples']} test images of "
-        f"{data['source']}, measured on {place['cpu']}, {place['threads']} thread.",
+        f"{data['source']}, measured on {machine['cpu']}, {machine['threads']} thread.",
         numbers=numbers(evaluation),
         drop=DROP_NOTE,
         classes=classes_table(evaluation),
         stale=[row for row in evaluation["models"] if row.get("stale")],
-        sentences=findings(evaluation),
-        charts=number_charts(evaluation, of),
-        curves=training_curves(models_dir, evaluation, of),
+        findings=findings(evaluation),
+        charts=number_charts(evaluation, suffix),
+        curves=training_curves(models_dir, evaluation, suffix),
         photos=photos,
         facts=facts(evaluation, models_dir),
         sources=sources(evaluation, models_dir),
     )
+    # Names of files may be bytes that are no UTF-8, which Python holds as surrogates.
+    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
-    """The table of all models: head and rows."""
+    """The table of all models: `head` (column names) and `rows` (texts)."""
     rows, baseline = [], baseline_of(evaluation["models"])
     for row in evaluation["models"]:
-        latency, every = row["latency_ms"], row.get("latency_ms_all_threads")
+        latency, all_threads = row["latency_ms"], row.get("latency_ms_all_threads")
         memory, (low, high) = row.get("memory_bytes"), row["mean_iou_interval"]
         products = row.get("multiply_accumulates")
         cells = {
@@ -75,112 +85,138 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "mean IoU": f"{row['mean_iou']:.4f}",
             "95 % interval": f"{low:.4f}\N{EN DASH}{high:.4f}",
             "drop": format_drop(row["mean_iou_drop"]),
-            "pixels right": f"{row['pixel_accuracy']:.3f}",
+            "pixel accuracy": f"{row['pixel_accuracy']:.3f}",
             "after another, ms": f"{latency['after_another']:.2f}",
             "first run, ms": f"{latency['first']:.2f}",
-            "ms, all threads": f"{every['median']:.2f}" if every else "unknown",
+            "ms, all threads": f"{all_threads['median']:.2f}" if all_threads else "unknown",
             "memory, MB": f"{memory / 1e6:.1f}" if memory else "unknown",
             "activations, KB": format_activations(row),
             "million multiply-adds": f"{products / 1e6:.0f}" if products else "-",
             "weights": f"{row['parameters']:,}",
-            "not zero": f"{row['nonzero_share']:.1%}",
+            "nonzero": f"{row['nonzero_share']:.1%}",
         }
         rows.append(cells)
     return {"head": list(rows[0]), "rows": [list(cells.values()) for cells in rows]}
 
 
 def classes_table(evaluation: dict[str, Any]) -> dict[str, list]:
-    """The table of all classes: how many pixels each has, and its IoU by model."""
+    """The table of all classes: share of pixels, number of pictures, IoU of each model."""
     models, data = evaluation["models"], evaluation["dataset"]
     head = ["class", "pixels", "pictures", *(row["name"] for row in models)]
     rows = []
     for name, share in data["class_shares"].items():
-        about = [name, f"{share:.2%}", f"{data['class_pictures'][name]:,}"]
-        rows.append(about + [format_class_iou(row, [name]) for row in models])
+        cells = [name, f"{share:.2%}", f"{data['class_pictures'][name]:,}"]
+        rows.append(cells + [format_class_iou(row, [name]) for row in models])
     return {"head": head, "rows": rows}
 
 
 # --- charts ---------------------------------------------------------------------------------
 
 
-def drawn(figure: Any, caption: str, name: str = "") -> dict[str, str]:
-    """A matplotlib figure as an SVG, with its caption."""
-    picture = data_uri(rendered(figure, "svg"), "svg+xml")
+def chart(
+    caption: str, draw: Callable[..., Any], *args: Any, name: str = "", **kwargs: Any
+) -> dict[str, str]:
+    """A chart for the page: `picture` (an SVG in a data URI, or empty), `caption`, `name`.
+
+    A chart that cannot be drawn costs neither the page nor the other charts: its caption says so,
+    and a note is printed.
+
+    Args:
+        draw: function that returns the figure; it gets the other arguments.
+        name: what screen readers call a chart that can be scrolled.
+    """
+    try:
+        picture = data_uri(rendered(draw(*args, **kwargs), "svg"), "svg+xml")
+    except Exception as error:  # whatever a library raises
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        say(f'note: the chart "{caption}" of the report could not be drawn: {reason}')
+        picture, caption = "", f"{caption} This chart could not be drawn: {reason}"
     return {"picture": picture, "caption": caption, "name": name}
 
 
-def number_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
-    """What is drawn from the numbers alone."""
+def number_charts(evaluation: dict[str, Any], suffix: str) -> list[dict[str, str]]:
+    """Charts of the numbers in evaluation.json; `suffix` belongs to each caption."""
     rows = evaluation["models"]
     names = [row["name"] for row in rows]
     sizes = [row["bytes"] / 1e6 for row in rows]
     times = [row["latency_ms"]["median"] for row in rows]
-    charts = [
-        drawn(
-            trade_off(rows, sizes, "size of the file, MB"),
-            f"Size against mean IoU{of}; upright lines: 95 % interval.",
-        ),
-        drawn(
-            trade_off(rows, times, "median latency, ms, 1 thread"),
-            f"Latency against mean IoU{of}.",
-        ),
-    ]
+    caption = f"Size against mean IoU{suffix}; vertical lines: 95 % interval."
+    charts = [chart(caption, trade_off, rows, sizes, "size of the file, MB")]
+    caption = f"Latency against mean IoU{suffix}."
+    charts.append(chart(caption, trade_off, rows, times, "median latency, ms, 1 thread"))
     data = evaluation["dataset"]
     if len(data["class_names"]) <= CLASSES_IN_CHART:
         classes = {
             name: (line_colour(colour), [row["iou"][name] or 0 for row in rows])
             for name, colour in zip(data["class_names"], data["class_colours"])
         }
-        figure = bars(names, classes, "IoU", "{:.3f}", most=1.0)
-        charts.append(drawn(figure, f"IoU of each class{of}."))
+        caption = f"IoU of each class{suffix}."
+        charts.append(chart(caption, bars, names, classes, "IoU", "{:.3f}", most=1.0))
     if all(row.get("memory_bytes") for row in rows):
         memory = {"memory": (BLUE, [row["memory_bytes"] / 1e6 for row in rows])}
         caption = (
             "Peak memory: growth of a fresh process by loading the model and running it once. "
             "For the Keras models, that is mostly TensorFlow itself."
         )
-        charts.append(drawn(bars(names, memory, "MB", "{:.1f}"), caption))
-    return charts + sparsity_charts(evaluation, of)
+        charts.append(chart(caption, bars, names, memory, "MB", "{:.1f}"))
+    return charts + sparsity_charts(evaluation, suffix)
 
 
-def sparsity_charts(evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
-    """Zeros of each pruned layer, if the layers differ in them."""
+def sparsity_charts(evaluation: dict[str, Any], suffix: str) -> list[dict[str, str]]:
+    """Chart of the sparsity of each pruned layer; none if all layers have the same sparsity."""
     metrics = evaluation.get("stages", {}).get("pruned", {}).get("metrics", {})
     layers = metrics.get("layers", {})
-    shares = [layer["sparsity"] for layer in layers.values()]
-    if not shares or max(shares) - min(shares) < SAME_SPARSITY:
+    sparsities = [layer["sparsity"] for layer in layers.values()]
+    if not sparsities or max(sparsities) - min(sparsities) < SAME_SPARSITY:
         return []
     labels = [f"{name} ({layer['weights']:,})" for name, layer in layers.items()]
-    zeros = {"zeros": (ORANGE, [100 * share for share in shares])}
-    caption = f"Sparsity of each pruned layer{of}; in brackets the weights of its kernel."
-    return [drawn(bars(labels, zeros, "zeros, %", "{:.1f}"), caption)]
+    zeros = {"zeros": (ORANGE, [100 * sparsity for sparsity in sparsities])}
+    caption = f"Sparsity of each pruned layer{suffix}; in brackets the weights of its kernel."
+    return [chart(caption, bars, labels, zeros, "zeros, %", "{:.1f}")]
 
 
-def training_curves(models_dir: Path, evaluation: dict[str, Any], of: str) -> list[dict[str, str]]:
-    """Training and pruning, epoch by epoch, from the tables that those stages left."""
+def training_curves(
+    models_dir: Path, evaluation: dict[str, Any], suffix: str
+) -> list[dict[str, str]]:
+    """Charts of training and pruning, epoch by epoch; none of a stage without a history."""
     data, stages = evaluation["dataset"], evaluation.get("stages", {})
     classes = make_classes(data["class_names"], data["class_colours"])
     charts = []
-    for name, what in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
-        path = models_dir / f"{name}_training.csv"
-        if path.name not in written_beside(models_dir, name):
-            continue  # there is none, or it is of another training than the model
+    for name, title in (("original", "Training"), ("pruned", "Pruning and fine-tuning")):
+        history = training_history(models_dir, name)
+        if not history:
+            continue
         kept = stages.get(name, {}).get("metrics", {}).get("best_epoch")
-        with path.open(encoding="utf-8", newline="") as file:
-            history = [
-                {key: float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
-        caption = f"{what}{of}: loss on the training split, IoU on the validation split, by epoch."
-        charts.append(drawn(curves(history, what, classes, kept), caption, what))
+        caption = f"{title}{suffix}: training loss and validation IoU by epoch."
+        charts.append(chart(caption, curves, history, title, classes, kept, name=title))
     return charts
+
+
+def training_history(models_dir: Path, name: str) -> list[dict[str, float | None]]:
+    """A row for each epoch of a model's training, from its record; [] if there is none.
+
+    Records of older versions hold no history: then the table beside the model is read, unless it
+    is of another training, as a run leaves it that was stopped halfway.
+    """
+    try:
+        record = read_record(models_dir, name)
+    except UserError:
+        return []
+    table = models_dir / f"{name}_training.csv"
+    if "history" in record or table.name not in written_beside(models_dir, name):
+        return record.get("history") or []
+    with table.open(encoding="utf-8", newline="") as file:
+        return [
+            {key: float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 # --- where the numbers come from ------------------------------------------------------------
 
 
 def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
-    """The command that repeats a stage with the settings its record holds."""
+    """The command that repeats a stage with the settings that its record holds."""
     flags = [
         f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
         for key, value in settings.items()
@@ -190,53 +226,54 @@ def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
 
 
 def typed(value: Any) -> str:
-    """A setting as it is typed: 480x352, a,b,c or 255:1,0:0 for what is kept as a list or table."""
+    """A setting as it is typed: 480x352 or a,b,c for a list, 255:1,0:0 for a dictionary."""
     if isinstance(value, dict):
-        return ",".join(f"{key}:{what}" for key, what in value.items())
+        return ",".join(f"{key}:{item}" for key, item in value.items())
     if isinstance(value, list):
-        return ("x" if all(isinstance(each, int) for each in value) else ",").join(map(str, value))
+        return ("x" if all(isinstance(item, int) for item in value) else ",").join(map(str, value))
     return str(value)
 
 
-def parts(text: str) -> list[str]:
+def split_command(text: str) -> list[str]:
     """A command cut before each flag."""
     first, *flags = text.split(" --")
     return [first, *(f"--{flag}" for flag in flags)]
 
 
 def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
-    """Data, machine, versions, and how each number was taken."""
-    data, place, seed = evaluation["dataset"], evaluation["environment"], evaluation["seed"]
-    versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
+    """Sentences about data, machine and versions, and about how each number was measured."""
+    data, machine = evaluation["dataset"], evaluation["environment"]
+    seed, versions = evaluation["seed"], machine["versions"]
     return [
         f"Data: {data['source']}, split {data['split']}, {data['examples']} images, "
         f"{' x '.join(map(str, data['image_size']))} pixels, fingerprint {data['fingerprint']}. "
-        f"{data['ignored_share']:.1%} of the pixels are of no class and left out. All of it called "
-        f"{data['constant_class']}: mean IoU {data['constant_mean_iou']:.4f}.",
-        f"Machine: {place['cpu']}, {place['cores']} cores, {place['system']}; LiteRT with "
-        f"{place['delegate']}.",
-        f"Versions: {versions}.",
-        f"Latency: one image at a time, {place['threads']} thread (all threads: {place['cores']}), "
-        f"up to {TIMED_RUNS} timed runs, the models taking turns of {TURN_RUNS} in a row, in a "
-        "process of their own. After another: the run before those, which finds the caches full of "
-        "the model before. First run: after loading.",
-        "Memory: growth of resident memory at its peak (VmHWM) by loading and one run, 1 thread, "
-        "each model in a fresh process. Activations: what a device keeps in memory beside the "
-        "file, laid out as TFLite Micro does it (KB: a thousand bytes). Multiply-adds: of "
+        f"{data['ignored_share']:.1%} of the pixels belong to no class and are left out. "
+        f"Predicting {data['constant_class']} for every pixel gives a mean IoU of "
+        f"{data['constant_mean_iou']:.4f}.",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}; LiteRT with "
+        f"{machine['delegate']}.",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        f"Latency: one image at a time, {machine['threads']} thread (all threads: "
+        f"{machine['cores']}), up to {TIMED_RUNS} timed runs in a process of their own; the models "
+        f"alternate in blocks of {TURN_RUNS} runs. After another: one more run before each block, "
+        "which finds the caches full of the previous model. First run: right after loading.",
+        "Memory: growth of the peak resident memory (VmHWM) of a fresh process by loading the "
+        "model and running it once on 1 thread. Activations: memory that a device needs besides "
+        "the file, laid out as TFLite Micro does it (KB: 1000 bytes). Multiply-adds: of "
         "convolutions and dense layers, for one image.",
-        "Mean IoU: from counts over the whole split; a class that is neither in it nor predicted "
-        f"counts for nothing. Interval: {BOOTSTRAP_SAMPLES} "
-        f"bootstrap samples of the images, seed {seed}. gzip: level 9. MB: a million bytes.",
+        "Mean IoU: from pixel counts over the whole split, without classes that neither occur in "
+        f"it nor are predicted. Interval: {BOOTSTRAP_SAMPLES} bootstrap samples of the images, "
+        f"seed {seed}. gzip: level 9. MB: 1,000,000 bytes.",
         f"This evaluation: {command('evaluation', models_dir)} --seed {seed}",
     ]
 
 
 def sources(evaluation: dict[str, Any], models_dir: Path) -> list[dict[str, Any]]:
-    """How each file was made: command (in parts that stay on a line), seconds, hash."""
+    """How each file was made: command (in parts that are not wrapped), seconds, SHA-256."""
     return [
         {
             "file": ARTIFACTS[name][0],
-            "command": parts(stage_command(models_dir, name, stage["settings"])),
+            "command": split_command(stage_command(models_dir, name, stage["settings"])),
             "seconds": f"{stage['wall_seconds']:.0f}",
             "sha256": stage["sha256"],
         }

@@ -57,7 +57,7 @@ def test_pictures_of_a_cell_are_small_and_one_below_the_other():
 
 def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
     grid = gallery.photo_grid(evaluated_run, numbers)
-    assert grid["head"] == ["test photo", "as it is, truth", *MODELS]
+    assert grid["head"] == ["test photo", "photo, ground truth", *MODELS]
     assert len(grid["rows"]) == len(load_split(evaluated_run, "test")[0])  # 8, fewer than 2 x 6
     images, masks = (part[:] for part in load_split(evaluated_run, "test"))
     classes = load_classes(evaluated_run)

@@ -1,6 +1,7 @@
-"""The page stands alone, names every model, hides no flaw, and takes no name for markup."""
+"""The page needs no other file, names every model and every fault, and escapes every name."""
 
 import base64
+import csv
 import json
 import re
 import shlex
@@ -10,7 +11,7 @@ import pytest
 
 import data_preparation
 import quantization
-from pipeline.base.artifacts import MODELS
+from pipeline.base.artifacts import MODELS, record_path, write_record
 from pipeline.base.stage import NO_SETTINGS
 from pipeline.report import gallery, page
 from tests.helpers.runs import trained
@@ -20,12 +21,12 @@ SPARSITY = "Sparsity of each pruned layer"
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Charts are not drawn, for tests that are about something else: each takes half a second."""
+    """Leaves the charts empty, for tests of something else: each takes half a second to draw."""
 
-    def drawn(figure, caption, name=""):
+    def chart(caption, draw, *args, name="", **kwargs):
         return {"picture": "data:,", "caption": caption, "name": name}
 
-    monkeypatch.setattr(page, "drawn", drawn)
+    monkeypatch.setattr(page, "chart", chart)
 
 
 def outside_addresses(text):
@@ -79,7 +80,7 @@ def test_photos_are_on_the_page_only_if_there_are_any(numbers, tmp_path, undrawn
         "what": "test photo",
         "number": 6,
         "colours": [("pet", (1, 2, 3))],
-        "head": ["test photo", "as it is, truth"],
+        "head": ["test photo", "photo, ground truth"],
         "rows": [{"rank": "worst 1", "called": "images/p1.jpg", "cells": [cell]}],
     }
     html = page.page(numbers, tmp_path, photos)
@@ -125,6 +126,45 @@ def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path, undraw
     assert 'aria-label="Pruning and fine-tuning"' in html and 'aria-label="Training"' not in html
 
 
+def test_chart_that_fails_costs_neither_the_page_nor_the_others(
+    numbers, tmp_path, monkeypatch, capsys
+):
+    def fail(*_):
+        raise TypeError("no axes\nto draw on")
+
+    monkeypatch.setattr(page, "trade_off", fail)
+    monkeypatch.setattr(page, "curves", fail)
+    trained(tmp_path, "original")
+    html = page.page(numbers, tmp_path)
+    assert html.count("data:image/svg") == 2  # classes, memory
+    assert "Latency against mean IoU. This chart could not be drawn: no axes<" in html
+    assert html.count("could not be drawn") == 3
+    output = capsys.readouterr().out
+    assert output.count("note: the chart ") == 3 and "to draw on" not in output
+
+
+def test_curves_are_drawn_from_the_record_or_from_the_table_of_an_older_version(numbers, tmp_path):
+    trained(tmp_path, "original")
+    from_table = page.page(numbers, tmp_path)
+    table = tmp_path / "original_training.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        history = [
+            {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+        ]
+    table.unlink()
+    assert "<h2>Training</h2>" not in page.page(numbers, tmp_path)
+    record = record_path(tmp_path, "original")
+    content = json.loads(record.read_text(encoding="utf-8"))
+    write_record(record, content | {"history": history})
+    assert page.page(numbers, tmp_path) == from_table
+
+
+def test_name_that_is_no_utf8_stops_no_page(numbers, tmp_path, undrawn):
+    numbers["dataset"]["source"] = "data/caf\udce9"
+    html = page.page(numbers, tmp_path)
+    assert b"data/caf?" in html.encode("utf-8")
+
+
 def test_same_numbers_same_page(numbers, tmp_path):
     trained(tmp_path, "original")
     assert page.page(numbers, tmp_path) == page.page(numbers, tmp_path)
@@ -159,9 +199,9 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
 
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     html = page.page(numbers, tmp_path)
-    assert "+ is lost, - is gained." in page.split("What they say")[0], "the caption of the table"
+    assert "+ is lost, - is gained." in page.split("<h2>Findings")[0], "the caption of the table"
     assert "Recommended file: " in html and "Warning: IoU drop on the class border: " in html
-    assert "ab" * 32 in html and "mean IoU 0.2000" in html
+    assert "ab" * 32 in html and "mean IoU of 0.2000" in html
     assert "This evaluation: python evaluation.py" in html and "numpy 2." in html
 
 
