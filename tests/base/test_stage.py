@@ -189,3 +189,8 @@ def test_versions_are_those_that_are_installed():
     versions = lazy.versions({"numpy", "PIL"})
     assert versions["numpy"] == importlib.metadata.version("numpy")
     assert versions["pillow"] == importlib.metadata.version("pillow") and len(versions) == 3
+
+
+def test_lock_of_a_stage_names_its_script(begin):
+    with begin().lock(), pytest.raises(UserError, match=r"^training\.py \(process \d+\) works in"):
+        begin().lock().__enter__()
