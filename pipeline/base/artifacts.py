@@ -79,7 +79,7 @@ def atomic(path: Path) -> Iterator[Path]:
     sweep(path.parent, path.stem)
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:  # Windows syncs no file that is open for reading
             os.fsync(file.fileno())  # before the name: after a power cut, too, old or new
         os.replace(temporary, path)
     except OSError as error:
