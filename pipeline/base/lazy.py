@@ -3,7 +3,7 @@
 So `--help`, a mistyped flag and "nothing to do" are answered in a fraction of a second, and
 what TensorFlow prints at its start (CPU features, missing GPU drivers) stays off the terminal.
 
-    from pipeline.packages import keras, layers, tf
+    from pipeline.base.lazy import keras, layers, tf
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.base.console import silenced
 
@@ -108,22 +108,40 @@ def _without_matplotlibrc() -> Iterator[None]:
             os.environ["MATPLOTLIBRC"] = variable
 
 
-tf = _Later("tensorflow")
-tf_convert = _Later("tensorflow.lite.python.convert")
-keras = _Later("tf_keras")
-layers = _Later("tf_keras.layers")
-tfmot = _Later("tensorflow_model_optimization")
-tfds = _Later("tensorflow_datasets")
-quantizer = _Later("litert_quantizer.quantizer")
-quantizer_types = _Later("litert_quantizer.qtyping")
-quantizer_algorithms = _Later("litert_quantizer.algorithm_manager")
-matplotlib = _Later("matplotlib")
-matplotlib_figure = _Later("matplotlib.figure")
-matplotlib_fonts = _Later("matplotlib.font_manager")
-matplotlib_patches = _Later("matplotlib.patches")
-jinja2 = _Later("jinja2")
-coco_masks = _Later("pycocotools.mask")
-yaml = _Later("yaml")
+if TYPE_CHECKING:  # the names as type checkers know them
+    import tensorflow as tf
+    from tensorflow.lite.python import convert as tf_convert
+    import tf_keras as keras
+    from tf_keras import layers
+    import tensorflow_model_optimization as tfmot
+    import tensorflow_datasets as tfds
+    from litert_quantizer import quantizer
+    from litert_quantizer import qtyping as quantizer_types
+    from litert_quantizer import algorithm_manager as quantizer_algorithms
+    import matplotlib
+    from matplotlib import figure as matplotlib_figure
+    from matplotlib import font_manager as matplotlib_fonts
+    from matplotlib import patches as matplotlib_patches
+    import jinja2
+    from pycocotools import mask as coco_masks
+    import yaml
+else:
+    tf = _Later("tensorflow")
+    tf_convert = _Later("tensorflow.lite.python.convert")
+    keras = _Later("tf_keras")
+    layers = _Later("tf_keras.layers")
+    tfmot = _Later("tensorflow_model_optimization")
+    tfds = _Later("tensorflow_datasets")
+    quantizer = _Later("litert_quantizer.quantizer")
+    quantizer_types = _Later("litert_quantizer.qtyping")
+    quantizer_algorithms = _Later("litert_quantizer.algorithm_manager")
+    matplotlib = _Later("matplotlib")
+    matplotlib_figure = _Later("matplotlib.figure")
+    matplotlib_fonts = _Later("matplotlib.font_manager")
+    matplotlib_patches = _Later("matplotlib.patches")
+    jinja2 = _Later("jinja2")
+    coco_masks = _Later("pycocotools.mask")
+    yaml = _Later("yaml")
 
 ON_TENSORFLOW = {
     module.__name__ for module in (tf, tf_convert, keras, layers, tfmot, tfds, quantizer)

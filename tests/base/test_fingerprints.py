@@ -1,7 +1,5 @@
 """What counts as an edit: what the code does, and not how it is written down."""
 
-from pathlib import Path
-
 import pytest
 
 from pipeline.base import fingerprints
@@ -25,6 +23,7 @@ SAME = {
     "docstring": CODE.replace("One step.", "One small step."),
     "layout": CODE.replace("x - RATE", "(\n        x\n        - RATE\n    )"),
     "what is said": CODE.replace("at {x}", "now at {x}"),
+    "hint": CODE.replace("def step(x):", "def step(x: float) -> float:"),
     "help of a flag": CODE + 'parser.add_argument("--x", help="old")\n',
 }
 OTHER = {
@@ -38,7 +37,7 @@ OTHER = {
 def fingerprint_of(path, text):
     path.write_text(text)
     fingerprints.read.cache_clear()
-    return fingerprints.read(path)[0]
+    return fingerprints.read(path).digest
 
 
 @pytest.fixture
@@ -59,43 +58,29 @@ def test_edit_that_changes_something_changes_the_fingerprint(path, kind):
     assert fingerprint_of(path, OTHER[kind]) != fingerprint_of(path, before)
 
 
-def files_of(script):
-    return set(fingerprints.of_stage(ROOT / script)[0])
-
-
-def test_stage_counts_what_it_uses_and_nothing_else():
-    training = files_of("training.py")
-    needed = {"networks", "batches", "losses", "optimizers", "fitting", "imagenet", "metrics"}
-    assert {"training.py", *(f"pipeline/{name}.py" for name in needed)} <= training
-    for name in ("conversion", "synthetic", "sources", "timing", "variants"):
-        assert f"pipeline/{name}.py" not in training, name
-
-
-@pytest.mark.parametrize("script", [path.name for path in ROOT.glob("*.py")])
-def test_what_prints_draws_or_keeps_books_is_in_no_stage(script):
-    apart = fingerprints.BOOKKEEPING | fingerprints.SHOWING
-    assert not files_of(script) & {f"pipeline/{name}.py" for name in apart}
-
-
-def test_report_counts_its_template_and_what_draws_it():
-    drawn = files_of("pipeline/report/page.py")
-    assert {
-        "pipeline/report/page.html",
-        "pipeline/report/charts.py",
-        "pipeline/report/findings.py",
-    } <= drawn
-    assert "pipeline/base/console.py" not in drawn
-
-
 def test_packages_are_those_that_the_code_uses():
-    _, preparation = fingerprints.of_stage(ROOT / "data_preparation.py")
+    _, preparation = fingerprints.of_stage(ROOT / "data_preparation.py", ("tfds",))
     _, training = fingerprints.of_stage(ROOT / "training.py")
     assert "tensorflow-datasets" in preparation and "pillow" in preparation
     assert "tensorflow" in training and "tf-keras" in training and "numpy" in training
     assert "tensorflow-datasets" not in training and "ai-edge-litert" not in training
     assert "tensorflow-model-optimization" in fingerprints.of_stage(ROOT / "pruning.py")[1]
+    assert "PyYAML" not in preparation, "of a data format that is not in use"
 
 
-def test_sets_name_modules_that_exist():
-    for name in fingerprints.BOOKKEEPING | fingerprints.SHOWING:
-        assert Path(ROOT / "pipeline" / f"{name}.py").exists(), name
+def test_file_that_a_module_names_belongs_to_it(tmp_path):
+    """A template, say: found by the name that stands in the module, in its own folder."""
+    package = tmp_path / "pipeline" / "report"
+    package.mkdir(parents=True)
+    (tmp_path / "pipeline" / "__init__.py").write_text("")
+    module, template = package / "page.py", package / "page.html"
+    module.write_text('TEMPLATE = "page.html"\nOTHER = "missing.html"\n')
+
+    def files(text):
+        template.write_text(text)
+        fingerprints.read.cache_clear()
+        return fingerprints.of_stage(module)[0]
+
+    first, second = files("<p>"), files("<b>")
+    assert list(first) == ["pipeline/report/page.html", "pipeline/report/page.py"]
+    assert [name for name in first if first[name] != second[name]] == ["pipeline/report/page.html"]
