@@ -83,7 +83,7 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     counts = read_npz(path) or {}
     if not all(name in counts and counts[name].ndim == 3 for name in MODELS):
         remedy = command("evaluation", models_dir)
-        raise UserError(f"{path} is missing or damaged; make it again with: {remedy}")
+        raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}")
     scores = {name: mean_iou(iou_per_class(counts[name])) for name in MODELS}
     chosen = chosen_photos(counts["int8"], SHOWN_PHOTOS)
     classes = load_classes(models_dir)

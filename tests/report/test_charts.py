@@ -1,4 +1,4 @@
-"""The charts show the numbers they are given: the best epoch, the front, the worst operators."""
+"""Charts show the numbers that they get: the best epoch, the Pareto front, the worst operators."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ HISTORY = [
 
 
 def words(figure):
-    """What is written in a figure: names, numbers, titles."""
-    figure.draw_without_rendering()  # names along an axis are made then
+    """All texts of a figure: names, numbers, titles."""
+    figure.draw_without_rendering()  # the labels along an axis are made then
     return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".svg"])
-def test_picture_that_the_disk_does_not_hold_is_said_and_not_cut(full_disk, tmp_path, suffix):
+def test_full_disk_raises_an_error_and_leaves_no_file(full_disk, tmp_path, suffix):
     from matplotlib.figure import Figure
 
     figure = Figure()
@@ -31,12 +31,12 @@ def test_picture_that_the_disk_does_not_hold_is_said_and_not_cut(full_disk, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_pareto_front():
+def test_pareto_front_holds_the_points_that_no_other_beats():
     points = [(3.0, 0.7), (1.0, 0.5), (2.0, 0.5), (2.5, 0.8), (1.0, 0.4)]
     assert charts.pareto_front(points) == [(1.0, 0.5), (2.5, 0.8)]
 
 
-def test_labels_are_spread_apart_in_order():
+def test_spread_labels_keep_their_order_and_a_gap():
     places = charts.spread([0.5, 0.5, 0.51, 1.0, 0.98, 0.0], 0.1)
     assert np.diff(np.sort(places)).min() >= 0.1 - 1e-9
     assert min(places) >= 0
@@ -46,25 +46,25 @@ def test_labels_are_spread_apart_in_order():
 
 def test_labels_of_close_models_move_to_both_sides():
     assert charts.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    crowd = charts.spread([0.9] * 30, 0.1)  # more than there is room for
+    crowd = charts.spread([0.9] * 30, 0.1)  # no room for gaps of this size
     assert min(crowd) >= 0 and max(crowd) <= 1 and np.diff(crowd).min() == pytest.approx(1 / 29)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_two_lines_to_labels_cross(seed):
-    """Which of two lines is above, where the second begins, is above at the labels too."""
+    """Of two lines, the upper one where the second begins is also the upper one at the labels."""
     points = np.random.default_rng(seed).random((9, 2))
     places = charts.spread(points[:, 1].tolist(), 0.11)
-    found = charts.untangled(points.tolist(), places, 1.05)
-    assert sorted(found) == sorted(places)
-    lines = sorted(zip(points[:, 0], points[:, 1], found))
-    for k, (x, y, place) in enumerate(lines):
-        for other_x, other_y, other in lines[k + 1 :]:
-            there = np.interp(other_x, [x, 1.05], [y, place])
-            assert (there > other_y) == (place > other)
+    heights = charts.untangled(points.tolist(), places, 1.05)
+    assert sorted(heights) == sorted(places)
+    lines = sorted(zip(points[:, 0], points[:, 1], heights))
+    for k, (x, y, height) in enumerate(lines):
+        for other_x, other_y, other_height in lines[k + 1 :]:
+            y_at_other = np.interp(other_x, [x, 1.05], [y, height])
+            assert (y_at_other > other_y) == (height > other_height)
 
 
-def test_lines_that_cross_are_swapped():
+def test_labels_of_crossing_lines_are_swapped():
     assert charts.untangled([(0.1, 0.9), (0.9, 0.1)], [0.0, 1.0], 1.05) == [1.0, 0.0]
 
 
@@ -81,7 +81,7 @@ def test_curves_mark_the_best_epoch():
     ]
 
 
-def test_curves_begin_anew_where_the_loss_is_another_one():
+def test_self_distillation_loss_is_a_line_of_its_own():
     history = [row | {"part": part} for row, part in zip(HISTORY, (1, 1, 2))]
     figure = charts.curves(history, "Training", make_classes(CLASSES))
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
@@ -89,7 +89,7 @@ def test_curves_begin_anew_where_the_loss_is_another_one():
     assert [len(line.get_xydata()) for line in figure.axes[1].lines] == [3] * 4 + [1]
 
 
-def test_curves_of_many_classes_stay_readable():
+def test_curves_of_many_classes_have_one_legend_entry():
     names = tuple(f"class {k}" for k in range(40))
     history = [
         {"epoch": 1, "loss": 1, "mean_iou": 0.4, **{f"iou_{name}": 0.4 for name in names}},
@@ -101,11 +101,11 @@ def test_curves_of_many_classes_stay_readable():
 
 
 @pytest.mark.parametrize(("colour", "drawn"), [((0, 114, 178), "#0072b2"), ((255,) * 3, "#b2b2b2")])
-def test_line_of_a_class_can_be_seen_on_white(colour, drawn):
+def test_line_of_a_class_is_visible_on_white(colour, drawn):
     assert charts.line_colour(colour) == drawn
 
 
-def test_trade_off_joins_the_front_and_names_every_model(numbers):
+def test_trade_off_draws_the_pareto_front_and_names_every_model(numbers):
     rows = numbers["models"]
     for k, row in enumerate(rows):
         row["mean_iou"] = 0.70 if k == len(rows) - 1 else 0.76
@@ -118,7 +118,7 @@ def test_trade_off_joins_the_front_and_names_every_model(numbers):
     )
 
 
-def test_costs_that_differ_much_are_drawn_logarithmically(numbers):
+def test_costs_of_a_wide_range_get_a_logarithmic_axis(numbers):
     rows = numbers["models"]
     even, wide = (charts.trade_off(rows, [1.0, *[top] * 6], "ms").axes[0] for top in (5.0, 50.0))
     assert (even.get_xscale(), even.get_xlabel()) == ("linear", "ms")
@@ -126,7 +126,7 @@ def test_costs_that_differ_much_are_drawn_logarithmically(numbers):
     assert [text.get_text() for text in wide.get_xticklabels()] == ["1", "2", "5", "10", "20", "50"]
 
 
-def test_no_axis_of_iou_goes_where_there_is_none(numbers):
+def test_axes_of_iou_stay_within_0_and_1(numbers):
     for row, value in zip(numbers["models"], (0.999, 0.001, 0.5, 1.0, 0.9, 0.9, 0.9)):
         row |= {"mean_iou": value, "mean_iou_interval": [value, value]}
     low, high = charts.trade_off(numbers["models"], [1.0] * 7, "cost").axes[0].get_ylim()
@@ -134,10 +134,10 @@ def test_no_axis_of_iou_goes_where_there_is_none(numbers):
     for values in ([0.3, 0.2], [1.0, 0.99]):
         axis = charts.bars(["a", "b"], {"pet": ("red", values)}, "IoU", "{:.3f}", most=1.0).axes[0]
         assert axis.spines["bottom"].get_bounds() == (0, 1)
-        assert max(axis.get_xticks()) <= 1 < axis.get_xlim()[1], "room for the figures"
+        assert max(axis.get_xticks()) <= 1 < axis.get_xlim()[1], "room for the values"
 
 
-def test_trade_off_draws_into_a_figure_of_ones_own(numbers):
+def test_trade_off_draws_into_a_given_figure(numbers):
     from pipeline.base.lazy import matplotlib_figure
 
     own = matplotlib_figure.Figure((4, 3))
@@ -155,16 +155,16 @@ def test_bars_write_each_value_at_its_end():
     assert sorted(bar.get_width() for bar in axis.patches) == [0.25, 0.5, 0.75, 1.0]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first name stands on top
     alone = charts.bars(["original"], {"memory": ("red", [3.0])}, "MB", "{:.1f}")
-    assert "memory" not in words(alone)  # a legend of one says nothing
+    assert "memory" not in words(alone)  # a single group needs no legend
 
 
-def test_chart_of_zeros_has_a_cell_per_layer_and_level():
+def test_heat_map_of_sparsity_has_a_cell_per_layer_and_level():
     rows = [
         {"layer": "stem", "weights": 1024, "30%": 0.001, "60%": 0.02},
         {"layer": "head", "weights": 512, "30%": -0.0004, "60%": 0.1234},
     ]
-    said = words(charts.zeros_sensitivity(rows))
-    assert {"stem (1,024)", "head (512)", "30%", "60%", "0.1", "2.0", "12.3"} <= set(said)
+    texts = words(charts.zeros_sensitivity(rows))
+    assert {"stem (1,024)", "head (512)", "30%", "60%", "0.1", "2.0", "12.3"} <= set(texts)
 
 
 def test_chart_of_int8_shows_the_worst_operators_first():
@@ -173,9 +173,12 @@ def test_chart_of_int8_shows_the_worst_operators_first():
         for k in range(charts.SHOWN_OPERATORS + 5)
     ]
     figure = charts.int8_sensitivity(rows)
-    said = words(figure)
-    assert f"Each operator in int8 alone: the {charts.SHOWN_OPERATORS} worst of {len(rows)}" in said
-    assert "layer0  conv_2d" in said and f"layer{charts.SHOWN_OPERATORS}  conv_2d" not in said
+    texts = words(figure)
+    assert (
+        f"Each operator in int8 alone: the {charts.SHOWN_OPERATORS} worst of {len(rows)}" in texts
+    )
+    assert "layer0  conv_2d" in texts
+    assert f"layer{charts.SHOWN_OPERATORS}  conv_2d" not in texts
     bars = figure.axes[0].patches
     assert bars[-1].get_width() == 10.0 and bars[-1].get_y() > bars[0].get_y()
 
@@ -184,7 +187,7 @@ def test_chart_of_int8_shows_the_worst_operators_first():
 def test_figure_is_saved_whole_or_not_at_all(tmp_path, suffix):
     path = tmp_path / f"curves.{suffix}"
     charts.save(charts.curves(HISTORY, "Training", make_classes(CLASSES)), path)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
     if suffix == "png":
         with Image.open(path) as picture:
             assert picture.width == 990

@@ -1,4 +1,4 @@
-"""The photos of the report: the worst first, then an even sample, each with every model's view."""
+"""Photos of the report: the worst first, then an even sample, each with every prediction."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from pipeline.report.overlays import overlay
 
 
 def opened(cell):
-    """A cell's picture as pixels."""
+    """The pixels of a cell's picture."""
     kind, content = cell["picture"].split(";base64,")
     assert kind == "data:image/webp"
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
@@ -24,7 +24,7 @@ def opened(cell):
 
 
 def counts(shared):
-    """Of pictures whose three classes have 20 pixels each, in truth and prediction."""
+    """Pixel counts of pictures with 20 pixels of each class in ground truth and prediction."""
     whole = np.full_like(shared, 20)
     return np.stack([shared, whole, whole], axis=1)
 
@@ -38,7 +38,7 @@ def test_worst_photos_come_first():
     assert gallery.chosen_photos(counts(shared)[:1], 2).keys() == {0}
 
 
-def test_ranks_say_where_a_photo_stands():
+def test_ranks_name_the_position_of_a_photo():
     shared = np.repeat(20 - np.arange(10)[:, None], 3, axis=1)  # row 9 is the worst
     chosen = gallery.chosen_photos(counts(shared), 3)
     assert list(chosen) == [9, 8, 7, 6, 3, 0]
@@ -55,7 +55,7 @@ def test_pictures_of_a_cell_are_small_and_one_below_the_other():
     assert (cell["text"], cell["score"]) == ("a cat", "0.700")
 
 
-def test_grid_shows_what_every_model_makes_of_a_photo(evaluated_run, numbers):
+def test_grid_shows_the_prediction_of_every_model(evaluated_run, numbers):
     grid = gallery.photo_grid(evaluated_run, numbers)
     assert grid["head"] == ["test photo", "photo, ground truth", *MODELS]
     assert len(grid["rows"]) == len(load_split(evaluated_run, "test")[0])  # 8, fewer than 2 x 6

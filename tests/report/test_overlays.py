@@ -1,4 +1,4 @@
-"""Photos with their masks: what an overlay keeps of the photo, and the picture of a data set."""
+"""Photos with their masks: the colours of an overlay, and the picture of a data set."""
 
 import numpy as np
 
@@ -26,9 +26,9 @@ def test_picture_of_a_data_set_has_photo_mask_and_overlay_of_each_example(tmp_pa
     expected = [*images, *THREE.palette[masks]]
     expected += [overlays.overlay(*pair, THREE) for pair in zip(images, masks)]
     assert len(shown) == len(expected) == 9
-    for one, other in zip(shown, expected):
-        np.testing.assert_array_equal(one, other)
-    named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == ["cat", "floor"], "the legend names what is to be seen"
+    for pixels, expected_pixels in zip(shown, expected):
+        np.testing.assert_array_equal(pixels, expected_pixels)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["cat", "floor"], "only the classes that the masks contain"
     charts.save(figure, tmp_path / "dataset.jpg")
     assert (tmp_path / "dataset.jpg").stat().st_size > 1000

@@ -30,12 +30,12 @@ def undrawn(monkeypatch):
 
 
 def outside_addresses(text):
-    """What a page would have to fetch; the pictures' own name spaces are no addresses."""
-    found = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!data:|#)[^\s\"'>)]+", text)
-    return found + re.findall(r"https?://[^\s\"'<]+", re.sub(r"data:[^\"']*", "", text))
+    """Addresses that a browser would have to fetch; XML namespaces in pictures are none."""
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!data:|#)[^\s\"'>)]+", text)
+    return addresses + re.findall(r"https?://[^\s\"'<]+", re.sub(r"data:[^\"']*", "", text))
 
 
-def test_report_stands_alone_and_names_every_model(numbers, tmp_path):
+def test_report_needs_no_other_file_and_names_every_model(numbers, tmp_path):
     trained(tmp_path, "original")
     numbers["models"][4]["stale"] = "made from another <file>"
     html = page.page(numbers, tmp_path)
@@ -51,7 +51,7 @@ def test_report_stands_alone_and_names_every_model(numbers, tmp_path):
     assert "Synthetic data" in page.page(numbers, tmp_path)
 
 
-def test_no_name_is_taken_for_markup(numbers, tmp_path, undrawn):
+def test_markup_in_names_is_escaped(numbers, tmp_path, undrawn):
     evil = '"><script>alert(1)</script>&'
     for row in numbers["models"]:
         row |= {"name": f"{row['name']}{evil}", "stale": evil}
@@ -118,7 +118,7 @@ def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
     assert "Peak memory" not in html and ">unknown<" in html
 
 
-def test_curves_are_drawn_of_the_stages_that_left_them(numbers, tmp_path, undrawn):
+def test_curves_are_drawn_for_stages_with_a_history(numbers, tmp_path, undrawn):
     assert "<h2>Training</h2>" not in page.page(numbers, tmp_path)
     trained(tmp_path, "pruned")
     html = page.page(numbers, tmp_path)
@@ -176,7 +176,7 @@ def test_every_class_has_its_share_beside_its_iou(numbers, tmp_path):
     row = re.search(r"<tr><th scope=.row.>border</th>(.*?)</tr>", html)[1]
     cells = re.findall(r"<td>(.*?)</td>", row)
     assert cells[:4] == ["12.00%", "3,669", "-", "0.510"] and len(cells) == 2 + len(MODELS)
-    assert "counts for nothing in the mean" in html
+    assert "left out of the mean" in html
 
 
 # --- where the numbers come from ------------------------------------------------------------
@@ -199,14 +199,14 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
 
 def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_path, undrawn):
     html = page.page(numbers, tmp_path)
-    assert "+ is lost, - is gained." in page.split("<h2>Findings")[0], "the caption of the table"
+    assert "(+: loss, -: gain)" in html.split("<h2>Findings")[0], "the caption of the table"
     assert "Recommended file: " in html and "Warning: IoU drop on the class border: " in html
     assert "ab" * 32 in html and "mean IoU of 0.2000" in html
     assert "This evaluation: python evaluation.py" in html and "numpy 2." in html
 
 
 def test_curves_of_another_training_than_the_models_are_left_out(numbers, tmp_path):
-    """A run that was stopped in between leaves such a table."""
+    """A run that is stopped before its end leaves such a table."""
     trained(tmp_path, "original")
     trained(tmp_path, "pruned")
     html = page.page(numbers, tmp_path)
