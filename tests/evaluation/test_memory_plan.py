@@ -1,4 +1,4 @@
-"""What a file asks of a device, against graphs small enough to plan and count with a pencil."""
+"""Memory plan and multiply-accumulates, against small graphs planned and counted by hand."""
 
 import flatbuffers
 import numpy as np
@@ -15,12 +15,12 @@ FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
 
 
 def tflite_file(tensors, operators, subgraphs=1):
-    """A .tflite file of the tables that a plan reads.
+    """A .tflite file with the tables that `memory_plan.plan` reads.
 
     Args:
         tensors: (name, shape, type, whether it is a constant); the first is the input, the last
             the output.
-        operators: (kind, inputs, outputs), the last two by name.
+        operators: (kind, names of the inputs, names of the outputs).
     """
     graph, model = schema.SubGraphT(), schema.ModelT()
     model.buffers = [schema.BufferT()]
@@ -31,17 +31,17 @@ def tflite_file(tensors, operators, subgraphs=1):
         if constant:
             tensor.buffer = len(model.buffers)
             model.buffers.append(schema.BufferT())
-            model.buffers[-1].data = np.ones(4, np.uint8)  # its size is not looked at
+            model.buffers[-1].data = np.ones(4, np.uint8)  # its size does not matter
         graph.tensors.append(tensor)
-    place = {name: index for index, (name, *_) in enumerate(tensors)} | {None: -1}
+    numbers = {name: index for index, (name, *_) in enumerate(tensors)} | {None: -1}
     model.operatorCodes, graph.operators = [], []
     for kind, inputs, outputs in operators:
         code, operator = schema.OperatorCodeT(), schema.OperatorT()
         code.builtinCode = getattr(schema.BuiltinOperator, kind)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         operator.opcodeIndex = len(model.operatorCodes)
-        operator.inputs = [place[name] for name in inputs]
-        operator.outputs = [place[name] for name in outputs]
+        operator.inputs = [numbers[name] for name in inputs]
+        operator.outputs = [numbers[name] for name in outputs]
         model.operatorCodes.append(code)
         graph.operators.append(operator)
     graph.inputs, graph.outputs = [0], [len(tensors) - 1]
@@ -63,7 +63,7 @@ def kernel(name, *shape, kind=INT8):
 
 
 def residual_block():
-    """Five operators; a, b, c and sum have 48 bytes, the input 75, for which 80 are reserved."""
+    """Five operators; a, b, c and sum take 48 bytes, the input 75, aligned to 80."""
     return tflite_file(
         [
             activation("image", 5, 5, 3),
@@ -88,16 +88,17 @@ def residual_block():
 
 
 def test_plan_of_a_residual_block_by_hand():
-    """The largest first, so the image at 0..80 while operator 1 runs. Then the last of the equals:
+    """Offsets of the greedy plan; in brackets the operators during which a buffer is in use.
 
-    sum (4-5) at 0..48, c (3-4) at 48..96, b (2-4) at 96..144 on top of both. For a (1-2) the gap
-    between the image's end and b is 16 bytes: at 144..192. The logits (5) go after the sum.
-    The addition needs no more than 144 bytes: a greedy plan is not the best one.
+    The largest buffer comes first: the image at 0..80 (1). Of the equal ones the last comes first:
+    sum (4-5) at 0..48, c (3-4) at 48..96, b (2-4) at 96..144. The gap between the image and b is
+    only 16 bytes, so a (1-2) goes to 144..192. The logits (5) go after the sum. No operator needs
+    more than 144 bytes, so this greedy plan is not optimal.
     """
     plan = memory_plan.plan(residual_block())
     assert plan.activation_bytes == 192
     assert plan.peak == [("b", 48), ("c", 48), ("sum", 48)]
-    # 48 outputs of 2 x 2 x 3 products, of 3 x 3, of 3; an addition; 16 outputs of 3.
+    # 48 outputs of 2 x 2 x 3 products, 48 of 3 x 3, 48 of 3, an addition, 16 outputs of 3.
     assert plan.multiply_accumulates == 48 * 12 + 48 * 9 + 48 * 3 + 16 * 3
 
 
@@ -106,7 +107,7 @@ def test_plan_of_a_residual_block_by_hand():
     [(INT8, 4, 16 + 32), (schema.TensorType.INT16, 8, 32 + 64), (FLOAT32, 0, 64 + 128)],
     ids=["int8", "int16", "float32"],
 )
-def test_transposed_convolution_on_integers_gathers_wide_sums(kind, scratch, activations):
+def test_transposed_convolution_on_integers_needs_accumulators(kind, scratch, activations):
     content = tflite_file(
         [
             activation("image", 2, 2, 4, kind=kind),
@@ -120,10 +121,10 @@ def test_transposed_convolution_on_integers_gathers_wide_sums(kind, scratch, act
     assert plan.activation_bytes == activations + 32 * scratch
     sums = [("up (sums)", 32 * scratch)] if scratch else []
     assert plan.peak == [*sums, ("up", activations * 2 // 3), ("input", activations // 3)]
-    assert plan.multiply_accumulates == 16 * (2 * 2 * 2)  # each value into 2 x 2 of 2 channels
+    assert plan.multiply_accumulates == 16 * (2 * 2 * 2)  # 16 values times 2 x 2 x 2 weights
 
 
-def test_unpacked_weights_are_no_activations_but_a_dequantised_output_is_one():
+def test_unpacked_weights_do_not_count_but_a_dequantised_activation_does():
     half = schema.TensorType.FLOAT16
     content = tflite_file(
         [
@@ -145,7 +146,7 @@ def test_unpacked_weights_are_no_activations_but_a_dequantised_output_is_one():
     assert plan.multiply_accumulates == 8000
 
 
-def test_an_output_stays_to_the_end():
+def test_output_of_the_graph_is_kept_to_the_end():
     content = tflite_file(
         [activation("image", 64), activation("side", 32), activation("last", 16)],
         [
@@ -153,7 +154,9 @@ def test_an_output_stays_to_the_end():
             ("RELU", ["net/image/op"], ["net/last/op"]),
         ],
     )
-    assert memory_plan.plan(content).activation_bytes == 64 + 32  # last in the place of side
+    assert (
+        memory_plan.plan(content).activation_bytes == 64 + 32
+    )  # "last" reuses the memory of "side"
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     model.subgraphs[0].outputs = [1, 2]
     builder = flatbuffers.Builder()
@@ -161,15 +164,15 @@ def test_an_output_stays_to_the_end():
     assert memory_plan.plan(bytes(builder.Output())).activation_bytes == 64 + 32 + 16
 
 
-def test_what_cannot_be_planned_is_refused():
+def test_file_without_a_fixed_plan_is_refused():
     image, relu = activation("image", 4), ("RELU", ["net/image/op"], ["net/out/op"])
     with pytest.raises(ValueError, match=r"no \.tflite file"):
         memory_plan.plan(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(ValueError, match="loops or branches"):
         memory_plan.plan(tflite_file([image, activation("out", 4)], [relu], subgraphs=2))
-    text = activation("out", 4, kind=schema.TensorType.STRING)
+    strings = activation("out", 4, kind=schema.TensorType.STRING)
     with pytest.raises(ValueError, match="out has no fixed size"):
-        memory_plan.plan(tflite_file([image, text], [relu]))
+        memory_plan.plan(tflite_file([image, strings], [relu]))
 
 
 # --- networks -------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def test_what_cannot_be_planned_is_refused():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """One layer of each kind that counts, and others, in every variant: name to bytes."""
+    """By variant, the file of a network with every kind of layer that has multiplications."""
     keras.utils.set_random_seed(0)
     image = layers.Input((16, 16, 3))
     x = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(image)  # 8 x 8
@@ -185,33 +188,33 @@ def tiny():
     x = layers.UpSampling2D(2, interpolation="bilinear")(x)  # 16 x 16
     x = layers.MaxPool2D(2)(x)  # 8 x 8
     x = layers.Conv2DTranspose(4, 2, 2)(x)  # 16 x 16
-    model = keras.Model(image, layers.Dense(3)(layers.ReLU(6.0)(x)))  # of every pixel
+    model = keras.Model(image, layers.Dense(3)(layers.ReLU(6.0)(x)))  # applied to every pixel
     calibration = np.random.default_rng(0).random((4, 16, 16, 3), np.float32)
     return {name: convert.convert(model, name, calibration) for name in VARIANTS}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_has_the_products_of_its_keras_model(tiny, variant):
+def test_every_variant_has_the_multiply_accumulates_of_its_keras_model(tiny, variant):
     convolution, window = (8 * 8 * 16) * (3 * 3 * 3), (8 * 8 * 16) * (5 * 5)
     transposed, dense = (8 * 8 * 16) * (2 * 2 * 4), (16 * 16 * 3) * 4
-    found = memory_plan.plan(tiny[variant]).multiply_accumulates
-    assert found == convolution + window + transposed + dense
+    count = memory_plan.plan(tiny[variant]).multiply_accumulates
+    assert count == convolution + window + transposed + dense
 
 
 def test_activations_of_every_variant(tiny):
     plans = {name: memory_plan.plan(content) for name, content in tiny.items()}
     bytes_of = {name: plan.activation_bytes for name, plan in plans.items()}
-    # Enlarged to 16 x 16 x 16 in float32, and what is pooled from it.
+    # The enlarged tensor, 16 x 16 x 16 in float32, and the pooled one.
     assert bytes_of["float32"] == 4 * (4096 + 1024)
-    # Weights may be of any type: activations stay float32.
+    # The type of the weights does not matter: activations stay float32.
     assert {bytes_of[name] for name in ("pruned_float32", "dynamic", "float16")} == {20480}
-    # The sums of 16 x 16 x 4 values in int32, these values in int8, and what is pooled.
+    # The accumulators of 16 x 16 x 4 values in int32, these values in int8, the pooled tensor.
     assert bytes_of["int8"] == 4 * 1024 + 1024 + 1024
     assert [size for _, size in plans["int8"].peak] == [4096, 1024, 1024]
 
 
 def compact_by_hand(side):
-    """Multiply-accumulates of the compact network, block by block from its description."""
+    """Multiply-accumulates of the compact network, from its table of blocks."""
     total = (side // 2) ** 2 * 32 * 3 * 3 * 3  # stem
     side, channels, skips = side // 2, 32, []
     for size, stride, expansion, filters, repeats in networks.ENCODER_STAGES:
@@ -232,9 +235,10 @@ def compact_by_hand(side):
 
 
 def test_compact_network_at_128_pixels_enlarged():
-    """The peak is the first expansion, 96 channels at 80 x 80, and what follows at 40 x 40.
+    """The peak is the first expansion, 96 channels at 80 x 80, and its successor at 40 x 40.
 
-    Vela says 188.0 million: the same, and 2.6 million for resizing and the input's conversion.
+    Vela reports 188.0 million multiply-accumulates: the same plus 2.6 million for resizing and
+    the conversion of the input.
     """
     content = convert.convert(networks.compact_unet((128, 128), 3, 1.25), "float32")
     plan = memory_plan.plan(content)

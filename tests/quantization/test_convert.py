@@ -1,4 +1,4 @@
-"""From Keras to .tflite: types as the variant says, raw pixels in, and what calibrates int8."""
+"""Conversion: types of each variant, one meaning of the input, calibration images."""
 
 import numpy as np
 import pytest
@@ -41,10 +41,10 @@ def tensor_types(interpreter):
 
 
 @pytest.mark.parametrize("variant", quantised())
-def test_file_takes_one_image_and_gives_its_classes(interpreters, variant):
+def test_file_maps_one_image_to_its_logits(interpreters, variant):
     interpreter = interpreters[variant]
-    for slot in (*interpreter.get_input_details(), *interpreter.get_output_details()):
-        assert slot["shape_signature"].tolist() == [1, SIZE, SIZE, 3]
+    for tensor in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+        assert tensor["shape_signature"].tolist() == [1, SIZE, SIZE, 3]
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_file_takes_one_image_and_gives_its_classes(interpreters, variant):
 )
 def test_file_agrees_with_the_pruned_model(interpreters, pruned, validation, variant, least):
     expected = np.argmax(pruned(validation.astype(np.float32) / 255), axis=-1)
-    ours = np.stack(list(predict_tflite(interpreters[variant], validation)))
-    assert len(np.unique(expected)) > 1, "a model that sees one class everywhere proves nothing"
-    assert np.mean(ours == expected) >= least
+    predictions = np.stack(list(predict_tflite(interpreters[variant], validation)))
+    assert len(np.unique(expected)) > 1, "the model predicts a single class: nothing to compare"
+    assert np.mean(predictions == expected) >= least
 
 
 def test_int8_file_computes_in_integers_throughout_and_takes_raw_pixels(interpreters):
     assert tensor_types(interpreters["int8"]) <= {np.int8, np.uint8, np.int32}
-    slot = interpreters["int8"].get_input_details()[0]
-    assert slot["dtype"] == np.uint8
+    image = interpreters["int8"].get_input_details()[0]
+    assert image["dtype"] == np.uint8
     assert interpreters["int8"].get_output_details()[0]["dtype"] == np.int8
-    assert slot["quantization"] == (pytest.approx(1 / 255), 0)
+    assert image["quantization"] == (pytest.approx(1 / 255), 0)
 
 
-def test_weights_are_stored_in_the_type_that_names_the_file(interpreters):
+def test_weights_of_dynamic_range_are_int8_and_of_float16_float16(interpreters):
     assert np.int8 in tensor_types(interpreters["dynamic"])
     assert np.float16 in tensor_types(interpreters["float16"])
     assert np.int8 not in tensor_types(interpreters["float16"])
@@ -75,7 +75,7 @@ def test_weights_are_stored_in_the_type_that_names_the_file(interpreters):
 
 @pytest.fixture(scope="module")
 def int8_input(pruned, finished_run, tmp_path_factory):
-    """The int8 file of the run, but with an input of that type."""
+    """The int8 file of the run, but with an input of type int8."""
     _, calibration = convert.calibration_sample(finished_run, 20, 7)
     path = tmp_path_factory.mktemp("int8_input") / "model.tflite"
     path.write_bytes(convert.convert(pruned, "int8", calibration, "int8"))
@@ -83,21 +83,21 @@ def int8_input(pruned, finished_run, tmp_path_factory):
 
 
 def test_int8_input_of_type_int8_sees_the_same_pixels(int8_input, interpreters, validation):
-    interpreter = open_interpreter(int8_input)
-    slot = interpreter.get_input_details()[0]
-    assert slot["dtype"] == np.int8
-    assert slot["quantization"] == (pytest.approx(1 / 255), -128)
-    ours, theirs = (
-        np.stack(list(predict_tflite(each, validation)))
-        for each in (interpreter, interpreters["int8"])
-    )
-    assert (ours == theirs).all()
+    with_int8, with_uint8 = open_interpreter(int8_input), interpreters["int8"]
+    image = with_int8.get_input_details()[0]
+    assert image["dtype"] == np.int8
+    assert image["quantization"] == (pytest.approx(1 / 255), -128)
+    predictions = [
+        np.stack(list(predict_tflite(interpreter, validation)))
+        for interpreter in (with_int8, with_uint8)
+    ]
+    assert (predictions[0] == predictions[1]).all()
 
 
 def test_batch_of_two_is_refused_by_the_file(interpreters):
-    slot = interpreters["float16"].get_input_details()[0]
+    image = interpreters["float16"].get_input_details()[0]
     with pytest.raises(ValueError, match=r"[Dd]imension|shape"):
-        interpreters["float16"].set_tensor(slot["index"], np.zeros((2, SIZE, SIZE, 3), np.float32))
+        interpreters["float16"].set_tensor(image["index"], np.zeros((2, SIZE, SIZE, 3), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def classic():
 
 
 def test_calibration_is_a_seeded_sample_of_training_images_only(finished_run, monkeypatch):
-    asked = []
+    splits_read = []
 
-    def spied(models_dir, split):
-        asked.append(split)
+    def recording(models_dir, split):
+        splits_read.append(split)
         return load_split(models_dir, split)
 
-    monkeypatch.setattr(convert, "load_split", spied)
+    monkeypatch.setattr(convert, "load_split", recording)
     rows, images = convert.calibration_sample(finished_run, 20, 7)
-    assert asked == ["train"]
+    assert splits_read == ["train"]
     train = load_split(finished_run, "train")[0][:]
     assert len(set(rows.tolist())) == 20
     assert images.dtype == np.float32 and np.abs(images - train[rows] / 255).max() < 1e-6
@@ -151,7 +151,7 @@ def test_int8_without_calibration_images_is_an_error(pruned):
 
 
 def small_network(scale, offset):
-    """A network that rescales its image first, with weights that tell classes apart."""
+    """A network that rescales its image first; its random weights predict several classes."""
     keras.utils.set_random_seed(4)
     image = layers.Input((SIZE, SIZE, 3), name="image")
     x = layers.Rescaling(scale, offset, name="rescale")(image)
@@ -164,7 +164,7 @@ def small_network(scale, offset):
 
 
 def blocks():
-    """Images of large blocks, as smooth as photos are, in which pixels 0 and 255 occur."""
+    """Images uint8 (8, SIZE, SIZE, 3) of 8 x 8 blocks, smooth like photos, over all of 0..255."""
     random = np.random.default_rng(0)
     return random.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
 
@@ -183,9 +183,9 @@ def blocks():
 def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, offset):
     model, images, path = small_network(scale, offset), blocks(), tmp_path / "model.tflite"
     path.write_bytes(convert.convert(model, "int8", images.astype(np.float32) / 255))
-    slot = open_interpreter(path).get_input_details()[0]
-    assert slot["dtype"] == np.uint8
-    assert slot["quantization"] == (pytest.approx(1 / 255), 0)
+    image = open_interpreter(path).get_input_details()[0]
+    assert image["dtype"] == np.uint8
+    assert image["quantization"] == (pytest.approx(1 / 255), 0)
     expected = np.concatenate(list(Predictor(model)(images)))
     assert np.bincount(expected.ravel()).min() > 0.04 * expected.size
     assert check(path, "int8", images, expected) >= 0.97
@@ -194,33 +194,35 @@ def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, off
     assert noise < 1e-3 * np.mean(exact**2)
 
 
-def fed(interpreter, pixels):
-    """What a file gives for real values, by the usual rule for quantised inputs."""
-    slot, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    scale, zero_point = slot["quantization"]
+def output_for(interpreter, values):
+    """Output for an image of real values, quantised by the input's scale and zero point."""
+    image, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale, zero_point = image["quantization"]
     if scale:
-        limits = np.iinfo(slot["dtype"])
-        pixels = np.clip(np.round(pixels / scale + zero_point), limits.min, limits.max)
-    interpreter.set_tensor(slot["index"], pixels.astype(slot["dtype"])[None])
+        limits = np.iinfo(image["dtype"])
+        values = np.clip(np.round(values / scale + zero_point), limits.min, limits.max)
+    interpreter.set_tensor(image["index"], values.astype(image["dtype"])[None])
     interpreter.invoke()
-    return interpreter.get_tensor(result["index"])[0]
+    return interpreter.get_tensor(output["index"])[0]
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, None])
-def test_every_file_means_the_same_by_0_to_1(evaluated_run, int8_input, validation, variant):
-    """Raw bytes where a file takes them, and 0..1 by scale and zero point, give the same bits.
+def test_real_values_0_to_1_mean_the_same_to_every_file(
+    evaluated_run, int8_input, validation, variant
+):
+    """Pixels as `set_image` gives them, and pixels / 255 by scale and zero point: same logits.
 
-    Whoever fed an int8 file by the usual rule got other classes when its input meant something
-    else than that of its float siblings, and no word of warning.
+    A program that quantises the input by the usual rule would otherwise get wrong classes without
+    a warning.
     """
     path = artifact_path(evaluated_run, variant) if variant else int8_input
     interpreter = open_interpreter(path)
-    for image, raw in zip(validation, logits_of(path.read_bytes(), validation)):
-        by_rule = fed(interpreter, image / np.float32(255))
+    for image, expected in zip(validation, logits_of(path.read_bytes(), validation)):
+        logits = output_for(interpreter, image / np.float32(255))
         scale, zero_point = interpreter.get_output_details()[0]["quantization"]
         if scale:
-            by_rule = (by_rule.astype(np.float32) - zero_point) * np.float32(scale)
-        np.testing.assert_allclose(by_rule, raw, atol=1e-4)
+            logits = (logits.astype(np.float32) - zero_point) * np.float32(scale)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
@@ -232,18 +234,18 @@ def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     expected = np.concatenate(list(Predictor(model)(images)))
     assert check(path, "int8", images, expected) >= 0.9
     kinds = [operator.kind for operator in operators(path.read_bytes())]
-    # Nothing rescales the image.
+    # No operator rescales the values.
     assert kinds[:2] == ["QUANTIZE", "RESIZE_BILINEAR"] and kinds[2] == "CONV_2D"
 
 
 def test_operator_without_an_int16_form_stays_float(tmp_path, monkeypatch):
-    entry = Variant("int16.tflite", weights="int8", activations="int16")
-    monkeypatch.setitem(VARIANTS, "int16", entry)
+    int16 = Variant("int16.tflite", weights="int8", activations="int16")
+    monkeypatch.setitem(VARIANTS, "int16", int16)
     keras.utils.set_random_seed(4)
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(image)
     x = tf.nn.depth_to_space(layers.Conv2D(4 * len(CLASSES), 1)(x), 2)
-    model, images, path = keras.Model(image, x), blocks(), tmp_path / entry.file
+    model, images, path = keras.Model(image, x), blocks(), tmp_path / int16.file
     path.write_bytes(convert.convert(model, "int16", images.astype(np.float32) / 255))
     expected = np.concatenate(list(Predictor(model)(images)))
     assert check(path, "int16", images, expected) >= 0.99

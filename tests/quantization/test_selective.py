@@ -1,4 +1,4 @@
-"""litert-quantizer's recipes: int8 in the operators that were chosen, and in no other."""
+"""litert-quantizer quantises the operators that were chosen and no others."""
 
 import re
 
@@ -39,7 +39,7 @@ def ranges(float32_file, images):
 
 
 def in_int8(content):
-    """Kinds of the operators of a file whose output is int8, in order."""
+    """Kinds of the operators whose output is int8, in the order of execution."""
     interpreter = Interpreter(model_content=content)
     types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
     nodes = operator_details(interpreter)
@@ -49,27 +49,33 @@ def in_int8(content):
 # --- dynamic range --------------------------------------------------------------------------
 
 
-def test_dynamic_file_has_int8_weights_where_sums_are_long_and_nowhere_else(finished_run):
-    """Depthwise convolutions with int8 weights, and short sums, are slower than in float32."""
+def test_dynamic_file_has_int8_weights_in_convolutions_of_64_products_or_more(finished_run):
+    """Others, and depthwise convolutions, would be slower than in float32."""
     interpreter = open_interpreter(artifact_path(finished_run, "dynamic"))
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     nodes = operator_details(interpreter)
     nodes = [node for node in nodes if node["op_name"].endswith("CONV_2D")]
     kernels = [tensors[node["inputs"][1]] for node in nodes]
-    long = [
+    expected = [
         node["op_name"] == "CONV_2D" and np.prod(kernel["shape"][1:]) >= 64
         for node, kernel in zip(nodes, kernels)
     ]
-    assert [kernel["dtype"] == np.int8 for kernel in kernels] == long
-    assert 20 < sum(long) < len(long)
+    assert [kernel["dtype"] == np.int8 for kernel in kernels] == expected
+    assert 20 < sum(expected) < len(expected)
     names = read_record(finished_run, "dynamic")["metrics"]["int8_layers"]
-    assert len(names) == sum(long)
+    assert len(names) == sum(expected)
     assert {"block6_expand", "up8_deep"} <= set(names) and "stem" not in names
 
 
+def named(content, layer):
+    """The operator of a file that was made from a layer."""
+    (operator,) = (operator for operator in operators(content) if operator.layer == layer)
+    return operator
+
+
 def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
-    (chosen,) = (each for each in operators(float32_file) if each.layer == "block1_project")
-    content = selective.quantise_dynamic(float32_file, [chosen])
+    operator = named(float32_file, "block1_project")
+    content = selective.quantise_dynamic(float32_file, [operator])
     interpreter = Interpreter(model_content=content)
     tensors = interpreter.get_tensor_details()
     (kernel,) = (tensor for tensor in tensors if tensor["dtype"] == np.int8)
@@ -83,45 +89,46 @@ def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
 
 
 def test_one_operator_alone_is_in_int8(float32_file, ranges):
-    (chosen,) = (each for each in operators(float32_file) if each.layer == "block6_project")
-    content = selective.quantise_static(float32_file, ranges, only=chosen)
+    operator = named(float32_file, "block6_project")
+    content = selective.quantise_static(float32_file, ranges, only=operator)
     assert in_int8(content) == ["QUANTIZE", "CONV_2D"]
 
 
 def test_all_operators_but_some_are_in_int8(float32_file, ranges, images):
-    every = operators(float32_file)
-    kept = [each for each in every if each.layer in ("block6_project", "up8_depthwise3")]
-    assert [each.kind for each in kept] == ["CONV_2D", "DEPTHWISE_CONV_2D"]
+    kept = [named(float32_file, layer) for layer in ("block6_project", "up8_depthwise3")]
+    assert [operator.kind for operator in kept] == ["CONV_2D", "DEPTHWISE_CONV_2D"]
     content = selective.quantise_static(float32_file, ranges, but=kept)
-    found = {each.tensor: each.limits for each in operators(content)}
-    in_float = {each.tensor for each in every if found[each.tensor] is None}
-    assert in_float == {each.tensor for each in kept}
+    limits = {operator.tensor: operator.limits for operator in operators(content)}
+    tensors = {operator.tensor for operator in operators(float32_file)}
+    in_float = {tensor for tensor in tensors if limits[tensor] is None}
+    assert in_float == {operator.tensor for operator in kept}
     interpreter = Interpreter(model_content=content)
     assert interpreter.get_input_details()[0]["dtype"] == np.int8
     assert interpreter.get_output_details()[0]["dtype"] == np.int8
-    exact, found = logits_of(float32_file, images), logits_of(content, images)
-    assert np.mean((found - exact) ** 2) < 0.05 * np.mean(exact**2)
+    exact, logits = logits_of(float32_file, images), logits_of(content, images)
+    assert np.mean((logits - exact) ** 2) < 0.05 * np.mean(exact**2)
 
 
-def test_transposed_convolutions_are_found_by_the_library_s_own_name_for_them():
+def test_transposed_convolution_is_quantised_although_the_library_names_it_otherwise():
     keras.utils.set_random_seed(1)
     image = layers.Input((SIZE, SIZE, 3), name="image")
     x = layers.Conv2D(8, 3, 2, padding="same", activation="relu", name="down")(image)
     x = layers.Conv2DTranspose(8, 2, 2, name="up")(x)
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x), name="small")
     content = convert(model, "float32")
-    (chosen,) = (each for each in operators(content) if each.kind == "TRANSPOSE_CONV")
+    transposed = named(content, "up")
+    assert transposed.kind == "TRANSPOSE_CONV"
     pixels = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
     ranges = activation_ranges(content, pixels)
-    found = selective.quantise_static(content, ranges, only=chosen)
-    assert in_int8(found) == ["QUANTIZE", "TRANSPOSE_CONV"]
+    quantised = selective.quantise_static(content, ranges, only=transposed)
+    assert in_int8(quantised) == ["QUANTIZE", "TRANSPOSE_CONV"]
 
 
-def test_name_of_an_operator_is_no_pattern_that_matches_others():
-    """Names hold dots, plus signs and brackets at times, and one may begin another."""
-    odd = Operator("CONV_2D", "net/a.b+c(1)/Conv2D", 27, None)
-    pattern = re.compile(selective.recipe_scope(odd)["regex"])
-    # The library writes a semicolon behind the names of fused tensors.
-    assert pattern.search(odd.tensor) and pattern.search(odd.tensor + ";")
-    for other in ("net/aXb+c(1)/Conv2D", odd.tensor + "1", "outer/" + odd.tensor):
+def test_regex_of_an_operator_matches_no_other():
+    """A name may contain characters that are special in a regex, or be the start of another."""
+    operator = Operator("CONV_2D", "net/a.b+c(1)/Conv2D", 27, None)
+    pattern = re.compile(selective.recipe_scope(operator)["regex"])
+    # The library appends a semicolon to the names of fused tensors.
+    assert pattern.search(operator.tensor) and pattern.search(operator.tensor + ";")
+    for other in ("net/aXb+c(1)/Conv2D", operator.tensor + "1", "outer/" + operator.tensor):
         assert not pattern.search(other)

@@ -1,4 +1,4 @@
-"""What int8 costs operator by operator, and a limit on the loss that is kept or refused."""
+"""Error of each operator in int8, and the limit on the loss of mean IoU."""
 
 import csv
 import shutil
@@ -24,10 +24,9 @@ FEW = ("--calibration-images", "20")
 
 @pytest.fixture(scope="module")
 def fragile(finished_run, tmp_path_factory):
-    """A pruned model that one int8 tensor ruins: a channel that nothing reads, but so large that
-    the others, which share its scale, vanish. In float32 it changes nothing.
-
-    Returns the folder and the model.
+    """A models folder, and its pruned model, which fails in int8: a channel of up8_depthwise3 that
+    no layer reads has values so large that the other channels, which share its scale, become 0.
+    In float32 it has no effect.
     """
     models_dir = shutil.copytree(finished_run, tmp_path_factory.mktemp("fragile") / "models")
     record = read_record(models_dir, "pruned")
@@ -52,7 +51,7 @@ def calibration(finished_run):
 
 @pytest.fixture(scope="module")
 def ready(fragile, calibration):
-    """The float32 file that is scanned and its ranges."""
+    """The float32 file to scan and its activation ranges."""
     return sensitivity.ready_to_scan(fragile[1], calibration)
 
 
@@ -62,25 +61,25 @@ def rows(fragile, ready):
     return sensitivity.scan_operators(*ready, split)
 
 
-def test_scan_measures_signal_to_noise_and_the_loss_of_each_operator(fragile, ready, rows):
+def test_scan_measures_signal_to_noise_and_drop_of_each_operator(fragile, ready, rows):
     (models_dir, _), (float32_file, ranges) = fragile, ready
     images, masks = (part[:] for part in load_split(models_dir, "validation"))
-    every = operators(float32_file)
-    assert {row["operator"] for row in rows} == set(range(len(every)))
+    scanned = operators(float32_file)
+    assert {row["operator"] for row in rows} == set(range(len(scanned)))
     assert [row["snr_db"] for row in rows] == sorted(row["snr_db"] for row in rows)
     exact, truth = logits_of(float32_file, images), masks.ravel()
     for row in (rows[0], rows[len(rows) // 2]):
-        assert row["layer"] == every[row["operator"]].layer
-        content = quantise_static(float32_file, ranges, only=every[row["operator"]])
+        assert row["layer"] == scanned[row["operator"]].layer
+        content = quantise_static(float32_file, ranges, only=scanned[row["operator"]])
         logits = logits_of(content, images)
         error = np.std(logits - exact) ** 2 + np.mean(logits - exact) ** 2
         decibels = 10 * np.log10(np.mean(exact**2) / error)
         assert row["snr_db"] == pytest.approx(decibels, abs=0.1)
-        with_int8, without = (
-            jaccard_score(truth, guess.argmax(-1).ravel(), average="macro", labels=range(3))
-            for guess in (logits, exact)
+        int8_iou, float_iou = (
+            jaccard_score(truth, output.argmax(-1).ravel(), average="macro", labels=range(3))
+            for output in (logits, exact)
         )
-        assert row["drop"] == pytest.approx(without - with_int8, abs=2e-4)
+        assert row["drop"] == pytest.approx(float_iou - int8_iou, abs=2e-4)
 
 
 # --- a limit on the loss --------------------------------------------------------------------
@@ -93,9 +92,9 @@ def files(fragile, calibration):
 
 @pytest.fixture
 def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
-    """A copy of that run, for which nothing has to be converted or scanned again.
+    """A copy of that run; conversions and scan are taken from the fixtures, to save time.
 
-    The validation masks are the model's own predictions, so that whatever int8 changes is a loss.
+    The validation masks are the model's own predictions, so that every changed pixel is a loss.
     """
     models_dir, model = fragile
 
@@ -115,21 +114,21 @@ def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
 
 
 def validation_loss(models_dir):
-    """What the int8 file loses in mean IoU where the masks are the pruned model's predictions."""
+    """Loss of mean IoU of the int8 file; the masks are the pruned model's predictions."""
     images, masks = quantization.load_split(models_dir, "validation")
     interpreter = open_interpreter(artifact_path(models_dir, "int8"))
-    guesses = np.stack(list(predict_tflite(interpreter, images)))
+    predictions = np.stack(list(predict_tflite(interpreter, images)))
     labels = np.unique(masks)
-    return 1 - jaccard_score(masks.ravel(), guesses.ravel(), average="macro", labels=labels)
+    return 1 - jaccard_score(masks.ravel(), predictions.ravel(), average="macro", labels=labels)
 
 
-def test_limit_on_the_loss_keeps_the_operators_that_ruin_it_in_float(fragile_run, capsys):
+def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_run, capsys):
     quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.05"])
     assert validation_loss(fragile_run) <= 0.0501
     metrics = read_record(fragile_run, "int8")["metrics"]
-    # What writes and what reads it.
+    # The operator that writes the large channel, and the one that reads the tensor.
     assert {"up8_depthwise3", "up8_mix3"} <= set(metrics["float_operators"])
-    # A class that the model never sees counts at once if int8 sees a pixel of it.
+    # A class that the model never predicts counts as soon as int8 predicts a pixel of it.
     assert len(metrics["float_operators"]) <= 32
     assert metrics["validation_drop"] <= 0.05 and metrics["times_slower"] > 0
     assert "kept in float: " in capsys.readouterr().out
@@ -140,9 +139,9 @@ def test_limit_on_the_loss_keeps_the_operators_that_ruin_it_in_float(fragile_run
         assert min(picture.size) > 300
 
 
-def test_limit_that_no_file_holds_leaves_the_old_file(fragile_run, rows, monkeypatch):
+def test_limit_that_no_file_keeps_leaves_the_old_file(fragile_run, rows, monkeypatch):
     before = sha256(artifact_path(fragile_run, "int8"))
-    # Misses what ruins it.
+    # Without the operators that cause the loss.
     monkeypatch.setattr(sensitivity, "scan_operators", lambda *_: rows[-8:])
     words = r"int8 loses 0\.\d+ mean IoU even with 4 of \d+ operators in float"
     with pytest.raises(UserError, match=words):
@@ -150,7 +149,7 @@ def test_limit_that_no_file_holds_leaves_the_old_file(fragile_run, rows, monkeyp
     assert sha256(artifact_path(fragile_run, "int8")) == before
 
 
-def test_limit_that_holds_anyway_leaves_int8_throughout(fragile_run):
+def test_limit_that_full_int8_keeps_leaves_no_operator_in_float(fragile_run):
     quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.99"])
     assert validation_loss(fragile_run) > 0.1
     assert read_record(fragile_run, "int8")["metrics"]["float_operators"] == []

@@ -1,4 +1,4 @@
-"""Files that are refused: other classes, float where int8 was asked for, zeros that were lost."""
+"""New files are refused for wrong classes, float32 tensors in int8, or lost zeros."""
 
 import numpy as np
 import pytest
@@ -27,32 +27,32 @@ def expected(pruned, validation):
     return np.concatenate(list(Predictor(pruned)(validation)))
 
 
-def test_agreement_is_the_share_of_pixels_of_the_same_class(finished_run, validation, expected):
+def test_agreement_is_the_fraction_of_pixels_with_the_same_class(
+    finished_run, validation, expected
+):
     path = artifact_path(finished_run, "float16")
-    same = verify.check(path, "float16", validation, expected)
-    other = expected.copy()
-    other.reshape(-1)[::20] += 1  # a twentieth
-    found = verify.check(path, "float16", validation, other)
-    assert found == pytest.approx(0.95 * same, abs=0.005)
+    agreement = verify.check(path, "float16", validation, expected)
+    changed = expected.copy()
+    changed.reshape(-1)[::20] += 1  # 5 % of the pixels
+    lower = verify.check(path, "float16", validation, changed)
+    assert lower == pytest.approx(0.95 * agreement, abs=0.005)
 
 
-def test_file_of_other_classes_is_refused(finished_run, validation, expected):
+def test_file_that_predicts_other_classes_is_refused(finished_run, validation, expected):
     path = artifact_path(finished_run, "float16")
     words = r"the float16 file agrees with the pruned model on only \d+\.\d% of the pixels of 4 val"
     with pytest.raises(UserError, match=words):
         verify.check(path, "float16", validation, (expected + 1) % 3)
 
 
-def test_int8_file_that_computes_in_float_is_refused_unless_it_may(
-    finished_run, validation, expected
-):
+def test_int8_file_with_float_tensors_is_refused_unless_mixed(finished_run, validation, expected):
     path = artifact_path(finished_run, "dynamic")
     with pytest.raises(UserError, match="the int8 file computes in float at"):
         verify.check(path, "int8", validation, expected)
     assert verify.check(path, "int8", validation, expected, mixed=True) >= 0.9
 
 
-def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
+def test_int8_file_with_another_input_scale_is_refused(
     finished_run, pruned, validation, expected, tmp_path, monkeypatch
 ):
     assert verify.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
@@ -66,12 +66,11 @@ def test_int8_file_whose_input_is_no_plain_pixel_is_refused(
 
 def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
     content = artifact_path(finished_run, "int8").read_bytes()
-    found = verify.kernel_zeros(content)
+    fractions = verify.kernel_zeros(content)
     layers = read_record(finished_run, "pruned")["metrics"]["layers"]
     assert len(layers) > 10
     for name, layer in layers.items():
-        assert layer["sparsity"] - 1e-4 <= found[name] <= layer["sparsity"] + 0.05
-    # Of all kernels together, large and small.
+        assert layer["sparsity"] - 1e-4 <= fractions[name] <= layer["sparsity"] + 0.05
     assert 0.5 < verify.check_zeros(content, pruned) < 0.75
 
 
