@@ -33,7 +33,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import artifacts, cli, console
@@ -238,7 +237,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
 
 
-def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+def drawings(models_dir: Path) -> sidecars.Drawings:
     """What writes dataset.jpg and the list of files left out, from the finished data set."""
     record = artifacts.read_record(models_dir, "dataset")
     width, height = record["image_size"]

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,8 @@ def device_needs(path: Path) -> dict[str, Any]:
 
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
     """Latency on one thread and on all, and memory, of every model: what depends on the machine."""
-    models_dir, found = stage.models_dir, {}
+    models_dir = stage.models_dir
+    found: dict[str, dict[str, Any]] = {}
     for key, threads in (("latency_ms", 1), ("latency_ms_all_threads", cores())):
         found[key] = latency.measure_latency(models_dir, MODELS, threads, image)
         seconds = stage.seconds()
@@ -215,7 +215,7 @@ def draw_report(stage: Stage, evaluation: dict[str, Any]) -> None:
         path.write_text(page.page(evaluation, models_dir, grid), encoding="utf-8")
 
 
-def drawings(models_dir: Path, evaluation: dict[str, Any]) -> dict[Path, Callable[[Path], None]]:
+def drawings(models_dir: Path, evaluation: dict[str, Any]) -> sidecars.Drawings:
     """The numbers as a flat table for a spreadsheet, drawn from evaluation.json."""
     flat = models_dir / "evaluation.csv"
     return {flat: lambda path: write_csv(path, tables.flat_rows(evaluation))}

@@ -24,7 +24,6 @@ One more conversion: an entry in pipeline/variants.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             ]
         metrics = {"bytes": len(content), **about}
 
-        with stage.new_artifact(variant, metrics, **tables) as (path,):
+        with stage.new_artifact(variant, metrics, tables=tables) as (path,):
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
             metrics["agreement"] = check(path, variant, images, wanted, mixed)
@@ -182,10 +181,10 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     console.say(f"done in {stage.seconds()} s")
 
 
-def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+def drawings(models_dir: Path) -> sidecars.Drawings:
     """Tables and chart of the int8 file, drawn from its record."""
     record = read_record(models_dir, "int8")
-    files: dict[Path, Callable[[Path], None]] = {}
+    files: sidecars.Drawings = {}
     if history := record.get("history"):
         files[models_dir / "qat_training.csv"] = lambda path: write_csv(path, history)
     if rows := record.get("sensitivity"):

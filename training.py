@@ -9,15 +9,16 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
     python training.py --preset small                   (image not enlarged, fewer filters)
     python training.py --encoder scratch                (the same network from random weights)
     python training.py --architecture classic --epochs 5    (the textbook U-Net; slow on a CPU)
-    python training.py --taught-epochs 0                (from the masks alone, a third faster)
-    python training.py --resume                         (go on after a kill, bit for bit)
+    python training.py --taught-epochs 0                (no self-distillation, a third faster)
+    python training.py --resume                         (continue after a kill, bit for bit)
 
 The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32. It
-learns from the masks, and then, for half as many epochs, also from what it says itself of each crop
-and its mirror image, which it sees smaller than its teacher did (docs/choices.md); the loss of
-these epochs has a term more. On two CPU cores the first part takes an hour (40 images/s), the
-second half an hour: mean IoU 0.788, then 0.794, on the validation split of Oxford-IIIT Pet at 128
-pixels. Several GPUs are used if present; several machines if TF_CONFIG is set (see the README).
+first learns from the masks (supervised). Then it trains for half as many epochs with itself as a
+teacher (self-distillation): the loss gets a second term, from the trained network's predictions for
+the same image at a higher resolution and for its mirror image (docs/choices.md). On two CPU cores
+each phase takes three quarters of an hour; mean IoU on the validation split of Oxford-IIIT Pet at
+128 pixels is 0.788 after the first and 0.794 after the second. All GPUs are used; several machines
+if TF_CONFIG is set (see the README).
 
 Another network, loss or augmentation: pipeline/training/networks.py, losses.py, input_pipeline.py.
 """
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import cli, console
@@ -50,12 +50,12 @@ from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
 from pipeline.training.optimizers import make_optimizer
 
-EPOCHS = 40
+EPOCHS = 40  # supervised
 BATCH_SIZE = 16  # images, over all devices together
-LEARNING_RATE = 1.5e-3  # the peak, after warm-up
+LEARNING_RATE = 1.5e-3  # peak, after warm-up
 WARM_UP_STEPS = 200
-FEW_STEPS = 300  # of a whole training: below, classes may not be learned at all
-ENCODER_SHARE = 0.3  # of that rate, for an encoder that comes from ImageNet
+FEW_STEPS = 300  # supervised steps below which some classes may not be learned at all
+ENCODER_SHARE = 0.3  # of that rate, for an encoder with ImageNet weights
 DISTILLATION_EPOCHS = 0.5  # self-distillation epochs per supervised epoch
 DISTILLATION_RATE = 0.5  # peak learning rate of self-distillation over that of the epochs before
 WISE_FT_WEIGHT = 1 / 3  # of the weights before self-distillation, in the mean with those after it
@@ -77,36 +77,36 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--encoder",
         choices=("auto", "imagenet", "scratch"),
         default="auto",
-        help="where the encoder's weights begin; auto: from ImageNet, if the network has the "
+        help="initial weights of the encoder; auto: from ImageNet, if the network has the "
         "layers for them (default)",
     )
     parser.add_argument(
         "--preset",
         choices=tuple(networks.PRESETS),
         default="default",
-        help="of the compact network: small does not enlarge the image and has fewer filters, "
-        "large enlarges it more (default: %(default)s)",
+        help="size of the compact network: small does not enlarge the image and has fewer "
+        "filters, large enlarges it more (default: %(default)s)",
     )
     parser.add_argument(
         "--enlarge",
         type=cli.bounded(float, 0.25, 4.0),
         metavar="FACTOR",
-        help="of the image's side inside the compact network; 1: faster, less accurate (default: "
-        f"the preset's, {networks.PRESETS['default'].enlargement})",
+        help="enlarge the image by this factor inside the compact network; 1: faster, less "
+        f"accurate (default: the preset's, {networks.PRESETS['default'].enlargement})",
     )
     cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
         "--taught-epochs",
         type=cli.bounded(int, 0),
         metavar="EPOCHS",
-        help="that follow, in which the network is its own teacher (default: half of --epochs); "
-        "with --resume, another number begins only these anew",
+        help="self-distillation epochs after --epochs (default: half as many); with --resume, "
+        "another number restarts only these",
     )
     parser.add_argument(
         "--class-weights",
         choices=("none", "balanced"),
         default="none",
-        help="balanced: pixels of a class count in inverse proportion to its share (default: none)",
+        help="balanced: weight pixels inversely to the share of their class (default: none)",
     )
     parser.add_argument(
         "--precision",
@@ -120,29 +120,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.taught_epochs is None:
         arguments.taught_epochs = int(DISTILLATION_EPOCHS * arguments.epochs)
     return arguments
-
-
-def builder(
-    arguments: argparse.Namespace, size: tuple[int, int], classes: int
-) -> functools.partial:
-    """What builds the network that was asked for, for images of `size` (height, width) pixels."""
-    build = networks.NETWORKS[arguments.architecture]
-    if build is networks.compact_unet:
-        decoder = networks.PRESETS[arguments.preset].decoder
-        build = functools.partial(build, enlargement=arguments.enlarge, decoder=decoder)
-    return functools.partial(build, size, classes)
-
-
-def load_encoder(model: keras.Model, asked: str) -> str:
-    """Fills the encoder if that was asked for or, for "auto", if the network has one.
-
-    Returns:
-        "imagenet" or "scratch".
-    """
-    if asked == "scratch" or (asked == "auto" and not imagenet.has_encoder(model)):
-        return "scratch"
-    imagenet.load_imagenet_encoder(model)
-    return "imagenet"
 
 
 def train(stage: Stage, arguments: argparse.Namespace) -> None:
@@ -159,23 +136,24 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     classes = load_classes(models_dir)
     steps = epochs * steps_per_epoch(images, batch_size)
 
-    # The network, checked before hours are spent on it, and its optimizer.
+    # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
-    build = builder(arguments, size, len(classes))
+    network = networks.choose(arguments.architecture, arguments.preset, arguments.enlarge)
+    build = functools.partial(network, size, len(classes))
     with strategy.scope():
         keras.mixed_precision.set_global_policy(hardware.resolve_precision(arguments.precision))
         model = build()
         keras.mixed_precision.set_global_policy("float32")
         for note in check_network(model, size, len(classes)):
             console.say(f"note: {note}")
-        encoder = load_encoder(model, arguments.encoder)
+        encoder = imagenet.fill_encoder(model, arguments.encoder)
         share = ENCODER_SHARE if encoder == "imagenet" else 1.0
         rate = arguments.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
     if steps < FEW_STEPS:
         console.say(
             f"note: {steps} steps in all, {steps // epochs} an epoch, are few; "
-            "take more --epochs or a smaller --batch-size"
+            "use more --epochs or a smaller --batch-size"
         )
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(
@@ -278,7 +256,7 @@ def finish(
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
     tables = {"history": history, "network": model.name}
-    with stage.new_artifact("original", metrics, resumption=resumption, **tables) as (path,):
+    with stage.new_artifact("original", metrics, tables=tables, resumption=resumption) as (path,):
         keras_files.save_model(model, path)
     forget(stage, *PHASES)
     console.say(
@@ -288,7 +266,7 @@ def finish(
     sidecars.draw(stage, "original", drawings(stage.models_dir), charts.__file__)
 
 
-def drawings(models_dir: Path) -> dict[Path, Callable[[Path], None]]:
+def drawings(models_dir: Path) -> sidecars.Drawings:
     """The table and the curves of the training, drawn from the model's record."""
     record, data = read_record(models_dir, "original"), read_record(models_dir, "dataset")
     history = record.get("history")

@@ -147,9 +147,9 @@ def is_true(python: str, condition: str) -> bool:
     import subprocess
 
     program = f"import importlib.util, sys; sys.exit(not ({condition}))"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [python, "-c", program]
     try:
-        return subprocess.run([python, "-c", program], timeout=30, **quiet).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
 

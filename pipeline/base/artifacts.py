@@ -54,7 +54,7 @@ DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
     *(RuntimeError, TypeError, AttributeError),
 )
-RECORD_KEYS = {  # what every record has
+RECORD_KEYS: dict[str, type | tuple[type, ...]] = {  # what every record has
     "sha256": str,
     **dict.fromkeys(("inputs", "settings", "code", "versions", "metrics"), dict),
     "wall_seconds": (int, float),
@@ -118,8 +118,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows as a table, atomically; what one lacks stays empty."""
-    text = {"encoding": "utf-8", "errors": "replace", "newline": ""}  # names may be any bytes
-    with atomic(path) as temporary, temporary.open("w", **text) as file:
+    with (
+        atomic(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         writer.writerows(rows)
@@ -188,12 +190,14 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
             raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested without end
+        content = None
+    fault = "damaged"
+    if isinstance(content, dict):
         whole = content.pop("seal", None) in (None, seal(content))  # older ones have none
         if whole and all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
             return content
         fault = "of another version of this pipeline" if whole else "damaged, or edited by hand"
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        fault = "damaged"
     raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -77,7 +78,8 @@ def run(main: Callable[[], int | None]) -> None:
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # Ctrl-C is ignored behind `nohup ... &`
             signal.signal(number, stop)

@@ -117,7 +117,7 @@ def read(path: Path) -> Source:
             modules.add(module_file(root, node.module))
             modules |= {module_file(root, f"{node.module}.{name}") for name in imported}
         elif isinstance(node, ast.Constant) and is_data_file(path.parent, node.value):
-            data_files.add(node.value)
+            data_files.add(str(node.value))
     digest = hashlib.sha256(ast.unparse(_Essence().visit(tree)).encode()).hexdigest()[:16]
     packages = frozenset(names & set(DISTRIBUTIONS))
     return Source(digest, frozenset(modules - {""}), packages, frozenset(data_files))

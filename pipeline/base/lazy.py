@@ -92,6 +92,8 @@ def _without_matplotlibrc() -> Iterator[None]:
     It looks in the working directory before it reads MATPLOTLIBRC.
     """
     package = importlib.util.find_spec("matplotlib")
+    if package is None or package.origin is None:
+        raise ImportError("matplotlib is not installed")
     defaults = Path(package.origin).with_name("mpl-data") / "matplotlibrc"
     variable, directory = os.environ.get("MATPLOTLIBRC"), None
     os.environ["MATPLOTLIBRC"] = str(defaults)
@@ -109,22 +111,22 @@ def _without_matplotlibrc() -> Iterator[None]:
 
 
 if TYPE_CHECKING:  # the names as type checkers know them
-    import tensorflow as tf
-    from tensorflow.lite.python import convert as tf_convert
-    import tf_keras as keras
-    from tf_keras import layers
-    import tensorflow_model_optimization as tfmot
-    import tensorflow_datasets as tfds
-    from litert_quantizer import quantizer
-    from litert_quantizer import qtyping as quantizer_types
-    from litert_quantizer import algorithm_manager as quantizer_algorithms
+    import jinja2
     import matplotlib
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    import tensorflow_model_optimization as tfmot
+    import tf_keras as keras
+    import yaml
+    from litert_quantizer import algorithm_manager as quantizer_algorithms
+    from litert_quantizer import qtyping as quantizer_types
+    from litert_quantizer import quantizer
     from matplotlib import figure as matplotlib_figure
     from matplotlib import font_manager as matplotlib_fonts
     from matplotlib import patches as matplotlib_patches
-    import jinja2
     from pycocotools import mask as coco_masks
-    import yaml
+    from tensorflow.lite.python import convert as tf_convert
+    from tf_keras import layers
 else:
     tf = _Later("tensorflow")
     tf_convert = _Later("tensorflow.lite.python.convert")

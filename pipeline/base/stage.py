@@ -289,9 +289,9 @@ class Stage:
         before = list(resumption.threads_before)
         accepted = {"accepted": list(resumption.accepted)} if resumption.accepted else {}
         threads = {"threads": system.tensorflow_threads()}
-        threads |= {"threads_before": before} if before else {}
+        earlier = {"threads_before": before} if before else {}
         cost = {"peak_memory_mb": system.peak_memory_mb(), "wall_seconds": self.seconds()}
-        return about | self.identity.as_dict() | accepted | threads | cost
+        return about | self.identity.as_dict() | accepted | threads | earlier | cost
 
     @contextlib.contextmanager
     def new_artifact(
@@ -299,9 +299,9 @@ class Stage:
         name: str,
         metrics: dict[str, Any],
         *,
+        tables: Mapping[str, Any] | None = None,
         companions: tuple[str, ...] = (),
         resumption: Resumption = NOT_RESUMED,
-        **tables: Any,
     ) -> Iterator[list[Path]]:
         """Yields temporary paths for an artifact and the files that are made with it.
 
@@ -313,9 +313,9 @@ class Stage:
         (report/sidecars.py), so that none of them can cost the artifact.
 
         Args:
+            tables: what the record holds beside the metrics: the history of a training, say.
             companions: names of further files in the models folder without which the artifact is
                 not whole.
-            tables: what the record holds beside the metrics: the history of a training, say.
         """
         obsolete = written_beside(self.models_dir, name) - set(companions)
         with contextlib.ExitStack() as stack:
@@ -324,7 +324,7 @@ class Stage:
             temporary = [stack.enter_context(atomic(path)) for path in paths]
             yield temporary
             digest, *others = map(sha256, temporary)
-            record = self.record(digest, metrics, resumption) | tables
+            record = self.record(digest, metrics, resumption) | dict(tables or {})
             record["beside"] = dict(zip(companions, others))
         write_record(record_path(self.models_dir, name), record)
         for file in obsolete:  # as the curves of a fine-tuning that this artifact did not have

@@ -11,12 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.base.artifacts import sweep
 from pipeline.base.console import UserError
 
-START = "spawn"  # how child processes start: afresh, because TensorFlow survives no fork
+START: Final = "spawn"  # how child processes start: afresh, because TensorFlow survives no fork
 LOCK_FILE = ".lock"  # in a models folder, while a stage works there: holds the stage's name
 NAME_OFFSET = 1  # bytes before that name: Windows lets no other process read a locked byte
 LONGEST_NAME = 200  # bytes of it that are read

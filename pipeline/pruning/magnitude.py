@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.console import progress
+from pipeline.base.console import UserError, progress, say
 from pipeline.base.lazy import keras, layers, tf, tfmot
 from pipeline.inference.iou import mean_iou
 from pipeline.inference.keras_files import Predictor, is_convolution, validation_iou
@@ -27,6 +27,7 @@ MASK_INTERVAL = 10  # steps between two updates of the pruning masks
 LEAST_KEPT = 0.02  # fraction of each kernel, its largest weights, that stays at any threshold
 # Fraction of the steps in which sparsity ramps up; the rest recover accuracy.
 RAMP_FRACTION = 0.5
+TOLERANCE = 0.01  # of the achieved sparsity, either way
 
 SCAN_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which each layer is tried alone
 SCAN_IMAGES = 128  # validation images of the sensitivity scan
@@ -152,3 +153,50 @@ def total_sparsity(per_layer: dict[str, dict[str, Any]]) -> float:
     weights = sum(layer["weights"] for layer in per_layer.values())
     zeros = sum(layer["weights"] * layer["sparsity"] for layer in per_layer.values())
     return zeros / max(1, weights)
+
+
+def choose_sparsity(model: keras.Model, sparsity: float) -> dict[str, float]:
+    """The sparsity of each kernel, by name of layer; empty for a sparsity of 0.
+
+    Args:
+        sparsity: fraction of zeros over all pruned kernels together.
+
+    Raises:
+        UserError: the model has no kernel that is large enough.
+    """
+    if not sparsity:
+        return {}
+    chosen = kernels(model)
+    if not chosen:
+        raise UserError(
+            f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights, so there is nothing to "
+            "prune. Use --sparsity 0, or lower SMALLEST_KERNEL in pipeline/pruning/magnitude.py"
+        )
+    return layer_shares(chosen, sparsity)
+
+
+def check_sparsity(
+    per_layer: dict[str, dict[str, Any]], asked: dict[str, float], epochs: int
+) -> float:
+    """Prints the sparsity of each layer and returns that of all of them together.
+
+    Args:
+        per_layer: as `layer_sparsity` returns it.
+        asked: sparsity by name of layer, see `choose_sparsity`.
+        epochs: of the fine-tuning, for the message.
+
+    Raises:
+        UserError: the total differs from what was asked for by more than TOLERANCE.
+    """
+    if per_layer:
+        say(f"\n{'layer':24}{'weights':>10}{'zeros':>9}")
+    for name, layer in per_layer.items():
+        say(f"{name:24}{layer['weights']:>10,}{layer['sparsity']:>9.1%}")
+    targets = {name: layer | {"sparsity": asked[name]} for name, layer in per_layer.items()}
+    achieved, target = total_sparsity(per_layer), total_sparsity(targets)
+    if abs(achieved - target) > TOLERANCE:
+        raise UserError(
+            f"the achieved sparsity {achieved:.3f} misses the {target:.3f} asked for; nothing was "
+            f"written. Train for more steps: --epochs {2 * epochs}"
+        )
+    return achieved

@@ -7,7 +7,7 @@ is missing, was edited or would look different now is drawn by the next run of i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import fingerprints
@@ -22,7 +22,7 @@ from pipeline.base.artifacts import (
 from pipeline.base.console import UserError, say
 from pipeline.base.stage import Stage
 
-Drawings = Mapping[Path, Callable[[Path], None]]  # by file, what writes it
+Drawings = dict[Path, Callable[[Path], object]]  # by file, what writes it
 
 
 def draw(stage: Stage, name: str, drawings: Drawings, code: str) -> None:
@@ -65,7 +65,7 @@ def draw_again(stage: Stage, name: str, drawings: Drawings, code: str) -> None:
         draw(stage, name, drawings, code)
 
 
-def drawn(path: Path, write: Callable[[Path], None]) -> bool:
+def drawn(path: Path, write: Callable[[Path], object]) -> bool:
     """Writes one file and returns whether that worked; a failure is printed as a note."""
     try:
         write(path)

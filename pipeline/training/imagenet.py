@@ -95,6 +95,24 @@ def has_encoder(model: keras.Model) -> bool:
     return {"stem", "block0_depthwise"} <= names
 
 
+def fill_encoder(model: keras.Model, asked: str) -> str:
+    """Loads the pretrained weights into the encoder, if it was asked for.
+
+    Args:
+        asked: "imagenet", "scratch", or "auto": if the network has the layers for them.
+
+    Returns:
+        "imagenet" or "scratch": what the encoder starts from.
+
+    Raises:
+        UserError: as `load_imagenet_encoder`.
+    """
+    if asked == "scratch" or (asked == "auto" and not has_encoder(model)):
+        return "scratch"
+    load_imagenet_encoder(model)
+    return "imagenet"
+
+
 def take_pixels(convolution: Any, normalisation: Any) -> None:
     """Changes a first convolution from inputs (pixel - 127) / 128 to inputs pixel / 255.
 

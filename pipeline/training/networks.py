@@ -14,6 +14,8 @@ own, write it here and add it to NETWORKS, or replace one that is there:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from pipeline.base.lazy import keras, layers, tf
@@ -284,3 +286,11 @@ def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:
 
 
 NETWORKS = {"compact": compact_unet, "classic": classic_unet}  # choices of --architecture
+
+
+def choose(architecture: str, preset: str, enlargement: float) -> Callable[..., keras.Model]:
+    """The function of (size, classes) that builds a network; only the compact one has presets."""
+    network: Any = NETWORKS[architecture]
+    if network is not compact_unet:
+        return network
+    return partial(network, enlargement=enlargement, decoder=PRESETS[preset].decoder)

@@ -19,7 +19,7 @@ def stage(tmp_path):
     script.write_text("")
     common = {"models_dir": tmp_path / "models", "if_needed": True, "accept_edits": False}
     made = Stage.begin(script, argparse.Namespace(**common))
-    with made.new_artifact("original", {}, history=[{"epoch": 1}]) as (path,):
+    with made.new_artifact("original", {}, tables={"history": [{"epoch": 1}]}) as (path,):
         path.write_text("weights")
     return made
 

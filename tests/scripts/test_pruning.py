@@ -110,7 +110,7 @@ def test_sensitivity_is_a_table_and_a_picture_and_prunes_nothing(run_copy, capsy
     original = load_model(run_copy, "original")
     assert [row["layer"] for row in rows] == list(magnitude.kernels(original, 0))
     worst = max(rows, key=lambda row: float(row["90%"]))["layer"]
-    assert f"breaks first: {worst} (" in capsys.readouterr().out
+    assert f"most sensitive: {worst} (" in capsys.readouterr().out
     with Image.open(run_copy / "pruned_sensitivity.png") as picture:
         assert min(picture.size) > 300
 
@@ -241,7 +241,7 @@ def test_network_is_copied_if_neither_zeros_nor_channels_are_asked_for(narrow_ru
     assert tables == ["original_training.csv", "pruned_training.csv"]
     pruning.main(["--models-dir", str(narrow_run), "--sparsity", "0"])
     assert not list(narrow_run.glob("pruned_training.*"))
-    assert "nothing was to be taken out, it is the original network" in capsys.readouterr().out
+    assert "pruning was skipped, it is the original network" in capsys.readouterr().out
     ours, theirs = (load_model(narrow_run, name).get_weights() for name in ("pruned", "original"))
     assert all((one == other).all() for one, other in zip(ours, theirs, strict=True))
     metrics = read_record(narrow_run, "pruned")["metrics"]
@@ -253,5 +253,5 @@ def test_network_is_copied_if_neither_zeros_nor_channels_are_asked_for(narrow_ru
 def test_too_few_steps_for_pruning_are_refused_before_any_training(run_copy, monkeypatch):
     monkeypatch.setattr(pruning.loop, "fit", lambda *_, **__: pytest.fail("trained"))
     flags = ["--models-dir", str(run_copy), "--epochs", "1", "--batch-size", "36"]
-    with pytest.raises(UserError, match="1 steps are too few to set zeros in; use more --epochs"):
+    with pytest.raises(UserError, match="1 steps are too few for pruning; use more --epochs"):
         pruning.main(flags)
