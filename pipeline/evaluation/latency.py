@@ -79,8 +79,8 @@ def latency_runs(
         first[name] = 1e3 * (time.perf_counter() - started)
     _, before = with_others(lambda: time.sleep(LOOK_SECONDS))
     times, meanwhile = with_others(lambda: time_in_turns(calls))
-    others = None if meanwhile is None else max(before, meanwhile)
-    rows = {}
+    others = None if before is None or meanwhile is None else max(before, meanwhile)
+    rows: dict[str, dict[str, Any]] = {}
     for name, (in_a_row, after_another) in times.items():
         row = {"median": np.median(in_a_row), "p90": np.percentile(in_a_row, 90)}
         row |= {"after_another": np.median(after_another), "first": first[name]}

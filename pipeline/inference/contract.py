@@ -165,7 +165,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
-    contract = None
+    contract: Any = None
     try:
         with zipfile.ZipFile(path) as archive:
             if CONTRACT_FILE in archive.namelist():

@@ -60,20 +60,21 @@ def convert(
         ValueError: the variant needs calibration images.
     """
     settings = VARIANTS[variant]
+    images: np.ndarray = np.empty(0) if calibration is None else calibration
     if settings.calibrated:
-        if calibration is None:
+        if not len(images):
             raise ValueError(f"{variant} needs calibration images")
-        model = round_kernels(model, calibration)
+        model = round_kernels(model, images)
     converter = fixed_batch_converter(model)
     if settings.weights == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
     if settings.calibrated:
-        samples = calibration
+        samples = images
         if settings.activations == "int8":
             # One image is enough to mark the tensors that need a range; `activation_ranges` finds
             # the ranges.
-            samples = calibration[:1]
+            samples = images[:1]
             stop_after_calibration(converter)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in samples)
@@ -84,7 +85,7 @@ def convert(
     gc.collect()  # TensorFlow's graphs are reference cycles; they would pile up over conversions
     if settings.activations == "int8":
         types = (tf.dtypes.as_dtype(kind) for kind in (int8_input, int8_output))
-        content = quantise_throughout(content, calibration, *types)
+        content = quantise_throughout(content, images, *types)
     if settings.weights == "int8" and not settings.calibrated:
         content = quantise_dynamic(content, dynamic_range_operators(content))
     return compacted(content)

@@ -76,7 +76,11 @@ def kernel_windows(x: np.ndarray, layer: layers.Layer) -> np.ndarray:
             for side, size in zip(x.shape, layer.kernel_size)
         ]
         x = np.pad(x, [*((total // 2, total - total // 2) for total in padding), (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(x, layer.kernel_size, (0, 1))
+    windows: np.ndarray = np.lib.stride_tricks.sliding_window_view(
+        x,
+        layer.kernel_size,
+        (0, 1),  # type: ignore[call-overload]  # NumPy's hints know a single axis only
+    )
     return windows[::stride, ::stride]
 
 
@@ -127,7 +131,9 @@ def round_kernels(model: keras.Model, images: np.ndarray) -> keras.Model:
     copy.set_weights(model.get_weights())
     for name, products in input_products(model, images).items():
         layer = copy.get_layer(name)
-        kernel = getattr(layer, kernel_name(layer))
+        attribute = kernel_name(layer)
+        assert attribute is not None, "a convolution has a kernel"
+        kernel = getattr(layer, attribute)
         values = kernel.numpy().astype(np.float64)
         if isinstance(layer, layers.DepthwiseConv2D):
             # The kernel is (height, width, channels, 1); every channel is a group of one column.

@@ -43,8 +43,9 @@ def file_mean_iou(content: bytes, split: Split) -> float:
     interpreter.allocate_tensors()
     classes = interpreter.get_output_details()[0]["shape"][-1]
     counts = np.zeros((3, classes), np.int64)
-    for prediction, mask in zip(predict_tflite(interpreter, images), masks):
-        counts += iou.class_counts(mask[None], prediction[None], classes)[0]
+    rows = range(len(images))
+    for row, prediction in zip(rows, predict_tflite(interpreter, (images[row] for row in rows))):
+        counts += iou.class_counts(masks[row][None], prediction[None], classes)[0]
     return float(iou.mean_iou(iou.iou_per_class(counts)))
 
 
@@ -61,12 +62,14 @@ def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, d
     return content, activation_ranges(content, calibration)
 
 
-def scan_operators(content: bytes, ranges: dict[str, Range], split: Split) -> list[dict[str, Any]]:
+def scan_operators(
+    content: bytes, ranges: dict[str, Range], split: tuple[np.ndarray, np.ndarray]
+) -> list[dict[str, Any]]:
     """Measures the error that each operator causes when it alone is quantised to int8.
 
     Args:
         content, ranges: as from `ready_to_scan`.
-        split: images and masks to measure on.
+        split: images uint8 (n, height, width, 3) and masks (n, height, width) to measure on.
 
     Returns:
         A row per operator, the lowest signal-to-noise ratio first: `operator` (index in the file),
