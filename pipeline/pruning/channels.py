@@ -234,26 +234,28 @@ def stopped_plan(stage: Stage, groups: list[ChannelGroup], path: Path) -> Channe
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deeply
         content = None
-    kept = content.get("kept") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or not fits_groups(kept, groups):
+    kept = parse_kept(content, groups)
+    if kept is None:
         say(f"{path} is damaged; beginning anew")
         return None
     resumption = stage.may_resume(content.get("identity"))
-    if resumption is None:
-        return None
-    return ChannelPlan([np.array(channels, int) for channels in kept], resumption)
+    return None if resumption is None else ChannelPlan(kept, resumption)
 
 
-def fits_groups(kept: Any, groups: Sequence[ChannelGroup]) -> bool:
-    """Whether a JSON value lists, for each group, some of its channels in ascending order."""
+def parse_kept(content: Any, groups: Sequence[ChannelGroup]) -> list[np.ndarray] | None:
+    """The channels to keep in the JSON value of a plan; None if it is damaged or of another form.
+
+    It must list, for each group, some of its channels in ascending order.
+    """
+    kept = content.get("kept") if isinstance(content, dict) else None
     if not isinstance(kept, list) or len(kept) != len(groups):
-        return False
-    return all(
-        isinstance(channels, list)
-        and all(type(channel) is int for channel in channels)
-        and channels == sorted(set(channels) & set(range(group.channels)))
-        for channels, group in zip(kept, groups)
-    )
+        return None
+    for channels, group in zip(kept, groups):
+        if not isinstance(channels, list) or any(type(channel) is not int for channel in channels):
+            return None
+        if channels != sorted(set(channels) & set(range(group.channels))):
+            return None
+    return [np.array(channels, int) for channels in kept]
 
 
 def check_smaller(small: keras.Model, masked: keras.Model, images: np.ndarray) -> float:

@@ -67,8 +67,9 @@ class TrainingState:
             "history": self.history,
             "threads": [*self.resumption.threads_before, tensorflow_threads()],
         }
+        content: dict[str, Any] = {HEADER: json.dumps(header), **arrays}
         with atomic(self.path) as temporary:
-            np.savez(temporary, **{HEADER: json.dumps(header)}, **arrays)
+            np.savez(temporary, **content)
 
     def restore(self) -> None:
         """Continues after the last finished epoch of this same run, or says why it cannot.

@@ -163,12 +163,12 @@ def fit(
                 iou = validation_iou(predictor, *validation)
                 candidates.append((weight, iou, model.get_weights()))
         weight, iou, weights = max(candidates, key=lambda candidate: mean_iou(candidate[1]))
-        row = {"wise_ft_weight": weight} if phase.wise_ft_weight else {}
+        row: Row = {"wise_ft_weight": weight} if phase.wise_ft_weight else {}
         row |= {"loss": mean_loss, "mean_iou": mean_iou(iou)}
         row |= {f"iou_{name}": value for name, value in zip(classes.names, iou)}
         row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
-        row = {key: rounded(value) for key, value in row.items()}
-        history.append({"epoch": epoch + 1, "part": part, **row})
+        figures = {name: rounded(value) for name, value in row.items()}
+        history.append({"epoch": epoch + 1, "part": part, **figures})
         if best_epoch(history, phase.first_choice) == epoch:
             state.best = weights
         state.save(chief)
@@ -211,7 +211,7 @@ def epoch_line(row: Row, classes: Classes, epochs: int, minutes: float) -> str:
     iou = {name: row[f"iou_{name}"] for name in classes.names if row[f"iou_{name}"] is not None}
     shown = [f"{name} {value:.2f}" for name, value in iou.items()]
     if len(head + ", ".join(shown) + tail) > LINE:
-        shown = [f"{name} {iou[name]:.2f}" for name in sorted(iou, key=iou.get)]
+        shown = [f"{name} {iou[name]:.2f}" for name in sorted(iou, key=lambda name: iou[name])]
     while len(head + ", ".join(shown) + tail) > LINE:
         shown.pop()
     return head + ", ".join(shown) + tail

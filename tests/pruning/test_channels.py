@@ -177,7 +177,7 @@ def test_error_of_our_own_is_not_taken_for_damage(plan, data_copy, monkeypatch):
     def broken(*_):
         raise TypeError("an error in a program")
 
-    monkeypatch.setattr(channels, "fits_groups", broken)
+    monkeypatch.setattr(channels, "parse_kept", broken)
     with pytest.raises(TypeError, match="an error in a program"):
         plan("--resume")
     assert path.read_bytes() == before
