@@ -136,15 +136,22 @@ print([name for name in {SLOW} if name in sys.modules])
 def is_definition(node: ast.stmt) -> bool:
     """Whether a statement defines something, or is a docstring or the start of a script.
 
-    A `try` around definitions is one, for what some systems lack.
+    So is a `try` around definitions, for what some systems lack, and a choice of definitions for
+    type checkers.
     """
     if isinstance(node, ast.Try):
         parts = [*node.body, *(part for handler in node.handlers for part in handler.body)]
         return all(is_definition(part) or isinstance(part, ast.Pass) for part in parts)
+    if is_choice_for_type_checkers(node):
+        return all(map(is_definition, [*node.body, *node.orelse]))
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     start = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
     return isinstance(node, kinds) or text or start
+
+
+def is_choice_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def test_top_level_of_a_module_only_defines():
@@ -165,9 +172,16 @@ def test_every_public_function_has_a_docstring():
 
 
 def modules_by_name(tree: ast.Module) -> set[str]:
-    """Names in a file that stand for modules: `np`, `os`, `console`."""
+    """Names in a file that stand for modules: `np`, `os`, `console`.
+
+    Imports for type checkers do not count: they are never carried out.
+    """
     names = set()
+    choices = [node for node in tree.body if is_choice_for_type_checkers(node)]
+    skipped = {part for node in choices for part in node.body}
     for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
