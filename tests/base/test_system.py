@@ -17,6 +17,7 @@ from pipeline.base.console import UserError
 # --- cores and workers ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads_are_as_many_as_tensorflow_starts():
     """TensorFlow starts one thread per core that the process may use, or as many as are set.
 

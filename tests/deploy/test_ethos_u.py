@@ -14,6 +14,7 @@ from pipeline.base.lazy import keras, layers, tf
 from pipeline.deploy import ethos_u
 from pipeline.quantization import convert
 from pipeline.training import networks
+from tests.helpers.optional import missing
 
 SUMMARY = """experiment,network,system_config,memory_mode,core_clock,inference_time,\
 sram_memory_used,dram_memory_used,on_chip_flash_memory_used,off_chip_flash_memory_used
@@ -255,9 +256,10 @@ def vela():
     try:
         return ethos_u.find_vela()
     except UserError:
-        pytest.skip("the package ethos-u-vela is not installed (or VELA does not name its program)")
+        missing("the package ethos-u-vela is not installed (or VELA does not name its program)")
 
 
+@pytest.mark.slow
 def test_no_operator_of_the_network_falls_back(vela, tmp_path):
     keras.utils.set_random_seed(0)
     calibration = np.random.default_rng(0).random((2, 128, 128, 3), np.float32)
