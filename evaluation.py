@@ -2,23 +2,23 @@
 
 Reads   models/dataset/ (test), every model in models/
 Writes  models/evaluation.json, evaluation.csv    the numbers
-        models/report.html                        the numbers to look at: one page, no network
+        models/report.html                        the numbers as one page that needs no network
 
     python evaluation.py
     python evaluation.py --gate int8 --max-drop 0.01 --max-bytes 1600000    (or exit code 1)
-    python evaluation.py --image cat.jpg dog.png                (your own photos, drawn over)
+    python evaluation.py --image cat.jpg dog.png                (segments your own photos)
     python evaluation.py --image cat.jpg --model models/original_model.h5
-    python evaluation.py --profile                              (where the time goes)
-    python evaluation.py --npu                                  (what an NPU would take)
+    python evaluation.py --profile                              (time per operator)
+    python evaluation.py --npu                                  (estimated time on NPUs)
 
-Takes a few minutes on two cores. Size: bytes on disk and after gzip. Accuracy: mean IoU over the
-classes, from pixel counts over the whole split, with a 95 % bootstrap interval over images; a class
-that is neither in the split nor predicted counts for nothing. Latency: as MLPerf's single stream,
-one image at a time, the models taking turns of ten runs in a row, in a process of its own. Memory:
-how far the resident memory of a fresh process rises at its peak.
+Takes a few minutes on two CPU cores. Size: bytes on disk and after gzip. Accuracy: mean IoU over
+the classes, from pixel counts over the whole split, with a 95 % bootstrap interval over images; a
+class that is neither in the split nor predicted is left out of the mean. Latency: one image at a
+time, as in MLPerf's single stream; the models alternate in blocks of ten runs, in a process of
+their own. Memory: by how much the resident memory of a fresh process rises at its peak.
 
-A column of the tables: pipeline/report/tables.py. A chart: report/charts.py.
-The page: report/page.py, page.html.
+A column of the tables: pipeline/report/tables.py. A chart: pipeline/report/charts.py. The page:
+pipeline/report/page.py, page.html.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from pipeline.quantization.convert import convert
 from pipeline.report import gallery, gates, page, sidecars, tables
 from pipeline.variants import VARIANTS, quantised
 
-MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # what earlier stages made
+MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # artifacts of earlier stages
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -79,7 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def write_baselines(stage: Stage) -> None:
-    """Converts without quantisation: the fair baselines for size and speed."""
+    """Converts without quantisation: these files are the baselines for size and speed."""
     for name, variant in VARIANTS.items():
         if not variant.quantised:
             names = load_classes(stage.models_dir).names
@@ -91,9 +91,9 @@ def write_baselines(stage: Stage) -> None:
 
 
 def device_needs(path: Path) -> dict[str, Any]:
-    """Activation memory and arithmetic of a .tflite file, and what makes the memory's peak.
+    """Activation memory and arithmetic of a .tflite file, and the layers at the memory's peak.
 
-    None for a Keras model, and for a file that has no fixed plan.
+    The values are None for a Keras model, and for a file without a fixed memory plan.
     """
     try:
         found = memory_plan.plan(path.read_bytes())
@@ -107,7 +107,7 @@ def device_needs(path: Path) -> dict[str, Any]:
 
 
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Latency on one thread and on all, and memory, of every model: what depends on the machine."""
+    """Latency on one thread and on all, and memory, of every model."""
     models_dir = stage.models_dir
     found: dict[str, dict[str, Any]] = {}
     for key, threads in (("latency_ms", 1), ("latency_ms_all_threads", cores())):
@@ -120,7 +120,11 @@ def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]
 
 
 def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Measures everything; the content of evaluation.json, and pixels per image by model."""
+    """Measures everything.
+
+    Returns:
+        The content of evaluation.json; and pixel counts per image by model, see `class_counts`.
+    """
     models_dir = stage.models_dir
     images, masks = load_split(models_dir, "test")
     names = load_classes(models_dir).names
@@ -179,10 +183,10 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
 
 
 def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
-    """Raises UserError if a model or the test split is not what it was when this began.
+    """Raises UserError if a model or the test split was changed since the evaluation began.
 
-    The lock keeps our own stages out; a file that somebody copies over one of ours would have
-    the time of the old one and the mean IoU of the new one in its row.
+    The lock keeps our own stages out. A file that a user copies over one of ours would have the
+    latency of the old file and the mean IoU of the new one in its row.
     """
     load_split(models_dir, "test")
     for name, digest in digests.items():
@@ -222,7 +226,7 @@ def drawings(models_dir: Path, evaluation: dict[str, Any]) -> sidecars.Drawings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints and writes; or draws overlays, or profiles. Returns the exit code."""
+    """Runs the stage, or the side mode that a flag asks for. Returns the exit code."""
     arguments = parse(argv)
     models_dir = arguments.models_dir
     if arguments.image:

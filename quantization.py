@@ -1,24 +1,25 @@
 """Stage 4 of 5: convert the pruned model to LiteRT, in three precisions.
 
 Reads   models/pruned_model.h5, models/dataset/   (training images, for calibration)
-Writes  models/dynamic_quantized_model.tflite     int8 weights where they pay, float32 activations
+Writes  models/dynamic_quantized_model.tflite     int8 weights in the layers that get faster by it
         models/int8_quantized_model.tflite        int8 throughout, takes raw uint8 pixels
         models/float16_quantized_model.tflite     float16 weights
-        models/int8_sensitivity.csv, .png         with --sensitivity or --max-drop: what each
-                                                  operator costs
+        models/int8_sensitivity.csv, .png         with --sensitivity or --max-drop: the accuracy
+                                                  that each operator costs in int8
 
     python quantization.py
     python quantization.py --calibration-images 500 --int8-input int8
     python quantization.py --sensitivity      (each operator in int8 alone, on validation images)
     python quantization.py --max-drop 0.002   (if int8 loses more, its worst operators stay float)
-    python quantization.py --qat              (fine-tunes for int8 first; zeros stay zeros)
+    python quantization.py --qat              (quantization-aware fine-tuning; zeros stay zeros)
     python quantization.py --export handover  (a folder with all that a device needs)
 
-Takes half a minute, with --sensitivity two minutes, with --qat a few epochs of training. Every
-file is opened again, run on a few validation images and compared with the model it came from; one
-that disagrees, or an int8 file that holds a float operator nobody asked for, is not put in place.
+Takes half a minute on two CPU cores, two minutes with --sensitivity, and as long as a few epochs of
+training with --qat. Every file is opened again, run on a few validation images and compared with
+its source model. A file that disagrees with it, or an int8 file with a float operator that was not
+asked for, does not replace the old one.
 
-One more conversion: an entry in pipeline/variants.py.
+Another conversion is one entry in pipeline/variants.py.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from pipeline.training.checkpoints import forget
 from pipeline.variants import VARIANTS, quantised
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
-COMPARED_IMAGES = 16  # validation images on which a written file must agree with its source
+COMPARED_IMAGES = 16  # validation images on which a file is compared with its source model
 EPOCHS = 3  # of --qat
 BATCH_SIZE = 16  # images per step of --qat
 
@@ -79,18 +80,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sensitivity",
         action="store_true",
-        help="try each operator in int8 alone; writes a table and a picture",
+        help="measure what each operator costs in int8 alone; writes a table and a chart",
     )
     parser.add_argument(
         "--max-drop",
         type=cli.bounded(float, 0.0, 1.0),
         default=None,
         metavar="MEAN_IOU",
-        help="what int8 may lose on the validation split; its worst operators stay float if it "
-        "loses more; such a file takes int8 pixels, 0..255 less 128 (default: no limit)",
+        help="mean IoU that int8 may lose on the validation split; if it loses more, its most "
+        "sensitive operators stay float, and the file takes int8 pixels, 0..255 minus 128 "
+        "(default: no limit)",
     )
     parser.add_argument(
-        "--qat", action="store_true", help="fine-tune for int8 before converting to it"
+        "--qat", action="store_true", help="fine-tune with simulated int8 before converting (QAT)"
     )
     cli.add_training(parser, EPOCHS, BATCH_SIZE, of="of --qat")
     return parser.parse_args(argv)
@@ -127,7 +129,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     """Converts the pruned model in every variant, checks each file and writes it."""
     models_dir = arguments.models_dir
 
-    # What ranges are calibrated on, and what every file is compared with.
+    # The images that set the ranges, and the predictions that every file is compared with.
     model = load_model(models_dir, "pruned")
     rows, calibration = convert.calibration_sample(
         models_dir, arguments.calibration_images, arguments.seed
