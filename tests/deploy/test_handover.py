@@ -1,6 +1,7 @@
 """The handover folder works without the rest of this project."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,10 +37,11 @@ def test_folder_has_the_model_and_all_listed_files(folder, finished_run):
     assert (folder / "labels.txt").read_text().split() == list(CLASSES)
 
 
-def run_on_device(folder, *photos):
+def run_on_device(folder, *photos, options=(), **environment):
     """Runs it in another folder, with a Python that cannot import the project."""
     return subprocess.run(
-        [sys.executable, "-I", str(folder / "run_on_device.py"), *map(str, photos)],
+        [sys.executable, "-I", *options, str(folder / "run_on_device.py"), *map(str, photos)],
+        env=os.environ | environment,
         cwd=folder.parent,
         capture_output=True,
         text=True,
@@ -64,6 +66,17 @@ def test_program_reports_other_output(folder, tmp_path):
     (-logits).tofile(copy / "picture.logits")
     done = run_on_device(copy)
     assert done.returncode == 1 and re.search(r"\d+ of 1024 pixels differ", done.stdout)
+
+
+def test_program_escapes_class_names_that_the_terminal_cannot_show(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    contract = json.loads((copy / "contract.json").read_text(encoding="utf-8"))
+    contract["output"]["classes"][0] = "街"
+    text = json.dumps(contract, ensure_ascii=False)
+    (copy / "contract.json").write_text(text, encoding="utf-8")
+    done = run_on_device(copy, options=("-X", "utf8=0"), LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    assert "classes: \\u8857, background, border" in done.stdout
 
 
 PROGRAM = r"""
