@@ -39,8 +39,9 @@ if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
 from pipeline.base.artifacts import artifact_path, read_record, write_csv
+from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
-from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
 from pipeline.pruning import channels, magnitude

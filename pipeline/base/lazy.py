@@ -123,7 +123,9 @@ if TYPE_CHECKING:  # the names as type checkers know them
     from litert_quantizer import quantizer
     from matplotlib import figure as matplotlib_figure
     from matplotlib import font_manager as matplotlib_fonts
+    from matplotlib import ft2font as matplotlib_ft2font
     from matplotlib import patches as matplotlib_patches
+    from matplotlib import text as matplotlib_text
     from pycocotools import mask as coco_masks
     from tensorflow.lite.python import convert as tf_convert
     from tf_keras import layers
@@ -140,7 +142,9 @@ else:
     matplotlib = _Later("matplotlib")
     matplotlib_figure = _Later("matplotlib.figure")
     matplotlib_fonts = _Later("matplotlib.font_manager")
+    matplotlib_ft2font = _Later("matplotlib.ft2font")
     matplotlib_patches = _Later("matplotlib.patches")
+    matplotlib_text = _Later("matplotlib.text")
     jinja2 = _Later("jinja2")
     coco_masks = _Later("pycocotools.mask")
     yaml = _Later("yaml")

@@ -11,8 +11,9 @@ import numpy as np
 
 from pipeline.base.artifacts import write_json
 from pipeline.base.console import UserError, progress, say
+from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference.keras_files import is_convolution
 from pipeline.pruning.dependency_graph import ChannelGroup, channel_cost, input_axis

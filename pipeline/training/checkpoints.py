@@ -11,8 +11,9 @@ import numpy as np
 
 from pipeline.base.artifacts import atomic
 from pipeline.base.console import say
+from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras
-from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.base.system import tensorflow_threads
 from pipeline.data.npz import read_npz
 

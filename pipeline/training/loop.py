@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.base.console import UserError, progress, say
+from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tf
-from pipeline.base.stage import NOT_RESUMED, Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.base.system import is_first_worker
 from pipeline.data.classes import Classes
 from pipeline.data.dataset import load_classes, load_split

@@ -7,9 +7,10 @@ import importlib.metadata
 
 import pytest
 
-from pipeline.base import artifacts, fingerprints, lazy, stage
+from pipeline.base import artifacts, fingerprints, identity, lazy
 from pipeline.base.console import UserError
-from pipeline.base.stage import Resumption, Stage
+from pipeline.base.identity import Resumption
+from pipeline.base.stage import Stage
 
 SETTINGS = {"epochs": 3, "learning_rate": 0.1}
 
@@ -180,9 +181,9 @@ def test_identity_of_a_stopped_run(begin, capsys):
 @pytest.mark.parametrize("foreign", [None, [], "text", {"settings": None, "code": [1]}])
 def test_identity_that_is_none_of_ours_is_another_one(foreign):
     now = {"settings": {"epochs": 3}, "inputs": {}, "code": {"a.py": "1"}, "versions": {}}
-    texts = [reason.text for reason in stage.differences(foreign, now)]
+    texts = [reason.text for reason in identity.differences(foreign, now)]
     assert texts == ["--epochs is new", "a.py is new"]
-    assert stage.differences(now, now) == []
+    assert identity.differences(now, now) == []
 
 
 def test_versions_are_those_that_are_installed():

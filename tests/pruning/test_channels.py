@@ -9,8 +9,9 @@ import pytest
 
 import pruning
 from pipeline.base.console import UserError
+from pipeline.base.identity import Resumption
 from pipeline.base.lazy import keras, layers
-from pipeline.base.stage import Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_split
 from pipeline.pruning import channels
 from pipeline.pruning.dependency_graph import channel_groups

@@ -12,7 +12,7 @@ import pytest
 import data_preparation
 import quantization
 from pipeline.base.artifacts import MODELS, record_path, write_record
-from pipeline.base.stage import NO_SETTINGS
+from pipeline.base.identity import NO_SETTINGS
 from pipeline.report import gallery, page
 from tests.helpers.runs import trained
 

@@ -13,8 +13,8 @@ import pruning
 import quantization
 from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
 from pipeline.base.console import UserError
+from pipeline.base.identity import NOT_RESUMED
 from pipeline.base.lazy import keras, layers
-from pipeline.base.stage import NOT_RESUMED
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import (
     Predictor,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.base import system
+from pipeline.base.identity import Resumption
 from pipeline.base.lazy import layers
-from pipeline.base.stage import Resumption, Stage
+from pipeline.base.stage import Stage
 from pipeline.training import checkpoints
 from tests.helpers.tiny_trainings import fit, state_file, tiny
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.base.console import UserError
+from pipeline.base.identity import Resumption
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.base.stage import Resumption
 from pipeline.data.classes import make_classes
 from pipeline.training import loop
 from pipeline.training.input_pipeline import epoch_batches
