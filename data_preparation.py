@@ -257,7 +257,8 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
         with artifacts.atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
 
-    files = {(artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg": draw_examples}
+    picture = (artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg"
+    files: sidecars.Drawings = {picture: draw_examples}
     if record.get("left_out"):
         folder = artifacts.artifact_path(models_dir, "dataset").parent
         files[folder / LEFT_OUT] = list_left_out

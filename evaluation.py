@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
             companions = (gallery.COUNTS_FILE,)
             with stage.new_artifact("evaluation", {}, companions=companions) as (numbers, arrays):
                 numbers.write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
-                np.savez_compressed(arrays, **counts)
+                np.savez_compressed(arrays, allow_pickle=False, **counts)
             files = drawings(models_dir, evaluation)
             sidecars.draw(stage, "evaluation", files, tables.__file__)
 

@@ -1,7 +1,7 @@
 """Audits all masks before anything is written: their values, the class of each, and faults.
 
-Of photographs, only the header is read, for their size. Nothing else is read of the test split
-until evaluation.
+Of photographs, only the header is read, for their size. Before evaluation, no decision uses more
+of the test split than this audit.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.base.console import UserError, progress
-from pipeline.data.classes import IGNORED
+from pipeline.data.classes import IGNORED, Colour
 from pipeline.data.image_reader import Unreadable, agrees
 from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
-from pipeline.data.masks import Colour, Mask, open_mask, unpack
+from pipeline.data.masks import Mask, open_mask, unpack
 from pipeline.data.sample_source import (
     FAULTS,
     JPEG,
@@ -75,12 +75,13 @@ def scan(collection: Collection) -> Findings:
         UserError: masks are in colours that no mapping explains.
     """
     findings = Findings(faults=list(collection.faults))
-    labels, shared = collection.labels, {}  # so that equal tuples of values are stored once
+    labels = collection.labels
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal tuples of values are stored once
     colour_counts: Counter[int] = Counter()  # pixels by colour, of masks in unexplained colours
     first_coloured = ""
     for split, (number, read) in collection.splits.items():
         if collection.synthetic:
-            values = tuple(range(len(labels.names)))
+            values = tuple(range(len(labels.names or ())))
             findings.first_mask.update(dict.fromkeys(values, collection.title))
             findings.mask_values[split] = [values] * number
             continue
@@ -243,7 +244,7 @@ def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[s
     for value in sorted(findings.pixels):
         index = meaning.table.get(value) if meaning else None
         name = "no class: ignored" if index == IGNORED else "no class: refused" if meaning else "?"
-        if index is not None and index != IGNORED:
+        if meaning and index is not None and index != IGNORED:
             name = meaning.classes.names[index]
         share = f"{findings.pixels[value] / total:.4f}"
         rows.append((labels.format_value(value), name, share, str(findings.pictures[value])))

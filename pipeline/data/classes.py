@@ -19,12 +19,15 @@ SAFE_COLOURS = (
 )
 
 
+Colour = tuple[int, int, int]  # RGB, 0..255
+
+
 @dataclass(frozen=True)
 class Classes:
     """Classes of a data set. Index k in prepared masks and logits is the class `names[k]`."""
 
     names: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]  # RGB, 0..255, one per class
+    colours: tuple[Colour, ...]  # one per class
     ignored: bool = False  # whether masks may hold IGNORED
 
     def __len__(self) -> int:
@@ -40,7 +43,7 @@ class Classes:
 
 def make_classes(
     names: tuple[str, ...],
-    colours: tuple[tuple[int, int, int], ...] | None = None,
+    colours: tuple[Colour, ...] | None = None,
     ignored: bool = False,
 ) -> Classes:
     """Returns `Classes` with the given colours, or with `distinct_colours` if there are none."""
@@ -48,7 +51,7 @@ def make_classes(
     return Classes(names, tuple(colours or distinct_colours(len(names))), ignored)
 
 
-def distinct_colours(number: int) -> tuple[tuple[int, int, int], ...]:
+def distinct_colours(number: int) -> tuple[Colour, ...]:
     """Returns `number` RGB colours (0..255) that are easy to tell apart.
 
     The first are SAFE_COLOURS. Each further one is the colour of a 6 x 6 x 6 grid that is

@@ -115,7 +115,9 @@ def load_classes(models_dir: Path) -> Classes:
     """Classes of the prepared masks; raises UserError like `read_record`."""
     about = read_record(models_dir, "dataset")
     try:
-        colours = tuple(tuple(int(part) for part in colour) for colour in about["class_colours"])
+        colours = tuple(
+            (int(red), int(green), int(blue)) for red, green, blue in about["class_colours"]
+        )
         return Classes(tuple(about["class_names"]), colours, bool(about["ignored"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(

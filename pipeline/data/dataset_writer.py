@@ -56,7 +56,7 @@ class DataSetWriter:
         """Writes the waiting examples of a split as one file of images and one of masks."""
         for kind, arrays in zip(("images", "masks"), zip(*self.waiting[split])):
             array, files = np.stack(arrays), self.files.setdefault(f"{split}_{kind}", [])
-            digest = hashlib.sha256(array).hexdigest()
+            digest = hashlib.sha256(array.data).hexdigest()
             path = self.folder / f"{split}_{kind}-{len(files):04}-{digest[:8]}.npy"
             with atomic(path) as temporary:
                 np.save(temporary, array)
@@ -106,10 +106,11 @@ class ListWriter:
     """Collects the names of examples, in the order of the arrays, in temporary files."""
 
     def __init__(self) -> None:
-        # A file name may be any bytes, not only UTF-8.
-        text = {"encoding": "utf-8", "errors": "replace", "newline": ""}
+        # They live as long as the writer. A file name may be any bytes, not only UTF-8.
         self.parts = {
-            split: tempfile.TemporaryFile("w+", **text)  # noqa: SIM115 (lives as long as the writer)
+            split: tempfile.TemporaryFile(  # noqa: SIM115
+                "w+", encoding="utf-8", errors="replace", newline=""
+            )
             for split in SPLITS
         }
         self.number = dict.fromkeys(SPLITS, 0)

@@ -78,10 +78,12 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
     """
     try:
         if isinstance(source, bytes):
-            source = io.BytesIO(source)
-        elif not stat.S_ISREG(source.stat().st_mode):
+            file: Path | io.BytesIO = io.BytesIO(source)
+        elif stat.S_ISREG(source.stat().st_mode):
+            file = source
+        else:
             raise Unreadable(f"{name} is a {'folder' if source.is_dir() else 'device'}, not a file")
-        with Image.open(source, formats=formats()) as picture:
+        with Image.open(file, formats=formats()) as picture:
             yield picture
     except (Unreadable, MemoryError):  # out of memory: not the fault of the picture
         raise
@@ -206,6 +208,20 @@ def turn_mask(mask: Image.Image, image: Image.Image, stored: int) -> Image.Image
 # --- the size that a network takes --------------------------------------------------------
 
 
+def padded_box(photo_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of the photograph in the result of "pad", in pixels.
+
+    Args:
+        photo_size: width and height of the photograph.
+        size: height and width of the result.
+    """
+    (photo_width, photo_height), (height, width) = photo_size, size
+    scale = min(width / photo_width, height / photo_height)
+    w, h = max(1, round(scale * photo_width)), max(1, round(scale * photo_height))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
 def fitted_box(
     photo_size: tuple[int, int], size: tuple[int, int], fit: str
 ) -> tuple[float, float, float, float]:
@@ -222,10 +238,7 @@ def fitted_box(
     """
     (photo_width, photo_height), (height, width) = photo_size, size
     if fit == "pad":
-        scale = min(width / photo_width, height / photo_height)
-        w, h = max(1, round(scale * photo_width)), max(1, round(scale * photo_height))
-        left, top = (width - w) // 2, (height - h) // 2
-        return left, top, left + w, top + h
+        return padded_box(photo_size, size)
     if fit == "crop":
         scale = min(photo_width / width, photo_height / height)
         left, top = (photo_width - scale * width) / 2, (photo_height - scale * height) / 2
@@ -250,11 +263,10 @@ def fit_image(
         fill: value of every channel in the bars that "pad" adds.
     """
     height, width = size
-    box = fitted_box(image.size, size, fit)
     if fit == "crop":
-        return image.resize((width, height), resampling, box)
+        return image.resize((width, height), resampling, fitted_box(image.size, size, fit))
     if fit == "pad":
-        left, top, right, bottom = box
+        left, top, right, bottom = padded_box(image.size, size)
         canvas = Image.new(image.mode, (width, height), (fill,) * len(image.getbands()))
         canvas.paste(image.resize((right - left, bottom - top), resampling), (left, top))
         return canvas

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.base.console import UserError
-from pipeline.data.classes import FEWEST, IGNORED, MOST, Classes, make_classes
-from pipeline.data.masks import Colour, pack, unpack
+from pipeline.data.classes import FEWEST, IGNORED, MOST, Classes, Colour, make_classes
+from pipeline.data.masks import pack, unpack
 
 NOISY = 40  # more values than this without class names: a photograph, or once a JPEG
 SHOWN = 12  # values or names that a message lists at most
@@ -119,7 +119,7 @@ def with_user(
             raise UserError(
                 f"--label-mapping: {value} is above {limit}, the highest value possible"
             )
-        table[pack(tuple(parts)) if by_colour else parts[0]] = index_of(target, labels.names)
+        table[pack(parts) if by_colour else parts[0]] = index_of(target, labels.names)
     if by_colour == labels.by_colour:
         table = {**labels.mapping, **table}
     if ignore_index is not None and by_colour:
@@ -135,7 +135,7 @@ def index_of(target: int | str, names: tuple[str, ...] | None) -> int:
     """Class index (or IGNORED) for a target of a mapping; raises UserError if it is no class."""
     if target in IGNORE or target == IGNORED:
         return IGNORED
-    if target in (names or ()):
+    if names and target in names:
         return names.index(target)
     number = len(names) if names else MOST
     if isinstance(target, int) and 0 <= target < number:
@@ -158,8 +158,9 @@ def read_labelmap(path: Path, void: Colour) -> Labels:
     parts = [line.split(":") for line in lines if line.strip() and not line.startswith("#")]
     names = tuple(part[0].strip() for part in parts)
     try:
-        colours = tuple(tuple(int(value) for value in part[1].split(",")) for part in parts)
-        if not all(len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in colours):
+        fields = (part[1].split(",") for part in parts)
+        colours = tuple((int(red), int(green), int(blue)) for red, green, blue in fields)
+        if not all(0 <= min(colour) <= max(colour) <= 255 for colour in colours):
             raise ValueError
     except (ValueError, IndexError):
         raise UserError(f"{path}: each line must be NAME:RED,GREEN,BLUE::, with 0..255") from None

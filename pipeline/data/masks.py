@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.classes import MOST
+from pipeline.data.classes import MOST, Colour
 from pipeline.data.image_reader import Source, Unreadable, opened
 
 MOST_VALUES = 1 << 12  # different values in a mask that are counted; a mask with more is refused
 
 UNMAPPED = np.uint8(254)  # in place of a class index: the value is in no table
-
-Colour = tuple[int, int, int]  # RGB, 0..255
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,10 @@ class Mask:
     def counts(self) -> dict[int, int]:
         """Pixels per value, colours numbered by `pack`; {} if there are more than MOST_VALUES."""
         counts = self.picture.getcolors(MOST_VALUES) or []
-        colours = self.picture.mode == "RGB"
-        return {pack(value) if colours else int(value): count for count, value in counts}
+        return {
+            pack(value) if isinstance(value, tuple) else int(value): count
+            for count, value in counts
+        }
 
     @property
     def edges(self) -> np.ndarray:
@@ -50,8 +51,8 @@ class Mask:
         return np.array([changes.sum(), changes[:, 7::8].sum(), isolated.sum()])
 
 
-def pack(colour: Colour) -> int:
-    """A colour as one number, 0xRRGGBB."""
+def pack(colour: Sequence[int]) -> int:
+    """A colour (red, green, blue; 0..255) as one number, 0xRRGGBB."""
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
@@ -101,9 +102,13 @@ def read_palette(picture: Image.Image) -> Mask:
     """Reads a mask of Pillow mode "P" or "PA"; see `open_mask`."""
     indices = Image.fromarray(np.asarray(picture.getchannel(0)))
     colours = np.zeros((256, 3), int)
-    stored = np.reshape(picture.getpalette("RGB"), (-1, 3))
+    stored = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
     colours[: len(stored)] = stored
-    palette = {value: tuple(colours[value].tolist()) for _, value in indices.getcolors(256)}
+    palette: dict[int, Colour] = {}
+    for value, count in enumerate(indices.histogram()):
+        if count:
+            red, green, blue = colours[value].tolist()
+            palette[value] = red, green, blue
     greys = all(red == green == blue for red, green, blue in palette.values())
     moved = any(value != grey for value, (grey, _, _) in palette.items())
     if greys and moved and max(grey for grey, _, _ in palette.values()) <= MOST:

@@ -22,8 +22,8 @@ from pipeline.data.image_reader import (
     Source,
     Unreadable,
     fit_image,
-    fitted_box,
     open_upright,
+    padded_box,
     turn_mask,
 )
 from pipeline.data.label_mapping import Labels, Meaning
@@ -58,8 +58,8 @@ class Example(NamedTuple):
 
 def pair(folder: Path, image: str, mask: str) -> Example:
     """The example of an image file and a mask file, both relative to `folder`."""
-    paths = folder / image, folder / mask
-    return Example(*paths, *map(str, paths), image)
+    image_path, mask_path = folder / image, folder / mask
+    return Example(image_path, mask_path, str(image_path), str(mask_path), image)
 
 
 class Fault(NamedTuple):
@@ -122,8 +122,10 @@ def decode(
     as_stored = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
     mask = turn_mask(as_stored, image, stored)
     if fit != "stretch":  # first to the box of the image, so that rounding does not shift the mask
-        left, top, right, bottom = fitted_box(image.size, size, fit)
-        box_size = (right - left, bottom - top) if fit == "pad" else image.size
+        box_size = image.size
+        if fit == "pad":
+            left, top, right, bottom = padded_box(image.size, size)
+            box_size = right - left, bottom - top
         mask = mask.resize(box_size, Image.Resampling.NEAREST)
     if fit != "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)

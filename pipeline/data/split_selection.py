@@ -76,7 +76,9 @@ def cut(findings: Findings, seed: int) -> dict[str, np.ndarray]:
         if split not in chosen and len(train):
             cut_off = train[cut_validation(len(train), share, seed)]
             chosen["train"][cut_off] = SPLITS.index(split)
-    counts = sum(np.bincount(codes, minlength=256) for codes in chosen.values())
+    counts = np.zeros(256, int)
+    for codes in chosen.values():
+        counts += np.bincount(codes, minlength=256)
     empty = [split for k, split in enumerate(SPLITS) if not counts[k]]
     number = int(counts[: len(SPLITS)].sum())
     if empty or number < FEWEST_PICTURES:
@@ -97,7 +99,7 @@ def refuse_absent(
         for split, per_mask in findings.mask_values.items()
         for values, code in zip(per_mask, chosen[split])
         if code == SPLITS.index("train")
-        for value in values
+        for value in values or ()
     }
     names = meaning.classes.names
     absent = [index for index in range(len(names)) if index not in trained]
@@ -128,7 +130,8 @@ def few_pictures_note(splits: dict[str, dict[str, Any]]) -> str:
     Returns:
         One line, rarest classes first; "" if there is nothing to note.
     """
-    parts, rare = [], {}
+    parts: list[str] = []
+    rare: dict[str, list[tuple[int, str]]] = {}  # by class, its pictures in each split with few
     for split, facts in splits.items():
         if facts["examples"] < FEW:
             parts.append(f"{split} ({facts['examples']})")

@@ -16,7 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec
 
 from pipeline.base.console import say
-from pipeline.base.lazy import matplotlib, matplotlib_figure, matplotlib_fonts
+from pipeline.base.lazy import (
+    matplotlib,
+    matplotlib_fonts,
+    matplotlib_ft2font,
+    matplotlib_text,
+)
 
 SETTINGS = {
     "text.parse_math": False,
@@ -55,7 +60,9 @@ def rendered(figure: Any, kind: str) -> bytes:
     Drawn into memory: on a full disk Pillow leaves half a JPEG and reports no error.
     """
     content = io.BytesIO()
-    options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": DOTS_PER_INCH}
+    options: dict[str, Any] = {"dpi": DOTS_PER_INCH}
+    if kind == "svg":
+        options = {"metadata": {"Date": None}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names so long that they leave the axes no room
         figure.savefig(content, format=kind, **options)
@@ -72,7 +79,7 @@ def styled(draw: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
     def draw_styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
         with style():
             figure = draw(*args, **kwargs)
-            for text in figure.findobj(matplotlib_figure.Text):
+            for text in figure.findobj(matplotlib_text.Text):
                 families, _ = fallback_fonts(missing_letters(text.get_text()))
                 if families:
                     text.set_fontfamily([*text.get_fontfamily(), *families])
@@ -183,9 +190,9 @@ def letters_in(path: str, letters: frozenset[str]) -> frozenset[str]:
 
     Fonts of coloured pictures (emoji) hold bitmaps, which matplotlib cannot draw.
     """
-    drawn = set()
+    drawn: set[str] = set()
     try:
-        font = matplotlib_fonts.ft2font.FT2Font(path)
+        font = matplotlib_ft2font.FT2Font(path)
         font.set_size(12, 72)
         for letter in letters:
             if font.get_char_index(ord(letter)):

@@ -80,7 +80,7 @@ def curves(
     means = [row["mean_iou"] for row in history]
     (line,) = right.plot(epochs, means, color="black", linewidth=2)
     lines[line] = "mean IoU"
-    best = history[kept - 1] if kept else max(history, key=lambda row: row["mean_iou"])
+    best = history[kept - 1] if kept else max(history, key=lambda row: row["mean_iou"] or 0)
     dot = best["epoch"], best["mean_iou"]
     right.plot(*dot, "o", color="black")
     white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
@@ -266,7 +266,7 @@ def bars(
     size = (5.4, 0.8 + len(names) * max(0.17, 0.21 * len(groups)))
     figure = matplotlib_figure.Figure(size, layout="constrained")
     axis = figure.subplots()
-    drawn = []
+    drawn: list[Any] = []  # bar containers: a legend takes them, though its type hints do not
     for k, (colour, values) in enumerate(groups.values()):
         heights = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * thickness
         drawn.append(axis.barh(heights, values, 0.9 * thickness, color=colour))

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pipeline.base.artifacts import MODELS, command
 from pipeline.base.console import UserError
-from pipeline.data.classes import IGNORED
+from pipeline.data.classes import IGNORED, Colour
 from pipeline.data.dataset import load_classes, load_split, names_of
 from pipeline.data.npz import read_npz
 from pipeline.evaluation.accuracy import class_maps
@@ -20,7 +20,7 @@ from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.report.overlays import overlay
 
 COUNTS_FILE = "counts_per_image.npz"  # by model, what accuracy.counts_per_image returns
-WRONG = np.array((230, 0, 126), np.uint8)  # colour of the pixels of a wrong class
+WRONG: Colour = (230, 0, 126)  # colour of the pixels of a wrong class
 SHOWN_PHOTOS = 6  # number of the worst photos, and of those spread over the ranking
 THUMBNAIL = 160  # longer side of a picture in pixels
 
@@ -102,7 +102,7 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
             wrong = (prediction[k] != mask) & (mask != IGNORED)
             pictures = [
                 overlay(image, prediction[k], classes),
-                np.where(wrong[..., None], WRONG, faint),
+                np.where(wrong[..., None], np.array(WRONG, np.uint8), faint),
             ]
             text = f"{model} on {photo}: its prediction, below it the wrong pixels"
             cells.append(stacked(pictures, text, f"{scores[model][row]:.3f}"))
@@ -111,7 +111,7 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "what": what,
         "number": SHOWN_PHOTOS,
-        "colours": [(name, tuple(map(int, colour))) for name, colour in colours],
+        "colours": list(colours),
         "head": [what, "photo, ground truth", *predictions],
         "rows": rows,
     }

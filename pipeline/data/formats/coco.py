@@ -55,7 +55,8 @@ def read_coco(path: Path) -> Collection:
     others = {split: counterpart(path, split) for split in ("validation", "test")}
     files = {"train": path} | {split: other for split, other in others.items() if other}
     contents = {split: load(file) for split, file in files.items()}
-    used, names = {}, {}
+    used: dict[int, None] = {}  # ids of the categories that have objects, in their order
+    names: dict[int, str] = {}  # by category id
     for split, content in contents.items():
         for category in content["categories"]:
             if names.setdefault(category["id"], str(category["name"])) != str(category["name"]):

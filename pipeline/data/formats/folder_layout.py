@@ -178,9 +178,16 @@ def read_folder(folder: Path) -> Collection:
     them. Without splits, all pictures are in the training split.
 
     Raises:
-        UserError: a split has images but no folder of masks, or there is no training split.
+        UserError: the folder has no such layout, a split has images but no folder of masks, or
+            there is no training split.
     """
-    images, masks = layout_of(folder)
+    layout = layout_of(folder)
+    if layout is None:
+        raise UserError(
+            f"{folder} has no folder of images with a folder of masks beside it; "
+            "add masks/NAME.png for each images/NAME.jpg"
+        )
+    images, masks = layout
     pairs = Pairs(folder)
     folders = {split: split_folder(folder, images, names) for split, names in SPLIT_NAMES.items()}
     lists = {} if any(folders.values()) else lists_of(folder)
@@ -221,7 +228,7 @@ def split_folder(folder: Path, images: str, names: tuple[str, ...]) -> Path | No
 
 def lists_of(folder: Path) -> dict[str, Path]:
     """The text files that list the names of each split; {} if there is none for training."""
-    texts = {}
+    texts: dict[str, Path] = {}  # by name in lower case, without suffix
     for parent in (folder, folder / "ImageSets" / "Segmentation", folder / "splits"):
         texts |= {path.stem.lower(): path for path in sorted(parent.glob("*.txt"))}
     lists = {}
