@@ -1,6 +1,6 @@
 # make            the real run: Oxford-IIIT Pet, all five stages, into models/
 # make demo       the same on drawn animals: no download, small, into models/demo/
-# make test       ruff, and the tests that need no other process or package: under 5 minutes
+# make test       ruff, mypy, and the tests that need no other process or package: under 5 minutes
 # make test-slow  the other tests: whole scripts, kills, several workers, campaigns of faults, other
 #                 runtimes (installed into .venv/device: 650 MB); a missing package is a failure
 #
@@ -40,7 +40,7 @@ demo:
 test: $(VENV)/ready-to-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-# Type hints are checked here: $(RUN) -m mypy
+	$(RUN) -m mypy
 	$(PYTEST)
 
 test-slow: $(VENV)/ready-to-test $(VENV)/device/ready
