@@ -28,7 +28,7 @@ from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import open_model
 from pipeline.inference.litert import open_interpreter, set_image
-from pipeline.report import charts
+from pipeline.report import charts, sidecars
 from pipeline.report.chart_style import styled
 from pipeline.report.overlays import overlay, patches
 
@@ -170,9 +170,20 @@ def draw_photo(
     return drawn, class_map
 
 
+def shown_classes(shares: np.ndarray) -> list[int]:
+    """Indices of the classes with a share (0..1) of at least SHOWN_SHARE, the largest first."""
+    return [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SHOWN_SHARE]
+
+
 @styled
-def legend_figure(classes: Classes, shares: np.ndarray, shown: list[int]) -> Any:
-    """Figure with colour, name, index and share of the classes with these indices."""
+def legend_figure(classes: Classes, shares: np.ndarray) -> Any:
+    """Figure with the colour, name, index and share of each class in a photo.
+
+    Args:
+        classes: names and colours of the classes.
+        shares: (classes,), the share of each class in the photo's pixels, 0..1.
+    """
+    shown = shown_classes(shares)
     handles = patches(classes, shown)
     for handle, index in zip(handles, shown):
         handle.set_label(f"{handle.get_label()} ({index}): {shares[index]:.1%}")
@@ -181,24 +192,15 @@ def legend_figure(classes: Classes, shares: np.ndarray, shown: list[int]) -> Any
     return figure
 
 
-def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> str:
-    """Writes a picture with the colour, name and share of each class in a photo.
-
-    Args:
-        classes: names and colours of the classes.
-        shares: (classes,), the share of each class in the photo's pixels, 0..1.
-        path: the PNG file that is written.
-
-    Returns:
-        The same names and shares as text.
-    """
-    shown = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] >= SHOWN_SHARE]
-    charts.save(legend_figure(classes, shares, shown), path)
-    return ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in shown)
+def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> None:
+    """Writes `legend_figure` as a picture."""
+    charts.save(legend_figure(classes, shares), path)
 
 
 def write_overlays(photos: list[Path], model: Path) -> None:
     """Writes the overlay, the class map and the legend of each photo beside it.
+
+    A legend that cannot be drawn is a note.
 
     For cat.jpg: cat.jpg.overlay.png; cat.jpg.classes.png, whose pixels are the class indices;
     and cat.jpg.legend.png.
@@ -233,10 +235,11 @@ def write_overlays(photos: list[Path], model: Path) -> None:
             for picture, kind in ((drawn, "overlay"), (class_map, "classes")):
                 with atomic(path.with_name(f"{path.name}.{kind}.png")) as temporary:
                     picture.save(temporary)
-            legend = path.with_name(f"{path.name}.legend.png")
-            text = draw_legend(classes, shares, legend)
         except OSError as error:
             raise UserError(f"{target} cannot be written ({error.strerror or error})") from None
+        legend = path.with_name(f"{path.name}.legend.png")
+        sidecars.drawn(legend, functools.partial(draw_legend, classes, shares))
+        text = ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in shown_classes(shares))
         seconds = time.perf_counter() - started
         say(f"wrote {target}: {photo.width} x {photo.height} pixels; {text}")
         say(f"  {milliseconds:.1f} ms for the network, {seconds:.2f} s in total")

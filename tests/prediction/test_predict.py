@@ -90,6 +90,23 @@ def test_one_command_draws_several_photos(finished_run, tmp_path):
     }
 
 
+def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("no glyphs")
+
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
+    scorer = (SIZE, SIZE), 3, lambda _: np.zeros((SIZE, SIZE, 3), np.float32)
+    monkeypatch.setattr(predict, "open_scorer", lambda _: scorer)
+    monkeypatch.setattr(predict, "legend_figure", fail)
+    predict.write_overlays([photo], tmp_path / "model.tflite")
+    output = capsys.readouterr().out
+    assert f"note: {photo}.legend.png could not be drawn: no glyphs" in output
+    assert f"wrote {photo}.overlay.png: 20 x 20 pixels; class 0 100.0%" in output
+    names = {"cat.png", "cat.png.overlay.png", "cat.png.classes.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 def test_overlay_is_the_class_map_without_seams():
     """At the model's resolution the result is `overlay`; a tall photo shows no bands."""
     random = np.random.default_rng(4)
@@ -188,10 +205,10 @@ def test_unreadable_photo_or_model_is_an_error(finished_run, tmp_path):
     missing = tmp_path / "none.jpg"
     models_dir = ["--models-dir", str(finished_run)]
     for photo, message in (
-        (bad, "no picture"),
+        (bad, "not a picture"),
         (cut, "cannot be read"),
         (missing, "missing"),
-        (tmp_path, "no file but a folder"),
+        (tmp_path, "is a folder, not a file"),
     ):
         with pytest.raises(UserError, match=message):
             evaluation.main([*models_dir, "--image", str(photo)])
