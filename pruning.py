@@ -96,7 +96,7 @@ def write_sensitivity(stage: Stage) -> None:
     rows = magnitude.scan_sensitivity(keras_files.load_model(stage.models_dir, "original"), *split)
     picture = stage.models_dir / "pruned_sensitivity.png"
     write_csv(picture.with_suffix(".csv"), rows)
-    sidecars.drawn(picture, lambda path: charts.save(charts.zeros_sensitivity(rows), path))
+    sidecars.drawn(picture, lambda path: charts.save(charts.pruning_sensitivity(rows), path))
     level = f"{magnitude.SCAN_LEVELS[-1]:.0%}"
     worst = sorted(rows, key=lambda row: -row[level])[:3]
     console.say(

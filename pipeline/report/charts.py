@@ -99,7 +99,7 @@ def curves(
 
 
 @styled
-def zeros_sensitivity(rows: list[dict[str, Any]]) -> Any:
+def pruning_sensitivity(rows: list[dict[str, Any]]) -> Any:
     """Heat map of the drop of mean IoU: a row for each layer, a column for each sparsity.
 
     Args:

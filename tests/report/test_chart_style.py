@@ -195,7 +195,7 @@ def test_layers_of_any_name_are_shown():
     rows = [
         {"layer": "$x^$_背", "weights": 512, "kind": "CONV_2D", "30%": 0.1, "snr_db": 9, "drop": 0}
     ]
-    drawn(charts.zeros_sensitivity(rows))
+    drawn(charts.pruning_sensitivity(rows))
     drawn(charts.int8_sensitivity(rows))
 
 

@@ -163,7 +163,7 @@ def test_heat_map_of_sparsity_has_a_cell_per_layer_and_level():
         {"layer": "stem", "weights": 1024, "30%": 0.001, "60%": 0.02},
         {"layer": "head", "weights": 512, "30%": -0.0004, "60%": 0.1234},
     ]
-    texts = words(charts.zeros_sensitivity(rows))
+    texts = words(charts.pruning_sensitivity(rows))
     assert {"stem (1,024)", "head (512)", "30%", "60%", "0.1", "2.0", "12.3"} <= set(texts)
 
 
