@@ -66,7 +66,7 @@ def curves(
         line_style = "--" if part > 1 else "-"
         (line,) = left.plot(*zip(*points), color=BLUE, linestyle=line_style)
         if part > 1:
-            lines[line] = "loss with a teacher's part"
+            lines[line] = "self-distillation loss"
     left.set(xlabel="epoch", ylabel="training loss")
     in_colours = len(classes) <= MOST_LINES
     labels = class_labels(classes.names) if in_colours else classes.names
