@@ -1,6 +1,6 @@
 """The pages' tables are those of the committed records of real runs.
 
-`python tests/test_readme.py` rewrites them.
+`python tests/repo/test_readme.py` rewrites them.
 """
 
 import json
