@@ -242,6 +242,7 @@ def fitted_box(
     if fit == "crop":
         scale = min(photo_width / width, photo_height / height)
         left, top = (photo_width - scale * width) / 2, (photo_height - scale * height) / 2
+        left, top = max(0.0, left), max(0.0, top)  # rounding may put them just outside
         return left, top, left + scale * width, top + scale * height
     return 0, 0, width, height
 

@@ -329,3 +329,9 @@ def test_crop_keeps_the_aspect_ratio_and_cuts_both_sides_equally(photo):
     cut = image.crop(box).resize((64, 32), Image.Resampling.NEAREST)
     cropped = fit_image(image, (32, 64), "crop", Image.Resampling.NEAREST)
     assert np.mean(np.asarray(cropped) != np.asarray(cut)) < 0.05
+
+
+@pytest.mark.parametrize("photo", [(4032, 3024), (3024, 4032)])
+def test_a_crop_whose_edge_is_rounded_stays_inside_the_photograph(photo):
+    assert fit_image(Image.new("L", photo), (352, 352), "crop").size == (352, 352)
+    assert min(fitted_box(photo, (352, 352), "crop")) == 0
