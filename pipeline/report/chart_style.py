@@ -35,6 +35,7 @@ NAMES_IN_NOTE = 5
 FONTS_OF_BOXES = ("lastresort", "notdef")  # fonts whose glyphs are placeholders, not letters
 
 Parameters = ParamSpec("Parameters")
+_noted: set[str] = set()  # names and texts for which a note was printed
 
 
 @contextlib.contextmanager
@@ -126,9 +127,6 @@ def chart_text(text: str) -> str:
             f"{''.join(sorted(lacking))!r} in {text!r}"
         )
     return "".join(NO_GLYPH if letter in lacking else letter for letter in text)
-
-
-_noted: set[str] = set()  # names and texts that a note was printed of
 
 
 def clean(text: str) -> str:
