@@ -195,6 +195,29 @@ def test_checkpoint_of_another_network_is_not_assigned(stage, capsys, more):
     assert all((now == 0).all() for now in model.get_weights())
 
 
+def test_resumed_training_ends_with_the_same_bits(stage, monkeypatch):
+    """Stopped after each epoch, as by a kill. Whole scripts: tests/scripts/test_training.py."""
+    whole, optimizer = tiny()
+    history = fit(stage, whole, optimizer, 3)
+    checkpoints.forget(stage, "tiny")
+    save = checkpoints.TrainingState.save
+
+    def save_and_stop(state, *arguments):
+        save(state, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.TrainingState, "save", save_and_stop)
+        for resume in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                fit(stage, *tiny(), 3, resume=resume)
+    resumed, optimizer = tiny()
+    rows = fit(stage, resumed, optimizer, 3, resume=True)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in history]
+    for now, before in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        assert (now == before).all()
+
+
 def test_checkpoint_stays_until_it_is_forgotten(stage, capsys, monkeypatch):
     """After a kill between the last epoch and the finished model, nothing is trained again."""
     model, optimizer = tiny()
