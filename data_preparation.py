@@ -211,14 +211,20 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
             "splits": splits,
             "fingerprint": fingerprint,
             "listing": names.write(folder),
-            "left_out": left_out,
             **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),
         }
         writer.finish(about)
-    if not left_out:
-        (folder / LEFT_OUT).unlink(missing_ok=True)
 
-    # The data set is in place; draw and print a summary.
+    # The data set is in place; list what is not in it, draw and print a summary.
+    def list_left_out(path: Path) -> None:
+        text = "".join(f"{line}\n" for line in left_out)
+        with artifacts.atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+
+    if left_out:
+        sidecars.drawn(folder / LEFT_OUT, list_left_out)
+    else:
+        (folder / LEFT_OUT).unlink(missing_ok=True)
     files = drawings(models_dir)
     sidecars.draw(stage, "dataset", files, overlays.__file__)
     for split, facts in splits.items():
@@ -238,7 +244,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
 
 
 def drawings(models_dir: Path) -> sidecars.Drawings:
-    """What writes dataset.jpg and the list of files left out, from the finished data set."""
+    """What draws dataset.jpg from the finished data set."""
     record = artifacts.read_record(models_dir, "dataset")
     width, height = record["image_size"]
     # dataset.jpg of the pets, from the default models folder, is beside the scripts.
@@ -252,17 +258,7 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
         classes = dataset.load_classes(models_dir)
         charts.save(overlays.examples(images, masks, title, classes), path)
 
-    def list_left_out(path: Path) -> None:
-        text = "".join(f"{line}\n" for line in record["left_out"])
-        with artifacts.atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-
-    picture = (artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg"
-    files: sidecars.Drawings = {picture: draw_examples}
-    if record.get("left_out"):
-        folder = artifacts.artifact_path(models_dir, "dataset").parent
-        files[folder / LEFT_OUT] = list_left_out
-    return files
+    return {(artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg": draw_examples}
 
 
 def main(argv: list[str] | None = None) -> None:

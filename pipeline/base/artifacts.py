@@ -40,7 +40,7 @@ ARTIFACTS = {
 # edited is drawn again, and reruns nothing.
 DRAWN = frozenset(
     {
-        *("dataset.jpg", "left_out.txt"),
+        "dataset.jpg",
         *("original_training.csv", "original_training.png"),
         *("pruned_training.csv", "pruned_training.png", "pruned_channels.csv"),
         *("qat_training.csv", "int8_sensitivity.csv", "int8_sensitivity.png"),

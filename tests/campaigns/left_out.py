@@ -145,6 +145,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=17)
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     plain = prepared(folder / "plain")
     before: dict[str, Path] = {}  # by stage, the models folder as the stage finds it
     expected: dict[str, dict[str, str]] = {}
@@ -166,6 +167,7 @@ def main() -> int:
     def attempt(task: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
         stage, file, change, text = task
         place = folder / f"try_{digest(repr(task).encode())}"
+        place.mkdir()
         project = prepared(place / "code")
         (project / file).write_text(text, encoding="utf-8")
         shutil.copytree(before[stage], place / "models")
