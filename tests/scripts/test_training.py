@@ -11,7 +11,7 @@ from pipeline.base.artifacts import read_record, sha256
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model, validation_iou
-from pipeline.training import networks
+from pipeline.training import imagenet, networks
 from tests.helpers.runs import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
 
 
@@ -90,7 +90,8 @@ def test_preset_sets_resolution_and_decoder_of_the_network():
 
     def network(*argv):
         arguments = training.parse(list(argv))
-        return arguments.enlarge, training.builder(arguments, (64, 64), 3)()
+        chosen = arguments.architecture, arguments.preset, arguments.enlarge
+        return arguments.enlarge, networks.choose(*chosen)((64, 64), 3)
 
     def inner_side(model):  # as the first convolution halves it
         return 2 * model.get_layer("stem").output_shape[1]
@@ -124,13 +125,13 @@ def test_failed_stage_leaves_the_old_model(run_copy):
 def test_encoder_gets_imagenet_weights_if_asked_for_or_if_the_network_has_one():
     compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
     before = compact.get_weights()
-    assert training.load_encoder(classic, "auto") == "scratch"
-    assert training.load_encoder(compact, "scratch") == "scratch"
+    assert imagenet.fill_encoder(classic, "auto") == "scratch"
+    assert imagenet.fill_encoder(compact, "scratch") == "scratch"
     assert all((now == old).all() for now, old in zip(compact.get_weights(), before))
-    assert training.load_encoder(compact, "auto") == "imagenet"
+    assert imagenet.fill_encoder(compact, "auto") == "imagenet"
     assert any((now != old).any() for now, old in zip(compact.get_weights(), before))
     with pytest.raises(UserError, match=r"classic_unet is missing.*--encoder scratch"):
-        training.load_encoder(classic, "imagenet")
+        imagenet.fill_encoder(classic, "imagenet")
 
 
 def test_network_of_the_user_is_checked_before_it_is_trained(data_copy, monkeypatch):
