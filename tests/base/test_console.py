@@ -277,6 +277,7 @@ run(main)
     assert done.returncode == 130 and "interrupted" in done.stderr
 
 
+@pytest.mark.slow
 def test_start_of_tensorflow_prints_nothing():
     program = "from pipeline.base.lazy import keras, tf, tfmot\nprint(float(tf.constant(2.0)))"
     done = run_program(program + "\nprint(tfmot.__name__, keras.__name__)")

@@ -97,6 +97,7 @@ int main(void) {
 
 
 @pytest.mark.parametrize("compiler", ["gcc -std=c11 -xc", "g++ -std=c++17 -xc++"])
+@pytest.mark.slow
 def test_c_source_compiles_without_warnings_and_holds_the_file(folder, tmp_path, compiler):
     program, *flags = compiler.split()
     if not shutil.which(program):
@@ -118,6 +119,7 @@ def test_c_source_compiles_without_warnings_and_holds_the_file(folder, tmp_path,
     assert (tmp_path / "copy.bin").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_export_of_a_finished_run_converts_nothing(run_copy, tmp_path):
     before = artifact_path(run_copy, "int8").stat().st_mtime_ns
     arguments = ("--calibration-images", "20", "--if-needed", "--export", tmp_path / "out")

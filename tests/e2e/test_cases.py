@@ -16,6 +16,7 @@ from tests.helpers.runs import ROOT, run_script
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.slow
 def test_folder_whose_name_the_terminal_does_not_know(tmp_path, encoding):
     photos = PhotoFolder(tmp_path / "写真")
     asked = ("--dataset", "folder", "--data-dir", photos.path, "--image-size", 32)
@@ -29,6 +30,7 @@ def test_folder_whose_name_the_terminal_does_not_know(tmp_path, encoding):
     assert (tmp_path / "モデル" / "dataset.jpg").exists()
 
 
+@pytest.mark.slow
 def test_reader_that_leaves_after_a_line_gets_a_whole_data_set(tmp_path):
     """`python data_preparation.py ... | head -1`."""
     photos = PhotoFolder(tmp_path / "photos")
@@ -53,6 +55,7 @@ def unprivileged():
     return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
 
 
+@pytest.mark.slow
 def test_folder_that_may_be_read_and_not_written(run_copy, unprivileged):
     """What is there can be used; what would be written is refused at once, and nothing changes."""
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}

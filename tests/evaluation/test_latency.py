@@ -36,6 +36,7 @@ def test_single_run_can_be_repeated_for_every_kind_of_model(model_files, name):
     run()
 
 
+@pytest.mark.slow
 def test_latency_of_every_kind_of_model_in_a_separate_process(model_files):
     names = ("original", "float32", "int8")
     rows = latency.measure_latency(model_files, names, 1, IMAGE)
@@ -85,6 +86,7 @@ def test_cores_of_other_processes_are_counted_and_our_own_are_not(busy_core):
     assert 0.85 < waiting < 1.15
 
 
+@pytest.mark.slow
 def test_latency_on_a_busy_core_is_marked(model_files, busy_core):
     rows = latency.measure_latency(model_files, ("float32", "int8"), 1, IMAGE)
     assert all(row["others"] > latency.OTHERS and row["busy"] for row in rows.values())

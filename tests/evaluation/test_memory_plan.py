@@ -234,6 +234,7 @@ def compact_by_hand(side):
     return total + side**2 * channels * 4 * 4 * 3  # 4 x 4 pixels of 3 classes
 
 
+@pytest.mark.slow
 def test_compact_network_at_128_pixels_enlarged():
     """The peak is the first expansion, 96 channels at 80 x 80, and its successor at 40 x 40.
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn_metrics
 
 from pipeline.data.classes import IGNORED
 from pipeline.inference.iou import class_counts, iou_per_class, mean_iou
@@ -11,6 +10,8 @@ from pipeline.inference.iou import class_counts, iou_per_class, mean_iou
 @pytest.mark.parametrize("classes", [2, 3, 150])
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
 def test_counts_and_mean_iou_agree_with_scikit_learn(classes, ignored):
+    from sklearn import metrics as sklearn_metrics
+
     random = np.random.default_rng(1)
     masks, predictions = random.integers(0, classes, (2, 6, 37, 23))
     masks = masks.astype(np.uint8)  # the type of prepared masks

@@ -82,6 +82,7 @@ def int8_input(pruned, finished_run, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_int8_input_of_type_int8_sees_the_same_pixels(int8_input, interpreters, validation):
     with_int8, with_uint8 = open_interpreter(int8_input), interpreters["int8"]
     image = with_int8.get_input_details()[0]
@@ -206,7 +207,7 @@ def output_for(interpreter, values):
     return interpreter.get_tensor(output["index"])[0]
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, None])
+@pytest.mark.parametrize("variant", [*VARIANTS, pytest.param(None, marks=pytest.mark.slow)])
 def test_real_values_0_to_1_mean_the_same_to_every_file(
     evaluated_run, int8_input, validation, variant
 ):
@@ -225,6 +226,7 @@ def test_real_values_0_to_1_mean_the_same_to_every_file(
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     keras.utils.set_random_seed(2)
     model = networks.compact_unet((SIZE, SIZE), len(CLASSES), 2.0)

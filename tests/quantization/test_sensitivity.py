@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import jaccard_score
 
 import quantization
 from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
@@ -18,6 +17,8 @@ from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample, convert
 from pipeline.quantization.selective import quantise_static
+
+pytestmark = pytest.mark.slow
 
 FEW = ("--calibration-images", "20")
 
@@ -62,6 +63,8 @@ def rows(fragile, ready):
 
 
 def test_scan_measures_signal_to_noise_and_drop_of_each_operator(fragile, ready, rows):
+    from sklearn.metrics import jaccard_score
+
     (models_dir, _), (float32_file, ranges) = fragile, ready
     images, masks = (part[:] for part in load_split(models_dir, "validation"))
     scanned = operators(float32_file)
@@ -115,6 +118,8 @@ def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
 
 def validation_loss(models_dir):
     """Loss of mean IoU of the int8 file; the masks are the pruned model's predictions."""
+    from sklearn.metrics import jaccard_score
+
     images, masks = quantization.load_split(models_dir, "validation")
     interpreter = open_interpreter(artifact_path(models_dir, "int8"))
     predictions = np.stack(list(predict_tflite(interpreter, images)))

@@ -9,7 +9,7 @@ from tests.helpers.runs import ROOT
 
 TAKE_SECONDS = (
     *("tensorflow", "tf_keras", "keras", "tensorflow_datasets", "tensorflow_model_optimization"),
-    *("matplotlib", "scipy", "sklearn"),
+    *("matplotlib", "sklearn"),
 )
 PROGRAM = """
 import sys

@@ -100,6 +100,7 @@ def test_run_that_misses_the_sparsity_writes_nothing(run_copy, monkeypatch):
     assert hashes(run_copy, "pruned_model*") == before
 
 
+@pytest.mark.slow
 def test_sensitivity_is_a_table_and_a_picture_and_prunes_nothing(run_copy, capsys):
     before = hashes(run_copy, "*model*") | hashes(run_copy, ".*")
     pruning.main(["--models-dir", str(run_copy), "--sensitivity"])
@@ -127,6 +128,7 @@ def without_channels(finished_run, tmp_path_factory):
     return models_dir
 
 
+@pytest.mark.slow
 def test_channels_and_zeros_together(without_channels):
     pruned = load_model(without_channels, "pruned")
     original = load_model(without_channels, "original")
@@ -146,6 +148,7 @@ def test_channels_and_zeros_together(without_channels):
     assert not channels.plan_path(without_channels).exists()
 
 
+@pytest.mark.slow
 def test_network_with_fewer_channels_goes_through_the_later_stages(without_channels, monkeypatch):
     monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))  # the most demanding
     quantization.main(["--models-dir", str(without_channels), "--calibration-images", "8"])

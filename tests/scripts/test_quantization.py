@@ -57,6 +57,7 @@ def only_int8(monkeypatch):
     monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
 
 
+@pytest.mark.slow
 def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
     before = hashes(run_copy)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
@@ -69,6 +70,7 @@ def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
         assert min(picture.size) > 300
 
 
+@pytest.mark.slow
 def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
     quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
     said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
@@ -77,6 +79,7 @@ def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
     assert slot["dtype"] == np.int8
 
 
+@pytest.mark.slow
 def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)

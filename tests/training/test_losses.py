@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.base.lazy import keras, tf
 from pipeline.data.classes import IGNORED, make_classes
@@ -57,6 +56,8 @@ def test_class_weights_in_cross_entropy_against_keras():
 
 
 def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
     labels = np.random.default_rng(0).choice(4, 5000, p=(0.7, 0.2, 0.09, 0.01))
     shares = list(np.bincount(labels) / len(labels))
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
