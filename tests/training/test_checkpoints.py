@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.base import system
 from pipeline.base.identity import Resumption
 from pipeline.base.lazy import layers
 from pipeline.base.stage import Stage
@@ -40,8 +39,7 @@ def test_resume_on_another_number_of_threads_prints_it_and_continues(stage, monk
     """Sums over other numbers of threads differ in their last bits; the record tells of it."""
 
     def on_threads(number):
-        for module in (checkpoints, system):
-            monkeypatch.setattr(module, "tensorflow_threads", lambda: number)
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(number))
 
     def restored():
         state = checkpoints.TrainingState(stage, "tiny", *tiny())
