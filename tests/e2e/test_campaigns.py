@@ -1,4 +1,4 @@
-"""A short campaign of every kind of fault, on a toy run: nothing that must never be is seen.
+"""A short campaign of every kind of fault, on a toy run: no fault has an outcome that is forbidden.
 
 The long one, whose figures are in docs/reliability.md: tests/campaigns/campaign.py.
 """
@@ -19,13 +19,13 @@ import campaign  # noqa: E402
 import toy  # noqa: E402
 import trials  # noqa: E402
 
-TESTED = {"busy", "figures", "cases"}  # each of their trials is a test elsewhere
+TESTED = {"busy", "figures", "cases"}  # other tests cover each of their trials
 KINDS = [kind for kind in campaign.KINDS if kind not in TESTED]
 
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """A fiftieth of the campaign, in one process that loads TensorFlow once for all."""
+    """A fiftieth of the campaign, in one process that loads TensorFlow once for all trials."""
     path = tmp_path_factory.mktemp("campaign") / "found.json"
     command = [sys.executable, CAMPAIGNS / "campaign.py", *KINDS, "--share", "0.02"]
     done = subprocess.run([*command, "--write", path], capture_output=True, text=True)
@@ -35,11 +35,11 @@ def short(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_fault_does_what_must_never_be(short, kind):
-    record, said = short
+def test_no_fault_has_a_forbidden_outcome(short, kind):
+    record, output = short
     rows = [row for row in record["rows"] if row["kind"] == kind]
     assert rows and all(row["tried"] > 0 for row in rows)
-    assert [row["faults"] for row in rows] == [{}] * len(rows), said[-3000:]
+    assert [row["faults"] for row in rows] == [{}] * len(rows), output[-3000:]
 
 
 TRACE = 'Traceback (most recent call last):\n  File "x"\nKeyError: 1\n'
@@ -59,12 +59,12 @@ TRACE = 'Traceback (most recent call last):\n  File "x"\nKeyError: 1\n'
         (2, "one\ntwo\n", "many lines"),
     ],
 )
-def test_fault_of_a_stage_is_told_from_a_good_end(code, err, fault):
+def test_faults_are_told_from_good_ends(code, err, fault):
     assert toy.Result(code, "", err, 1.0, 0).fault == fault
     assert toy.Result(code, "", err, 1.0, 0, hung=True).fault == "hang"
 
 
-def test_every_fault_is_in_the_table():
+def test_every_forbidden_outcome_is_in_the_table():
     tally = trials.Tally("tries")
     for fault in trials.NEVER:
         tally.add("one", "stopped", fault)

@@ -1,4 +1,4 @@
-"""Scripts in surroundings that public fault reports were about: terminals, pipes, folders, cwd."""
+"""Scripts in surroundings known from public bug reports: terminals, pipes, folders, directories."""
 
 import os
 import shlex
@@ -17,12 +17,12 @@ from tests.helpers.runs import ROOT, run_script
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.slow
-def test_folder_whose_name_the_terminal_does_not_know(tmp_path, encoding):
+def test_folder_with_a_name_that_the_terminal_cannot_show(tmp_path, encoding):
     photos = PhotoFolder(tmp_path / "写真")
-    asked = ("--dataset", "folder", "--data-dir", photos.path, "--image-size", 32)
+    flags = ("--dataset", "folder", "--data-dir", photos.path, "--image-size", 32)
     done = run_script(
         "data_preparation.py",
-        *("--models-dir", tmp_path / "モデル", *asked),
+        *("--models-dir", tmp_path / "モデル", *flags),
         PYTHONIOENCODING=encoding,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -31,7 +31,7 @@ def test_folder_whose_name_the_terminal_does_not_know(tmp_path, encoding):
 
 
 @pytest.mark.slow
-def test_reader_that_leaves_after_a_line_gets_a_whole_data_set(tmp_path):
+def test_closed_pipe_does_not_stop_the_data_set(tmp_path):
     """`python data_preparation.py ... | head -1`."""
     photos = PhotoFolder(tmp_path / "photos")
     command = [sys.executable, ROOT / "data_preparation.py", "--models-dir", tmp_path / "models"]
@@ -46,7 +46,7 @@ def test_reader_that_leaves_after_a_line_gets_a_whole_data_set(tmp_path):
 
 @pytest.fixture
 def unprivileged():
-    """What takes away the right of root to write everywhere."""
+    """The start of a command line that takes away root's right to write everywhere."""
     if os.getuid():
         return []
     if not shutil.which("setpriv"):
@@ -56,8 +56,8 @@ def unprivileged():
 
 
 @pytest.mark.slow
-def test_folder_that_may_be_read_and_not_written(run_copy, unprivileged):
-    """What is there can be used; what would be written is refused at once, and nothing changes."""
+def test_read_only_folder_is_used_and_not_changed(run_copy, unprivileged):
+    """What needs no writing works; what would write is refused at once, and nothing changes."""
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
     folders = [run_copy, *(path for path in run_copy.rglob("*") if path.is_dir())]
     for folder in folders:
@@ -81,8 +81,8 @@ def test_folder_that_may_be_read_and_not_written(run_copy, unprivileged):
 
 
 @pytest.mark.parametrize("cwd", [ROOT, Path("/")])
-def test_command_in_a_message_works_where_the_user_is(tmp_path, cwd):
-    """Pasted as it is, with a flag that only prints: the path of the script, the folder quoted."""
+def test_command_in_a_message_works_in_the_directory_of_the_user(tmp_path, cwd):
+    """Run as printed, with --help added: it has the path of the script and a quoted folder."""
     models_dir = tmp_path / "my models; and 'yours'"
     done = subprocess.run(
         [sys.executable, ROOT / "training.py", "--models-dir", models_dir],

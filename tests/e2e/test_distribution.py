@@ -1,4 +1,4 @@
-"""Several machines: two worker processes on this one train one model together."""
+"""Several machines: two worker processes of this machine train one model together."""
 
 import csv
 import json
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.slow
 def free_ports(number):
     sockets = [socket.socket() for _ in range(number)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for bound in sockets:
+            bound.close()
 
 
 def train_together(project, models_dir, *more):
-    """The training of `own_project`, by two workers that share a models folder.
+    """Runs the training of `own_project` in two workers that share a models folder.
 
-    Returns the folder, and what they printed.
+    Returns the folder, and what each worker printed.
     """
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
@@ -64,7 +64,7 @@ def test_only_the_chief_writes(two_workers):
 
 
 def epoch_lines(out):
-    """What a worker said of each epoch, without its speed."""
+    """The line of each epoch that a worker printed, without its speed."""
     lines = [line for line in out.splitlines() if line[:6] == "epoch "]
     return [line.split("/s")[0].rsplit(None, 1)[0] for line in lines]
 
@@ -74,7 +74,7 @@ def test_both_workers_hold_the_same_model_in_every_epoch(two_workers):
     assert len(lines[0]) == 2 and lines[0] == lines[1]
 
 
-def test_both_workers_hold_the_same_model_where_it_teaches_itself(own_project, data_copy):
+def test_both_workers_hold_the_same_model_in_self_distillation(own_project, data_copy):
     more = ("--epochs", "1", "--taught-epochs", "2")
     models_dir, printed = train_together(own_project, data_copy, *more)
     lines = [epoch_lines(out) for out in printed]
@@ -83,8 +83,8 @@ def test_both_workers_hold_the_same_model_where_it_teaches_itself(own_project, d
     assert [path.name for path in models_dir.rglob(".*")] == []
 
 
-def test_two_workers_train_what_one_trains(two_workers, own_project):
-    """They see the same batches and step by the mean of both gradients.
+def test_two_workers_train_the_model_of_one_worker(two_workers, own_project):
+    """They read the same batches and step by the mean of both gradients.
 
     Batch normalisation and the Jaccard term look at each worker's half of the batch, so the two
     runs drift apart slowly: at this size by 0.7 % of the loss, while it falls by 12 % over the two

@@ -1,4 +1,4 @@
-"""A network of one's own is one edit of one file, and goes through all five stages."""
+"""A network of the user is one edit of one file, and passes all five stages."""
 
 import json
 
@@ -8,9 +8,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_it_is_trained_from_random_weights_and_nothing_is_noted(own_output):
-    said = own_output["training.py"]
-    assert "tiny: " in said and "encoder from scratch" in said
-    assert said.count("note: ") == 1 and "steps in all, 4 an epoch, are few" in said
+    output = own_output["training.py"]
+    assert "tiny: " in output and "encoder from scratch" in output
+    assert output.count("note: ") == 1 and "steps in all, 4 an epoch, are few" in output
 
 
 def test_its_large_kernels_are_pruned(own_project):
