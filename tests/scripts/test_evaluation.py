@@ -167,7 +167,7 @@ def test_input_that_changes_while_it_is_measured_leaves_the_old_numbers(
     monkeypatch.setattr(evaluation, "measure_machine", measure)
     monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
     monkeypatch.setattr(evaluation, "MODELS", ("original", "int8"))
-    with pytest.raises(UserError, match=r"changed (while it was measured|after it was made)"):
+    with pytest.raises(UserError, match=r"was changed( while it was measured| after it was made)?"):
         evaluation.main(["--models-dir", str(evaluated_copy)])
     assert (evaluated_copy / "evaluation.json").read_bytes() == before
 
