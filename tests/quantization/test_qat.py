@@ -20,6 +20,8 @@ from pipeline.training.optimizers import make_optimizer
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.toy_networks import with_statistics
 
+pytestmark = pytest.mark.slow  # most of these tests train
+
 
 @pytest.fixture(scope="module")
 def qat():

@@ -27,6 +27,8 @@ from pipeline.pruning import channels, magnitude
 from pipeline.training import loop
 from tests.helpers.runs import CLASSES, SIZE
 
+pytestmark = pytest.mark.slow  # most of these tests train
+
 SHORT = ("--epochs", "1", "--batch-size", "8")
 
 

@@ -18,6 +18,8 @@ from pipeline.quantization.verify import kernel_zeros
 from pipeline.training.checkpoints import state_path
 from pipeline.variants import VARIANTS, quantised
 
+pytestmark = pytest.mark.slow  # most of these tests train
+
 FEW = ("--calibration-images", "20")
 
 

@@ -14,6 +14,8 @@ from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import imagenet, networks
 from tests.helpers.runs import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
 
+pytestmark = pytest.mark.slow  # most of these tests train
+
 
 def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
     model = load_model(finished_run, "original")
