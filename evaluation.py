@@ -96,27 +96,27 @@ def device_needs(path: Path) -> dict[str, Any]:
     The values are None for a Keras model, and for a file without a fixed memory plan.
     """
     try:
-        found = memory_plan.plan(path.read_bytes())
+        plan = memory_plan.plan(path.read_bytes())
     except ValueError:
         return dict.fromkeys(("activation_kb", "activation_peak", "multiply_accumulates"))
     return {
-        "activation_kb": found.activation_bytes / 1e3,
-        "activation_peak": [list(part) for part in found.peak],
-        "multiply_accumulates": found.multiply_accumulates,
+        "activation_kb": plan.activation_bytes / 1e3,
+        "activation_peak": [list(part) for part in plan.peak],
+        "multiply_accumulates": plan.multiply_accumulates,
     }
 
 
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
     """Latency on one thread and on all, and memory, of every model."""
     models_dir = stage.models_dir
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for key, threads in (("latency_ms", 1), ("latency_ms_all_threads", cores())):
-        found[key] = latency.measure_latency(models_dir, MODELS, threads, image)
+        measured[key] = latency.measure_latency(models_dir, MODELS, threads, image)
         seconds = stage.seconds()
         console.say(f"latency measured on {threads} thread(s), {seconds:.0f} s since the start")
-    found["memory_bytes"] = memory.measure_memory(models_dir, MODELS, image)
+    measured["memory_bytes"] = memory.measure_memory(models_dir, MODELS, image)
     console.say(f"memory measured, {stage.seconds():.0f} s since the start")
-    return found
+    return measured
 
 
 def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import shlex
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,11 +47,6 @@ DRAWN = frozenset(
 )
 KERAS_MODELS = ("original", "pruned")
 MODELS = (*KERAS_MODELS, *VARIANTS)  # every row of the tables, in their order
-# What NumPy and the zip format that it uses raise on a damaged file.
-DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, TypeError, AttributeError),
-)
 RECORD_KEYS: dict[str, type | tuple[type, ...]] = {  # what every record has
     "sha256": str,
     **dict.fromkeys(("inputs", "settings", "code", "versions", "metrics"), dict),
