@@ -23,6 +23,7 @@ from trials import Campaign, Tally
 from pipeline.base import artifacts
 from pipeline.data.dataset import load_split
 from pipeline.evaluation import accuracy
+from pipeline.evaluation.memory import resident_bytes
 from pipeline.inference import keras_files
 from pipeline.quantization.convert import convert
 from pipeline.variants import VARIANTS
@@ -242,11 +243,11 @@ def memory(campaign: Campaign) -> Iterator[Tally]:
         seen: dict[str, list[int]] = {"conversions": [], "evaluations": []}
         for k in times:
             convert(model, list(VARIANTS)[k % len(VARIANTS)], calibration)
-            seen["conversions"].append(memory.resident_bytes("VmRSS"))
+            seen["conversions"].append(resident_bytes("VmRSS"))
         for _ in times:
             for name in artifacts.MODELS:
                 accuracy.counts_per_image(campaign.old, name, images, masks, 3)
-            seen["evaluations"].append(memory.resident_bytes("VmRSS"))
+            seen["evaluations"].append(resident_bytes("VmRSS"))
         place.write_text(json.dumps(seen))
         raise SystemExit(0)
 
