@@ -182,6 +182,7 @@ IMAGENET_CLASSES = {
 }
 
 
+@pytest.mark.slow
 def test_classifier_of_these_weights_recognises_real_pets(tensors, shared_data):
     """So the tensors are read correctly."""
     builder = tfds.builder("oxford_iiit_pet:4.0.0", data_dir=shared_data)

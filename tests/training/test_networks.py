@@ -16,9 +16,9 @@ def test_compact_network_is_small():
     assert networks.compact_unet((128, 128), 3).count_params() <= 1.3e6
 
 
-@pytest.mark.parametrize("classes", [3, 5])
 @pytest.mark.parametrize(
-    ("name", "size"), [("compact", (64, 64)), ("compact", (96, 64)), ("classic", (32, 64))]
+    ("name", "size", "classes"),
+    [("compact", (64, 64), 3), ("compact", (96, 64), 5), ("classic", (32, 64), 5)],
 )
 def test_network_gives_a_logit_per_class_and_pixel(name, size, classes):
     image = np.zeros((2, *size, 3), np.float32)
@@ -45,7 +45,12 @@ SIDES = {  # side and enlargement of the network: sides that teacher and student
 }
 
 
-@pytest.mark.parametrize(("side", "enlargement"), SIDES)
+SLOW_SIDES = [pytest.param(*case, marks=pytest.mark.slow) for case in SIDES if case[1] != 1.25]
+
+
+@pytest.mark.parametrize(
+    ("side", "enlargement"), [*(case for case in SIDES if case[1] == 1.25), *SLOW_SIDES]
+)
 def test_student_runs_at_a_lower_resolution_than_its_teacher(side, enlargement):
     """It computes what plain resizing around a network of that side and these weights does."""
     given = [networks.compact_unet((side, side), 4, enlargement, (16, 8, 8)) for _ in range(2)]
