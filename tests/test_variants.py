@@ -5,11 +5,14 @@ The tests add one in a copy of the project and run its scripts as a user does.
 
 import json
 
+import pytest
+
 from pipeline.base.artifacts import MODELS
 from pipeline.variants import VARIANTS
 from tests.helpers.runs import OWN_CONVERSION, TRAINING, copy_code, edit, run_script
 
 
+@pytest.mark.slow
 def test_new_entry_does_not_train_the_network_again(run_copy, tmp_path, own_output):
     project = copy_code(tmp_path / "project")
     edit(project / "pipeline" / "variants.py", '\n    "float16": Variant(', OWN_CONVERSION)
@@ -19,6 +22,7 @@ def test_new_entry_does_not_train_the_network_again(run_copy, tmp_path, own_outp
     assert done.stdout in own_output["training.py"]
 
 
+@pytest.mark.slow
 def test_new_entry_is_a_file_and_a_row_of_every_table(own_project, own_output):
     models_dir = own_project / "models"
     path = models_dir / "int16_quantized_model.tflite"
