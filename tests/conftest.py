@@ -17,6 +17,7 @@ from tests.helpers.pictures import PhotoFolder
 from tests.helpers.runs import SHARED_DATA, make_data_set
 from tests.helpers.small_runs import (
     copy_run,
+    make_compact_run,
     make_evaluated_run,
     make_finished_run,
     make_own_project,
@@ -46,7 +47,7 @@ def small_data(kept_runs: KeptRuns) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(kept_runs: KeptRuns, small_data: Path) -> Path:
-    """A models folder after stages 1 to 4. Read only; a copy: `run_copy`."""
+    """A models folder after stages 1 to 4, of a small network. Read only; a copy: `run_copy`."""
 
     def make(models_dir: Path) -> None:
         make_finished_run(models_dir, small_data)
@@ -55,8 +56,21 @@ def finished_run(kept_runs: KeptRuns, small_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compact_run(kept_runs: KeptRuns, small_data: Path) -> Path:
+    """A models folder after stages 1 to 4, of the compact network: takes minutes, for slow tests.
+
+    Read only; a copy: `compact_copy`. With the states of a stopped training: `make_compact_run`.
+    """
+
+    def make(models_dir: Path) -> None:
+        make_compact_run(models_dir, small_data)
+
+    return kept_runs.get("compact_run", key_of(STAGES[:4]), make)
+
+
+@pytest.fixture(scope="session")
 def evaluated_run(kept_runs: KeptRuns, finished_run: Path) -> Path:
-    """A models folder after all five stages, with made-up latency and memory. Read only."""
+    """`finished_run` after all five stages, with made-up latency and memory. Read only."""
 
     def make(models_dir: Path) -> None:
         make_evaluated_run(models_dir, finished_run)
@@ -104,6 +118,12 @@ def data_copy(small_data: Path, tmp_path: Path) -> Path:
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of `finished_run`."""
     return copy_run(finished_run, tmp_path / "models")
+
+
+@pytest.fixture
+def compact_copy(compact_run: Path, tmp_path: Path) -> Path:
+    """A copy of `compact_run`."""
+    return copy_run(compact_run, tmp_path / "models")
 
 
 @pytest.fixture

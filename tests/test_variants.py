@@ -9,14 +9,16 @@ import pytest
 
 from pipeline.base.artifacts import MODELS
 from pipeline.variants import VARIANTS
-from tests.helpers.runs import OWN_CONVERSION, TRAINING, copy_code, edit, run_script
+from tests.helpers.runs import COMPACT_TRAINING, OWN_CONVERSION, copy_code, edit, run_script
 
 
 @pytest.mark.slow
-def test_new_entry_does_not_train_the_network_again(run_copy, tmp_path, own_output):
+def test_new_entry_does_not_train_the_network_again(compact_copy, tmp_path, own_output):
     project = copy_code(tmp_path / "project")
     edit(project / "pipeline" / "variants.py", '\n    "float16": Variant(', OWN_CONVERSION)
-    done = run_script(project / "training.py", "--models-dir", run_copy, "--if-needed", *TRAINING)
+    done = run_script(
+        project / "training.py", "--models-dir", compact_copy, "--if-needed", *COMPACT_TRAINING
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "training.py: up to date, nothing to do\n"
     assert done.stdout in own_output["training.py"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FIRST = "test_journey.py"  # needs all the finished runs of the fast tests
-RUNS = {"finished_run", "evaluated_run", "own_project"}  # fixtures that take minutes
+RUNS = {"finished_run", "evaluated_run", "compact_run", "own_project"}  # fixtures that take minutes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

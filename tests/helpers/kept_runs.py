@@ -23,7 +23,7 @@ from tests.helpers.runs import ROOT
 
 STAGES = ("data_preparation", "training", "pruning", "quantization", "evaluation")
 FORMATS = ("synthetic",)  # modules of pipeline/data/formats that read these runs' data sets
-MAKERS = ("kept_runs", "runs", "small_runs")  # modules of tests/helpers that make the runs
+MAKERS = ("kept_runs", "runs", "small_network", "small_runs")  # modules of tests/helpers
 KEPT = 2  # versions of a run that stay, however old they are
 UNUSED_SECONDS = 3600  # until a version is removed: another process of pytest may read it
 ENVIRONMENT = ("TF_", "XLA_", "OMP_")  # beginnings of variables that change TensorFlow's results

@@ -15,11 +15,13 @@ from pipeline.base.artifacts import artifact_path, record_path, sha256, write_re
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"
 CLASSES = ("pet", "background", "border")  # of the pets and of the drawn animals
-SIZE = 32  # pixels: the smallest image that the network takes
+SIZE = 32  # pixels: the smallest image that the compact network takes
 COUNTS = {"train": 40, "test": 8}  # 36 train, 4 validation, 8 test
 PRUNING = ("--sparsity", "0.7", "--epochs", "3", "--batch-size", "4")
 EPOCHS = ("--epochs", "3", "--taught-epochs", "2")
-TRAINING = ("--encoder", "imagenet", *EPOCHS, "--batch-size", "8", "--seed", "7")
+BATCHES = ("--batch-size", "8", "--seed", "7")
+TRAINING = ("--encoder", "scratch", *EPOCHS, *BATCHES, "--learning-rate", "0.02")
+COMPACT_TRAINING = ("--encoder", "imagenet", *EPOCHS, *BATCHES)
 STOPPED = "state_after_an_epoch.npz"
 PARTS = ("original", "taught")  # of a training, by the names of their states
 STOPPED_TAUGHT = ("state_before_taught.npz", "state_after_a_taught_epoch.npz")

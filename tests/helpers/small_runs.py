@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.made_up_evaluation import made_up_times
 from tests.helpers.runs import (
+    COMPACT_TRAINING,
     OWN_CONVERSION,
     OWN_NETWORK,
     OWN_TRAINING,
@@ -23,23 +24,38 @@ from tests.helpers.runs import (
     run_script,
     start_script,
 )
+from tests.helpers.small_network import small_network
 
 CALIBRATION = ("--calibration-images", "20")
 
 
 def make_finished_run(models_dir: Path, data: Path) -> None:
-    """Writes a models folder after stages 1 to 4, with the data set of the folder `data`.
+    """Writes a models folder after stages 1 to 4, of `small_network.small_unet`.
+
+    Args:
+        data: a models folder with the data set.
+    """
+    import pruning
+    import quantization
+    import training
+
+    shutil.copytree(data, models_dir)
+    where = ("--models-dir", str(models_dir))
+    with small_network():
+        training.main([*where, *TRAINING])
+        pruning.main([*where, *PRUNING])
+        quantization.main([*where, *CALIBRATION])
+
+
+def make_compact_run(models_dir: Path, data: Path) -> None:
+    """Writes a models folder after stages 1 to 4, of the compact network, by the scripts.
 
     STOPPED in it is the state that the training would have left if it had been killed after an
     epoch, STOPPED_TAUGHT are those that it would have left after the first epoch of
     self-distillation.
     """
-    import pruning
-    import quantization
-
     shutil.copytree(data, models_dir)
-    # In a process of its own, because Keras numbers the layers of later models of one process.
-    training = start_script("training.py", "--models-dir", models_dir, *TRAINING)
+    training = start_script("training.py", "--models-dir", models_dir, *COMPACT_TRAINING)
     state, taught = (models_dir / f".{part}_training_state.npz" for part in PARTS)
     for path, copies in ((state, (STOPPED,)), (taught, STOPPED_TAUGHT)):
         while not path.exists() and training.poll() is None:
@@ -48,14 +64,15 @@ def make_finished_run(models_dir: Path, data: Path) -> None:
             shutil.copy(source, models_dir / name)
     out, err = training.communicate(timeout=300)
     assert training.returncode == 0, out + err
-    pruning.main(["--models-dir", str(models_dir), *PRUNING])
-    quantization.main(["--models-dir", str(models_dir), *CALIBRATION])
+    for script, arguments in (("pruning.py", PRUNING), ("quantization.py", CALIBRATION)):
+        done = run_script(script, "--models-dir", models_dir, *arguments)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
-def copy_run(finished_run: Path, models_dir: Path) -> Path:
+def copy_run(run: Path, models_dir: Path) -> Path:
     """Copies a models folder without the states of a stopped training, half of its bytes."""
     states = shutil.ignore_patterns(STOPPED, *STOPPED_TAUGHT)
-    return Path(shutil.copytree(finished_run, models_dir, ignore=states))
+    return Path(shutil.copytree(run, models_dir, ignore=states))
 
 
 def make_evaluated_run(models_dir: Path, finished_run: Path) -> None:

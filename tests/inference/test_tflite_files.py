@@ -17,15 +17,20 @@ from pipeline.variants import VARIANTS
 from tests.helpers.toy_networks import toy_network
 
 
-def test_equal_vectors_are_stored_once_and_weights_are_aligned(finished_run):
+@pytest.mark.parametrize(
+    ("run", "ratio", "tensors"),
+    [("finished_run", 1.0, 15), pytest.param("compact_run", 0.92, 50, marks=pytest.mark.slow)],
+)
+def test_equal_vectors_are_stored_once_and_weights_are_aligned(request, run, ratio, tensors):
     """Compared with the same tables as flatbuffers' own builder packs them."""
-    content = artifact_path(finished_run, "int8").read_bytes()
+    models_dir = request.getfixturevalue(run)
+    content = artifact_path(models_dir, "int8").read_bytes()
     builder = flatbuffers.Builder()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     builder.Finish(model.Pack(builder), b"TFL3")
     plain = bytes(builder.Output())
-    assert len(content) < 0.92 * len(plain)
-    images, _ = (part[:] for part in load_split(finished_run, "validation"))
+    assert len(content) < ratio * len(plain)
+    images, _ = (part[:] for part in load_split(models_dir, "validation"))
     np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
     assert content.startswith(tflite_files.compacted(plain))  # then the contract's zip archive
     root = schema.Model.GetRootAs(content, 0)
@@ -33,7 +38,7 @@ def test_equal_vectors_are_stored_once_and_weights_are_aligned(finished_run):
     weights = [data for data in buffers if isinstance(data, np.ndarray) and data.size >= 16]
     start = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
     offsets = [values.__array_interface__["data"][0] - start for values in weights]
-    assert len(offsets) > 50 and all(offset % 16 == 0 for offset in offsets)
+    assert len(offsets) > tensors and all(offset % 16 == 0 for offset in offsets)
 
 
 @pytest.fixture(scope="module")

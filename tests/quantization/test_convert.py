@@ -82,7 +82,6 @@ def int8_input(pruned, finished_run, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 def test_int8_input_of_type_int8_sees_the_same_pixels(int8_input, interpreters, validation):
     with_int8, with_uint8 = open_interpreter(int8_input), interpreters["int8"]
     image = with_int8.get_input_details()[0]
@@ -102,7 +101,11 @@ def test_batch_of_two_is_refused_by_the_file(interpreters):
 
 
 @pytest.mark.parametrize(
-    ("variant", "least"), [("float32", 0.999), ("dynamic", 0.95), ("int8", 0.9), ("float16", 0.99)]
+    ("variant", "least"),
+    [
+        *(("float32", 0.999), ("dynamic", 0.95), ("float16", 0.99)),
+        pytest.param("int8", 0.9, marks=pytest.mark.slow),  # GPTQ of kernels of 4608 products
+    ],
 )
 def test_classic_network_converts_in_every_variant(classic, variant, least, tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
@@ -207,7 +210,7 @@ def output_for(interpreter, values):
     return interpreter.get_tensor(output["index"])[0]
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", [*VARIANTS, None])
 def test_real_values_0_to_1_mean_the_same_to_every_file(
     evaluated_run, int8_input, validation, variant
 ):

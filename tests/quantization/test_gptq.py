@@ -1,7 +1,6 @@
 """GPTQ changes the outputs of convolutions less than rounding to the nearest step does."""
 
 import numpy as np
-import pytest
 
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
@@ -43,7 +42,6 @@ def test_rounding_is_near_the_best_of_all_roundings():
     assert np.mean(ranks) < 0.1 < np.mean(nearest_ranks)
 
 
-@pytest.mark.slow
 def test_rounded_model_has_half_the_error_of_nearest_rounding_and_keeps_zeros(finished_run):
     pruned, simple = load_model(finished_run, "pruned"), load_model(finished_run, "pruned")
     rounded = round_kernels(pruned, calibration_sample(finished_run, 36, 7)[1])

@@ -20,8 +20,6 @@ from pipeline.training.optimizers import make_optimizer
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.toy_networks import with_statistics
 
-pytestmark = pytest.mark.slow  # most of these tests train
-
 
 @pytest.fixture(scope="module")
 def qat():
@@ -74,6 +72,7 @@ def test_simulation_is_as_noisy_as_the_int8_file(
     assert 0.5 < noise_ratio(model, student, content, validation) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "settings", "least", "most"),
     [(networks.classic_unet, (), 0.5, 2), (networks.compact_unet, (2.0,), 0, np.inf)],

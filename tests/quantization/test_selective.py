@@ -61,10 +61,10 @@ def test_dynamic_file_has_int8_weights_in_convolutions_of_64_products_or_more(fi
         for node, kernel in zip(nodes, kernels)
     ]
     assert [kernel["dtype"] == np.int8 for kernel in kernels] == expected
-    assert 20 < sum(expected) < len(expected)
+    assert 0 < sum(expected) < len(expected)
     names = read_record(finished_run, "dynamic")["metrics"]["int8_layers"]
     assert len(names) == sum(expected)
-    assert {"block6_expand", "up8_deep"} <= set(names) and "stem" not in names
+    assert {"block1_expand", "up4_mix"} <= set(names) and "stem" not in names
 
 
 def named(content, layer):
@@ -79,7 +79,7 @@ def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
     interpreter = Interpreter(model_content=content)
     tensors = interpreter.get_tensor_details()
     (kernel,) = (tensor for tensor in tensors if tensor["dtype"] == np.int8)
-    assert kernel["shape"].tolist() == [24, 1, 1, 96]
+    assert kernel["shape"].tolist() == [64, 1, 1, 160]
     exact = logits_of(float32_file, images)
     noise = np.mean((logits_of(content, images) - exact) ** 2)
     assert 0 < noise < 0.01 * np.mean(exact**2)
@@ -89,13 +89,13 @@ def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
 
 
 def test_one_operator_alone_is_in_int8(float32_file, ranges):
-    operator = named(float32_file, "block6_project")
+    operator = named(float32_file, "block1_project")
     content = selective.quantise_static(float32_file, ranges, only=operator)
     assert in_int8(content) == ["QUANTIZE", "CONV_2D"]
 
 
 def test_all_operators_but_some_are_in_int8(float32_file, ranges, images):
-    kept = [named(float32_file, layer) for layer in ("block6_project", "up8_depthwise3")]
+    kept = [named(float32_file, layer) for layer in ("block1_project", "up4_depthwise")]
     assert [operator.kind for operator in kept] == ["CONV_2D", "DEPTHWISE_CONV_2D"]
     content = selective.quantise_static(float32_file, ranges, but=kept)
     limits = {operator.tensor: operator.limits for operator in operators(content)}

@@ -18,21 +18,19 @@ from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample, convert
 from pipeline.quantization.selective import quantise_static
 
-pytestmark = pytest.mark.slow
-
 FEW = ("--calibration-images", "20")
 
 
 @pytest.fixture(scope="module")
 def fragile(finished_run, tmp_path_factory):
-    """A models folder, and its pruned model, which fails in int8: a channel of up8_depthwise3 that
+    """A models folder, and its pruned model, which fails in int8: a channel of up4_depthwise that
     no layer reads has values so large that the other channels, which share its scale, become 0.
     In float32 it has no effect.
     """
     models_dir = shutil.copytree(finished_run, tmp_path_factory.mktemp("fragile") / "models")
     record = read_record(models_dir, "pruned")
     model = load_model(models_dir, "pruned")
-    norm, reader = model.get_layer("up8_depthwise3_norm"), model.get_layer("up8_mix3")
+    norm, reader = model.get_layer("up4_depthwise_norm"), model.get_layer("up4_mix")
     scale, offset, mean, variance = norm.get_weights()
     scale[0], offset[0] = 3e3, 3e3
     norm.set_weights([scale, offset, mean, variance])
@@ -132,14 +130,14 @@ def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_r
     assert validation_loss(fragile_run) <= 0.0501
     metrics = read_record(fragile_run, "int8")["metrics"]
     # The operator that writes the large channel, and the one that reads the tensor.
-    assert {"up8_depthwise3", "up8_mix3"} <= set(metrics["float_operators"])
+    assert {"up4_depthwise", "up4_mix"} <= set(metrics["float_operators"])
     # A class that the model never predicts counts as soon as int8 predicts a pixel of it.
     assert len(metrics["float_operators"]) <= 32
     assert metrics["validation_drop"] <= 0.05 and metrics["times_slower"] > 0
     assert "kept in float: " in capsys.readouterr().out
     with (fragile_run / "int8_sensitivity.csv").open() as file:
         worst = list(csv.DictReader(file))[:2]
-    assert {row["layer"] for row in worst} <= {"up8_depthwise3", "up8_mix3"}
+    assert {row["layer"] for row in worst} <= {"up4_depthwise", "up4_mix"}
     with Image.open(fragile_run / "int8_sensitivity.png") as picture:
         assert min(picture.size) > 300
 

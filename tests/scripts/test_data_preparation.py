@@ -323,6 +323,7 @@ def test_incomplete_tfds_file_keeps_the_old_data_set(tfds_folder, data_copy):
     assert len(load_split(data_copy, "train")[0]) == 36
 
 
+@pytest.mark.slow
 def test_oxford_iiit_pet_has_its_documented_counts_and_shares(shared_data, tmp_path):
     where = ["--models-dir", str(tmp_path), "--data-dir", str(shared_data)]
     data_preparation.main([*where, "--image-size", "32"])

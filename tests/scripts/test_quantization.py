@@ -17,8 +17,7 @@ from pipeline.quantization import convert
 from pipeline.quantization.verify import kernel_zeros
 from pipeline.training.checkpoints import state_path
 from pipeline.variants import VARIANTS, quantised
-
-pytestmark = pytest.mark.slow  # most of these tests train
+from tests.helpers.small_network import PRUNED_LAYERS
 
 FEW = ("--calibration-images", "20")
 
@@ -30,7 +29,7 @@ def hashes(models_dir):
 def test_files_are_as_small_as_their_types_make_them(finished_run):
     sizes = {name: artifact_path(finished_run, name).stat().st_size for name in quantised()}
     weights = 4 * read_record(finished_run, "original")["metrics"]["parameters"]  # as float32
-    assert sizes["dynamic"] < 0.4 * weights
+    assert sizes["dynamic"] < 0.5 * weights
     assert sizes["int8"] < 0.4 * weights
     assert sizes["float16"] < 0.6 * weights
 
@@ -59,7 +58,6 @@ def only_int8(monkeypatch):
     monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
 
 
-@pytest.mark.slow
 def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
     before = hashes(run_copy)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
@@ -67,12 +65,11 @@ def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
     assert all(after[VARIANTS[name].file] == before[VARIANTS[name].file] for name in quantised())
     with (run_copy / "int8_sensitivity.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {"stem", "block6_project", "up8_mix3"} <= {row["layer"] for row in rows}
+    assert {"stem", "block1_project", "up4_mix"} <= {row["layer"] for row in rows}
     with Image.open(run_copy / "int8_sensitivity.png") as picture:
         assert min(picture.size) > 300
 
 
-@pytest.mark.slow
 def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
     quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
     said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
@@ -81,7 +78,6 @@ def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
     assert slot["dtype"] == np.int8
 
 
-@pytest.mark.slow
 def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)
@@ -93,7 +89,7 @@ def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     assert 0 <= metrics["qat_validation_mean_iou"] <= 1 and metrics["agreement"] >= 0.9
     zeros = kernel_zeros(path.read_bytes())
     layers = read_record(run_copy, "pruned")["metrics"]["layers"]
-    assert len(layers) > 10
+    assert set(layers) == PRUNED_LAYERS
     assert all(zeros[name] >= layer["sparsity"] - 1e-4 for name, layer in layers.items())
     assert (run_copy / "qat_training.csv").exists()
     assert not state_path(run_copy, "qat").exists()

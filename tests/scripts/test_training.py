@@ -12,9 +12,7 @@ from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import imagenet, networks
-from tests.helpers.runs import PARTS, STOPPED, STOPPED_TAUGHT, TRAINING, run_script
-
-pytestmark = pytest.mark.slow  # most of these tests train
+from tests.helpers.runs import COMPACT_TRAINING, PARTS, STOPPED, STOPPED_TAUGHT, run_script
 
 
 def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
@@ -40,38 +38,41 @@ def test_finished_training_leaves_its_curves_and_no_state(finished_run):
     assert [path.name for path in finished_run.rglob(".*")] == []
 
 
-def test_killed_and_resumed_training_ends_with_the_same_bytes(finished_run, data_copy):
+@pytest.mark.slow
+def test_killed_and_resumed_training_ends_with_the_same_bytes(compact_run, data_copy):
     """The bytes of the run that was not killed: so the seed decides everything, too."""
-    state = shutil.copy(finished_run / STOPPED, data_copy / ".original_training_state.npz")
-    done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
+    state = shutil.copy(compact_run / STOPPED, data_copy / ".original_training_state.npz")
+    done = run_script("training.py", "--models-dir", data_copy, *COMPACT_TRAINING, "--resume")
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stdout and "epoch   1/5" not in done.stdout
-    expected = sha256(finished_run / "original_model.h5")
+    expected = sha256(compact_run / "original_model.h5")
     assert sha256(data_copy / "original_model.h5") == expected
     assert not state.exists()
 
 
-def test_training_killed_during_self_distillation_ends_with_the_same_bytes(finished_run, data_copy):
+@pytest.mark.slow
+def test_training_killed_during_self_distillation_ends_with_the_same_bytes(compact_run, data_copy):
     states = [data_copy / f".{part}_training_state.npz" for part in PARTS]
     for name, state in zip(STOPPED_TAUGHT, states):
-        shutil.copy(finished_run / name, state)
-    done = run_script("training.py", "--models-dir", data_copy, *TRAINING, "--resume")
+        shutil.copy(compact_run / name, state)
+    done = run_script("training.py", "--models-dir", data_copy, *COMPACT_TRAINING, "--resume")
     assert done.returncode == 0, done.stderr
     assert "going on after epoch 4" in done.stdout and "epoch   4/5" not in done.stdout
-    expected = sha256(finished_run / "original_model.h5")
+    expected = sha256(compact_run / "original_model.h5")
     assert sha256(data_copy / "original_model.h5") == expected
     with (data_copy / "original_training.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
     assert not any(state.exists() for state in states)
 
 
+@pytest.mark.slow
 def test_supervised_epochs_are_kept_for_another_number_of_epochs_of_self_distillation(
-    finished_run, data_copy
+    compact_run, data_copy
 ):
     """They take an hour, and do not depend on how many epochs follow."""
     for part, name in zip(PARTS, STOPPED_TAUGHT):
-        shutil.copy(finished_run / name, data_copy / f".{part}_training_state.npz")
-    other = (*TRAINING, "--taught-epochs", "1", "--resume")
+        shutil.copy(compact_run / name, data_copy / f".{part}_training_state.npz")
+    other = (*COMPACT_TRAINING, "--taught-epochs", "1", "--resume")
     done = run_script("training.py", "--models-dir", data_copy, *other)
     assert done.returncode == 0, done.stderr
     assert "(--taught-epochs is 1, was 2); beginning anew" in done.stdout
@@ -80,13 +81,14 @@ def test_supervised_epochs_are_kept_for_another_number_of_epochs_of_self_distill
             {key: row[key] for key in ("epoch", "part", "loss", "mean_iou")}
             for row in csv.DictReader(f)
         ]
-        for f in ((d / "original_training.csv").open() for d in (data_copy, finished_run))
+        for f in ((d / "original_training.csv").open() for d in (data_copy, compact_run))
     )
     assert rows[:3] == before[:3] and len(rows) == 4
     assert [line[:9] for line in done.stdout.splitlines() if line[:6] == "epoch "] == ["epoch   4"]
     assert read_record(data_copy, "original")["settings"]["taught_epochs"] == 1
 
 
+@pytest.mark.slow
 def test_preset_sets_resolution_and_decoder_of_the_network():
     """A larger preset has more pixels or filters; --enlarge overrides its resolution alone."""
 
