@@ -85,7 +85,7 @@ def write_baselines(stage: Stage) -> None:
             names = load_classes(stage.models_dir).names
             content = convert(load_model(stage.models_dir, variant.source), name)
             content = add_contract(content, names)
-            part = stage.for_inputs(variant.source)
+            part = stage.with_part(name, variant.source)
             with part.new_artifact(name, {"bytes": len(content)}) as (path,):
                 path.write_bytes(content)
 

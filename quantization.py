@@ -98,6 +98,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def sources() -> list[str]:
+    """Names of the Keras models that files are made from, each once."""
+    return list(dict.fromkeys(VARIANTS[variant].source for variant in quantised()))
+
+
+def class_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Classes that a model predicts, int64 (n, height, width), for uint8 images."""
+    return np.concatenate(list(Predictor(model)(images)))
+
+
 def within_limit(
     stage: Stage, source: keras.Model, content: bytes, calibration: np.ndarray
 ) -> tuple[bytes, dict[str, Any]]:
@@ -126,19 +136,20 @@ def within_limit(
 
 
 def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
-    """Converts the pruned model in every variant, checks each file and writes it."""
+    """Converts each variant's Keras model, checks each file and writes it."""
     models_dir = arguments.models_dir
 
     # The images that set the ranges, and the predictions that every file is compared with.
-    model = load_model(models_dir, "pruned")
     rows, calibration = convert.calibration_sample(
         models_dir, arguments.calibration_images, arguments.seed
     )
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
-    expected = np.concatenate(list(Predictor(model)(images)))
+    models = {name: load_model(models_dir, name) for name in sources()}
+    expected = {name: class_maps(model, images) for name, model in models.items()}
 
     for variant in quantised():
-        chosen, source, wanted = VARIANTS[variant], model, expected
+        chosen = VARIANTS[variant]
+        name, source, wanted = chosen.source, models[chosen.source], expected[chosen.source]
         about: dict[str, Any] = {}  # what the record says of the file
         tables: dict[str, Any] = {}  # what charts are drawn from
 
@@ -146,8 +157,10 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         if variant == "int8" and arguments.qat:
             from pipeline.quantization import qat  # needs Keras at once
 
-            source, (history, resumption) = qat.train_for_int8(stage, calibration)
-            wanted = np.concatenate(list(Predictor(source)(images)))
+            source, (history, resumption) = qat.train_for_int8(
+                stage.part(variant), chosen.source, calibration
+            )
+            name, wanted = "fine-tuned", class_maps(source, images)
             about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
             tables |= {"history": history, "resumption": resumption}
         types = arguments.int8_input, arguments.int8_output
@@ -170,13 +183,13 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         with stage.new_artifact(variant, metrics, tables=tables) as (path,):
             path.write_bytes(content)
             mixed = bool(about.get("float_operators"))
-            metrics["agreement"] = check(path, variant, images, wanted, mixed)
+            metrics["agreement"] = check(path, variant, images, wanted, name, mixed)
             if chosen.calibrated:
-                metrics["zeros"] = check_zeros(content, model)
+                metrics["zeros"] = check_zeros(content, variant, models[chosen.source])
         console.say(
             f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
             f"{metrics['agreement']:.2%} of validation pixels get the class that the "
-            f"{'fine-tuned' if source is not model else 'pruned'} model gives them"
+            f"{name} model gives them"
         )
     forget(stage, "qat")
     sidecars.draw(stage, "int8", drawings(models_dir), charts.__file__)
@@ -201,7 +214,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
     stage = Stage.begin(__file__, arguments, parse([])).ignoring("export")
-    stage = stage.require("dataset", "pruned")
+    stage = stage.require("dataset", *sources())
+    for variant in quantised():
+        stage = stage.with_part(variant, "dataset", VARIANTS[variant].source)
     if stage.nothing_to_do(*quantised()):
         sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)
     else:

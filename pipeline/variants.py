@@ -21,7 +21,9 @@ class Variant:
     # "float32", "int8" or "int16". int8 weights with float32 activations are dynamic-range
     # quantisation: activations are quantised to int8 while the file runs.
     activations: str = "float32"
-    source: str = "pruned"  # the Keras model that it is made from: "original" or "pruned"
+    # The Keras model that it is made from, compared with, and stale without: "original" or
+    # "pruned". With `--qat`, "int8" is made from a copy of it that is fine-tuned first.
+    source: str = "pruned"
 
     @property
     def quantised(self) -> bool:
@@ -46,3 +48,10 @@ VARIANTS = {
 def quantised() -> list[str]:
     """Names of the quantised variants, in the order of the table."""
     return [name for name, variant in VARIANTS.items() if variant.quantised]
+
+
+def float32_of(name: str) -> str | None:
+    """Name of the float32 file of the same Keras model, as a baseline; None if there is none."""
+    source = VARIANTS[name].source
+    names = (name for name, variant in VARIANTS.items() if not variant.quantised)
+    return next((name for name in names if VARIANTS[name].source == source), None)

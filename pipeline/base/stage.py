@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Stage:
     identity: Identity
     defaults: Mapping[str, Any]  # settings of an empty command line
     started: float  # `time.monotonic()`, seconds
+    # By artifact, the identity of one that only a part of the inputs and settings decides.
+    parts: Mapping[str, Identity] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -93,10 +95,20 @@ class Stage:
         more = {**self.identity.inputs, **inputs}
         return replace(self, identity=replace(self.identity, inputs=more))
 
-    def for_inputs(self, *names: str) -> Stage:
-        """This stage for an artifact that is made of these inputs only."""
-        fewer = {name: self.identity.inputs[name] for name in names}
-        return replace(self, identity=replace(self.identity, inputs=fewer))
+    def with_part(self, name: str, *inputs: str, ignoring: Collection[str] = ()) -> Stage:
+        """This stage, which makes an artifact that only a part of its identity decides.
+
+        Args:
+            inputs: those that the artifact is made of.
+            ignoring: settings that do not change it.
+        """
+        fewer = {source: self.identity.inputs[source] for source in inputs}
+        identity = replace(self.ignoring(*ignoring).identity, inputs=fewer)
+        return replace(self, parts={**self.parts, name: identity})
+
+    def part(self, name: str) -> Stage:
+        """This stage with the identity of one of its artifacts, see `with_part`."""
+        return replace(self, identity=self.parts.get(name, self.identity))
 
     def ignoring(self, *settings: str) -> Stage:
         """This stage with an identity that ignores the given settings."""
@@ -121,7 +133,8 @@ class Stage:
                 stale = stale_reason(self.models_dir, name)
             except UserError as error:
                 return [Reason("missing", str(error).split(";")[0])]
-            if reasons := differences(record, self.identity.as_dict(), self.defaults):
+            identity = self.part(name).identity
+            if reasons := differences(record, identity.as_dict(), self.defaults):
                 return reasons
             if changed := path.name if stale else changed_companion(self.models_dir, name, record):
                 return [Reason("changed", f"{changed} was changed after it was made")]
@@ -170,7 +183,7 @@ class Stage:
             texts = [reason.text for reason in self.reasons(name)]
             for text in texts:
                 say(f"{self.script.name}: accepted as changing nothing: {text}")
-            identity = self.identity.as_dict()
+            identity = self.part(name).identity.as_dict()
             record |= {"code": identity["code"], "versions": identity["versions"]}
             record["accepted"] = record.get("accepted", []) + texts
             write_record(record_path(self.models_dir, name), record)
@@ -244,7 +257,7 @@ class Stage:
             temporary = [stack.enter_context(atomic(path)) for path in paths]
             yield temporary
             digest, *others = map(sha256, temporary)
-            record = self.record(digest, metrics, resumption) | dict(tables or {})
+            record = self.part(name).record(digest, metrics, resumption) | dict(tables or {})
             record["beside"] = dict(zip(companions, others))
         write_record(record_path(self.models_dir, name), record)
         for file in obsolete:  # as the curves of a fine-tuning that this artifact did not have

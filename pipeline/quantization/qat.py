@@ -101,19 +101,22 @@ def simulate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
     return keras.models.clone_model(model, clone_function=wrap)
 
 
-def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, Trained]:
-    """Fine-tune the pruned model with simulated int8 rounding.
+def train_for_int8(
+    stage: Stage, source: str, calibration: np.ndarray
+) -> tuple[keras.Model, Trained]:
+    """Fine-tune a Keras model with simulated int8 rounding.
 
-    It learns from the masks and from the pruned model's own float32 predictions.
+    It learns from the masks and from the same model's float32 predictions.
 
     Args:
         stage: its arguments say epochs, batch_size, seed and resume.
+        source: the model, "original" or "pruned".
         calibration: see `simulate_int8`.
 
     Returns:
         The model, in float32, and the result of `loop.fit`, whose mean IoU is with rounding.
     """
-    teacher, model = load_model(stage.models_dir, "pruned"), load_model(stage.models_dir, "pruned")
+    teacher, model = load_model(stage.models_dir, source), load_model(stage.models_dir, source)
     for layer in model.layers:
         # The statistics of normalisation are folded into the int8 weights.
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
@@ -123,7 +126,7 @@ def train_for_int8(stage: Stage, calibration: np.ndarray) -> tuple[keras.Model, 
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
-    weights = read_record(stage.models_dir, "pruned")["metrics"].get("class_weights")
+    weights = read_record(stage.models_dir, source)["metrics"].get("class_weights")
     truth = make_loss(load_classes(stage.models_dir), weights)
 
     teacher, smaller = distillation_pair(teacher, student)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from pipeline.base.artifacts import ARTIFACTS
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
@@ -22,6 +23,7 @@ def check(
     variant: str,
     images: np.ndarray,
     expected: np.ndarray,
+    source: str,
     mixed: bool = False,
 ) -> float:
     """Opens a new file, runs it, and compares it with the model that it was made from.
@@ -30,6 +32,7 @@ def check(
         variant: a key of VARIANTS.
         images: uint8 (n, height, width, 3).
         expected: class indices that the model predicts, integers (n, height, width).
+        source: what messages call the model: "original", "pruned" or "fine-tuned".
         mixed: whether operators of an int8 file may compute in float32.
 
     Returns:
@@ -48,8 +51,8 @@ def check(
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
         raise UserError(
-            f"the {variant} file agrees with the pruned model on only {agreement:.1%} of the "
-            f"pixels of {len(images)} validation images; try --calibration-images 500, "
+            f"the {variant} file agrees with the {source} model on only {agreement:.1%} of "
+            f"the pixels of {len(images)} validation images; try --calibration-images 500, "
             "or train for more epochs"
         )
     return round(agreement, 5)
@@ -93,8 +96,11 @@ def kernel_zeros(content: bytes) -> dict[str, float]:
     return zeros
 
 
-def check_zeros(content: bytes, model: keras.Model) -> float:
-    """Checks that an int8 file kept the zeros of the pruned model.
+def check_zeros(content: bytes, variant: str, model: keras.Model) -> float:
+    """Checks that a file with int8 weights and activations kept the zeros of its source.
+
+    Args:
+        variant: a key of VARIANTS, whose source the model is.
 
     Returns:
         The fraction of zeros among the weights of its convolution kernels, 0..1, rounded to 4
@@ -104,14 +110,16 @@ def check_zeros(content: bytes, model: keras.Model) -> float:
         UserError: a kernel has fewer zeros than the Keras layer that it was made from.
     """
     fractions, zeros, weights = kernel_zeros(content), 0.0, 0
+    source = VARIANTS[variant].source
     for layer in model.layers:
         if not is_convolution(layer) or layer.name not in fractions:
             continue
         kernel, fraction = layer.kernel.numpy(), fractions[layer.name]
         if fraction < np.mean(kernel == 0) - 1e-6:
             raise UserError(
-                f"the int8 file has {fraction:.1%} zeros in {layer.name}, the pruned model "
-                f"{np.mean(kernel == 0):.1%}; make the model anew with: python pruning.py"
+                f"the {variant} file has {fraction:.1%} zeros in {layer.name}, the {source} model "
+                f"{np.mean(kernel == 0):.1%}; make the model anew with: python "
+                f"{ARTIFACTS[source][1]}"
             )
         zeros, weights = zeros + fraction * kernel.size, weights + kernel.size
     return round(zeros / max(1, weights), 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.variants import quantised
+from pipeline.variants import VARIANTS, float32_of, quantised
 
 SAME_SPEED = 0.02  # two latencies whose ratio is this close to 1 are called the same
 LARGE_CLASS_DROP = 0.02  # a class whose IoU drops by more than this gets a warning
@@ -91,18 +91,23 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
     if {"float32", "pruned_float32"} <= rows.keys():
         texts.append(finding_on_pruning(rows["float32"], rows["pruned_float32"]))
     for name in quantised():
-        if {name, "pruned_float32"} <= rows.keys():
-            row, source = rows[name], rows["pruned_float32"]
-            texts.append(
-                f"{name}: {source['bytes'] / row['bytes']:.2f} times smaller than the pruned "
-                f"float32 file, {speed_in_sentence(row, source)}, "
-                f"drop of mean IoU against it {format_drop(source['mean_iou'] - row['mean_iou'])}."
-            )
+        baseline = float32_of(name)
+        if baseline and {name, baseline} <= rows.keys():
+            texts.append(finding_on_quantisation(rows[name], rows[baseline]))
     if rows.get("int8", {}).get("activation_kb"):
         texts.append(finding_on_memory(rows["int8"]))
     texts += findings_on_recommended_file(evaluation)
     texts += findings_on_cost_of_pruning(rows)
     return texts + findings_on_classes(list(rows.values()))
+
+
+def finding_on_quantisation(row: Row, baseline: Row) -> str:
+    """Size, speed and accuracy of a quantised file, compared with its model's float32 file."""
+    return (
+        f"{row['name']}: {baseline['bytes'] / row['bytes']:.2f} times smaller than the "
+        f"{VARIANTS[row['name']].source} float32 file, {speed_in_sentence(row, baseline)}, "
+        f"drop of mean IoU against it {format_drop(baseline['mean_iou'] - row['mean_iou'])}."
+    )
 
 
 def findings_on_busy_machine(rows: dict[str, Row]) -> list[str]:
@@ -147,6 +152,8 @@ def channels_were_removed(before: Row, after: Row) -> bool:
 def findings_on_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
     """Advice to prune less, if pruning and not int8 makes the drop of mean IoU unacceptable."""
     if not {"float32", "pruned_float32", "int8"} <= rows.keys():
+        return []
+    if VARIANTS["int8"].source != "pruned":  # its loss says nothing of pruning
         return []
     before, pruned, int8 = rows["float32"], rows["pruned_float32"], rows["int8"]
     int8_drop = pruned["mean_iou"] - int8["mean_iou"]

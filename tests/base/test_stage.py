@@ -108,6 +108,27 @@ def test_artifact_changed_after_it_was_made_is_made_again(begin):
     assert texts(begin()) == ["original_model.h5 was changed after it was made"]
 
 
+def test_artifact_of_a_part_of_the_inputs_and_settings_is_made_again_for_these_alone(begin):
+    """What else its stage reads, and flags of the stage's other artifacts, are no reason."""
+    part = begin().require("dataset").with_part("original", ignoring=("epochs",))
+    with part.new_artifact("original", {}) as (path,):
+        path.write_text("weights")
+    record = artifacts.read_record(begin.models_dir, "original")
+    assert record["inputs"] == {} and record["settings"] == {"learning_rate": 0.1}
+    other = begin(epochs=4).require("dataset").with_part("original", ignoring=("epochs",))
+    assert other.reasons("original") == []
+    assert [reason.text for reason in begin(epochs=4).require("dataset").reasons("original")] == [
+        "--epochs is new",
+        "dataset is new",
+    ]
+    begin.script.write_text("RATE = 2 / 2\n")
+    accepting = (
+        begin(accept_edits=True).require("dataset").with_part("original", ignoring=("epochs",))
+    )
+    assert accepting.nothing_to_do("original")
+    assert artifacts.read_record(begin.models_dir, "original")["inputs"] == {}
+
+
 # --- a user knows that an edit did not matter -----------------------------------------------
 
 
@@ -150,7 +171,11 @@ def test_stage_does_not_change(begin):
     assert dict(required.identity.inputs) == {"dataset": "first data"}
     wider = required.with_inputs({"photos": "ab"})
     assert set(wider.identity.inputs) == {"dataset", "photos"}
-    assert set(wider.for_inputs("photos").identity.inputs) == {"photos"}
+    parted = wider.with_part("original", "photos", ignoring=("epochs",))
+    assert parted.identity == wider.identity
+    assert dict(parted.part("original").identity.inputs) == {"photos": "ab"}
+    assert dict(parted.part("original").identity.settings) == {"learning_rate": 0.1}
+    assert parted.part("pruned").identity == wider.identity
     assert dict(plain.ignoring("epochs").identity.settings) == {"learning_rate": 0.1}
     assert plain.identity.as_dict() == before
     with pytest.raises(AttributeError):

@@ -112,7 +112,7 @@ def test_classic_network_converts_in_every_variant(classic, variant, least, tmp_
     path = tmp_path / "model.tflite"
     path.write_bytes(convert.convert(classic, variant, images.astype(np.float32) / 255))
     expected = np.argmax(classic(images.astype(np.float32) / 255, training=False), axis=-1)
-    assert check(path, variant, images, expected) >= least
+    assert check(path, variant, images, expected, "toy") >= least
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, off
     assert image["quantization"] == (pytest.approx(1 / 255), 0)
     expected = np.concatenate(list(Predictor(model)(images)))
     assert np.bincount(expected.ravel()).min() > 0.04 * expected.size
-    assert check(path, "int8", images, expected) >= 0.97
+    assert check(path, "int8", images, expected, "toy") >= 0.97
     exact = model(images / np.float32(255)).numpy()
     noise = np.mean((logits_of(path.read_bytes(), images) - exact) ** 2)
     assert noise < 1e-3 * np.mean(exact**2)
@@ -237,7 +237,7 @@ def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(convert.convert(model, "int8", images.astype(np.float32) / 255))
     expected = np.concatenate(list(Predictor(model)(images)))
-    assert check(path, "int8", images, expected) >= 0.9
+    assert check(path, "int8", images, expected, "toy") >= 0.9
     kinds = [operator.kind for operator in operators(path.read_bytes())]
     # No operator rescales the values.
     assert kinds[:2] == ["QUANTIZE", "RESIZE_BILINEAR"] and kinds[2] == "CONV_2D"
@@ -253,5 +253,5 @@ def test_operator_without_an_int16_form_stays_float(tmp_path, monkeypatch):
     model, images, path = keras.Model(image, x), blocks(), tmp_path / int16.file
     path.write_bytes(convert.convert(model, "int16", images.astype(np.float32) / 255))
     expected = np.concatenate(list(Predictor(model)(images)))
-    assert check(path, "int16", images, expected) >= 0.99
+    assert check(path, "int16", images, expected, "toy") >= 0.99
     assert {np.int16, np.int8} <= tensor_types(open_interpreter(path))

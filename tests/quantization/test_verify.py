@@ -32,10 +32,10 @@ def test_agreement_is_the_fraction_of_pixels_with_the_same_class(
     finished_run, validation, expected
 ):
     path = artifact_path(finished_run, "float16")
-    agreement = verify.check(path, "float16", validation, expected)
+    agreement = verify.check(path, "float16", validation, expected, "pruned")
     changed = expected.copy()
     changed.reshape(-1)[::20] += 1  # 5 % of the pixels
-    lower = verify.check(path, "float16", validation, changed)
+    lower = verify.check(path, "float16", validation, changed, "pruned")
     assert lower == pytest.approx(0.95 * agreement, abs=0.005)
 
 
@@ -43,26 +43,26 @@ def test_file_that_predicts_other_classes_is_refused(finished_run, validation, e
     path = artifact_path(finished_run, "float16")
     words = r"the float16 file agrees with the pruned model on only \d+\.\d% of the pixels of 4 val"
     with pytest.raises(UserError, match=words):
-        verify.check(path, "float16", validation, (expected + 1) % 3)
+        verify.check(path, "float16", validation, (expected + 1) % 3, "pruned")
 
 
 def test_int8_file_with_float_tensors_is_refused_unless_mixed(finished_run, validation, expected):
     path = artifact_path(finished_run, "dynamic")
     with pytest.raises(UserError, match="the int8 file computes in float at"):
-        verify.check(path, "int8", validation, expected)
-    assert verify.check(path, "int8", validation, expected, mixed=True) >= 0.9
+        verify.check(path, "int8", validation, expected, "pruned")
+    assert verify.check(path, "int8", validation, expected, "pruned", mixed=True) >= 0.9
 
 
 def test_int8_file_with_another_input_scale_is_refused(
     finished_run, pruned, validation, expected, tmp_path, monkeypatch
 ):
-    assert verify.check(artifact_path(finished_run, "int8"), "int8", validation, expected)
+    assert verify.check(artifact_path(finished_run, "int8"), "int8", validation, expected, "pruned")
     monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
     monkeypatch.setattr(calibration, "PIXELS", (0.0, 2.0))
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(pruned, "int8", validation.astype(np.float32) / 255))
     with pytest.raises(UserError, match=r"the int8 input has scale .* not that of a pixel"):
-        verify.check(path, "int8", validation, expected)
+        verify.check(path, "int8", validation, expected, "pruned")
 
 
 def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
@@ -72,7 +72,7 @@ def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
     assert set(layers) == PRUNED_LAYERS
     for name, layer in layers.items():
         assert layer["sparsity"] - 1e-4 <= fractions[name] <= layer["sparsity"] + 0.05
-    assert 0.5 < verify.check_zeros(content, pruned) < 0.75
+    assert 0.5 < verify.check_zeros(content, "int8", pruned) < 0.75
 
 
 def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch):
@@ -81,4 +81,4 @@ def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch)
     content = convert(dense, "int8", calibration_sample(finished_run, 8, 7)[1])
     words = r"the int8 file has \d\.\d% zeros in \w+, the pruned model [4-8]\d\.\d%"
     with pytest.raises(UserError, match=words):
-        verify.check_zeros(content, pruned)
+        verify.check_zeros(content, "int8", pruned)

@@ -1,9 +1,12 @@
 """Findings: their wording of speed, pruning and classes, and which file they recommend."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.base.artifacts import MODELS
 from pipeline.report import findings, page, tables
+from pipeline.variants import VARIANTS
 
 CONSTANT = "calling every pixel background (mean IoU 0.200)"
 
@@ -46,6 +49,20 @@ def test_speed_in_the_finding_on_a_model(numbers):
     assert "file, equally fast, drop of mean IoU" in by_model["float16"]
 
 
+def test_file_is_compared_with_the_float32_file_of_its_own_source(numbers, monkeypatch):
+    """A float16 file of the original lost what pruning cost, by the report."""
+    changed = dataclasses.replace(VARIANTS["float16"], source="original")
+    monkeypatch.setitem(VARIANTS, "float16", changed)
+    row_of(numbers, "float32").update(timed(4.0), mean_iou=0.8, bytes=4_000_000)
+    row_of(numbers, "pruned_float32").update(timed(1.0), mean_iou=0.7, bytes=1_000_000)
+    row_of(numbers, "float16").update(timed(2.0), mean_iou=0.79, bytes=2_000_000)
+    (text,) = (line for line in findings.findings(numbers) if line.startswith("float16: "))
+    assert text == (
+        "float16: 2.00 times smaller than the original float32 file, 2.00 times faster, "
+        "drop of mean IoU against it +0.0100."
+    )
+
+
 def test_finding_on_zeros_and_on_removed_channels(numbers):
     before, after = row_of(numbers, "float32"), row_of(numbers, "pruned_float32")
     after |= {"bytes": before["bytes"], "gzip_bytes": before["gzip_bytes"] // 2}
@@ -81,6 +98,16 @@ def test_less_pruning_is_advised_only_where_pruning_causes_the_loss(numbers, pru
         assert "a lower --sparsity (0: no zeros)," in findings.findings_on_cost_of_pruning(rows)[0]
         rows["pruned_float32"]["bytes"] = rows["float32"]["bytes"] // 2
         assert "a lower --channels" in findings.findings_on_cost_of_pruning(rows)[0]
+
+
+def test_less_pruning_is_not_advised_by_an_int8_file_of_the_original(numbers, monkeypatch):
+    rows = {row["name"]: row for row in numbers["models"]}
+    for name in ("pruned_float32", "int8"):
+        rows[name] |= {"mean_iou_drop": 0.0175, "mean_iou": 0.6825}
+    assert findings.findings_on_cost_of_pruning(rows)
+    changed = dataclasses.replace(VARIANTS["int8"], source="original")
+    monkeypatch.setitem(VARIANTS, "int8", changed)
+    assert findings.findings_on_cost_of_pruning(rows) == []
 
 
 def test_fastest_file_that_loses_little_is_recommended(numbers):

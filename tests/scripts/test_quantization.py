@@ -1,6 +1,8 @@
 """Stage 4 as a user runs it: checked files with records, or the old files stay in place."""
 
 import csv
+import dataclasses
+import json
 import re
 
 import numpy as np
@@ -8,11 +10,19 @@ import pytest
 from PIL import Image
 
 import quantization
-from pipeline.base.artifacts import artifact_path, read_record, sha256
+from pipeline.base.artifacts import (
+    artifact_path,
+    read_record,
+    record_path,
+    sha256,
+    stale_reason,
+    write_record,
+)
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
 from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.inference.tflite_files import weight_counts
 from pipeline.quantization import convert
 from pipeline.quantization.verify import kernel_zeros
 from pipeline.training.checkpoints import state_path
@@ -95,12 +105,73 @@ def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     assert not state_path(run_copy, "qat").exists()
 
 
+# --- the source of a variant --------------------------------------------------------------
+
+
+def nonzero_share(path):
+    """Fraction of the weights of a file that are not zero."""
+    parameters, nonzero = weight_counts(path)
+    return nonzero / parameters
+
+
+@pytest.mark.parametrize("variant", ["float16", "int8"])
+def test_variant_of_the_original_is_made_from_it(run_copy, monkeypatch, capsys, variant):
+    """It was made from the pruned model, whatever its entry said."""
+    path = artifact_path(run_copy, variant)
+    assert nonzero_share(path) < 0.6
+    changed = dataclasses.replace(VARIANTS[variant], source="original")
+    monkeypatch.setitem(VARIANTS, variant, changed)
+    monkeypatch.setattr(quantization, "quantised", lambda: (variant,))
+    quantization.main(["--models-dir", str(run_copy), *FEW])
+    assert nonzero_share(path) > 0.95
+    assert "get the class that the original model gives them" in capsys.readouterr().out
+    record = read_record(run_copy, variant)
+    assert record["inputs"].keys() == {"dataset", "original"}
+    assert record["metrics"]["agreement"] > 0.97
+
+    # So it goes stale with that model and with no other one.
+    for name in ("pruned", "original"):
+        other = json.loads(record_path(run_copy, name).read_text()) | {"sha256": "0" * 64}
+        write_record(record_path(run_copy, name), other)
+        reason = stale_reason(run_copy, variant)
+        assert reason is None if name == "pruned" else "from another original_model.h5" in reason
+
+
+def test_qat_and_max_drop_begin_with_the_source_of_the_int8_file(
+    run_copy, only_int8, monkeypatch, capsys
+):
+    changed = dataclasses.replace(VARIANTS["int8"], source="original")
+    monkeypatch.setitem(VARIANTS, "int8", changed)
+    asked = ["--qat", "--epochs", "1", "--batch-size", "8", "--max-drop", "1"]
+    quantization.main(["--models-dir", str(run_copy), *FEW, *asked])
+    assert nonzero_share(artifact_path(run_copy, "int8")) > 0.95
+    record = read_record(run_copy, "int8")
+    assert record["inputs"].keys() == {"dataset", "original"}
+    assert abs(record["metrics"]["validation_drop"]) < 0.1
+    assert "get the class that the fine-tuned model gives them" in capsys.readouterr().out
+
+
+def test_refusal_names_the_source_of_the_file(run_copy, monkeypatch):
+    changed = dataclasses.replace(VARIANTS["dynamic"], source="original")
+    monkeypatch.setitem(VARIANTS, "dynamic", changed)
+    content = convert.convert(inverted(run_copy), "float16")
+    monkeypatch.setattr(convert, "convert", lambda *_: content)
+    words = r"the dynamic file agrees with the original model on only \d+\.\d%"
+    with pytest.raises(UserError, match=words):
+        quantization.main(["--models-dir", str(run_copy)])
+
+
+def inverted(models_dir):
+    """The pruned model, but with other classes."""
+    model = load_model(models_dir, "pruned")
+    last = model.get_layer("logits_block")
+    last.set_weights([-value for value in last.get_weights()])
+    return model
+
+
 def test_file_that_disagrees_with_its_source_is_not_put_in_place(run_copy, monkeypatch):
     before = hashes(run_copy)
-    wrong = load_model(run_copy, "pruned")
-    last = wrong.get_layer("logits_block")
-    last.set_weights([-value for value in last.get_weights()])
-    content = convert.convert(wrong, "float16")
+    content = convert.convert(inverted(run_copy), "float16")
     monkeypatch.setattr(convert, "convert", lambda *_: content)
     words = r"the dynamic file agrees with the pruned model on only \d+\.\d%"
     with pytest.raises(UserError, match=words):
