@@ -27,9 +27,9 @@ RESIDENT_BYTES = 256 << 20  # bytes read of a split until its memory pages are r
 class Rows:
     """Read-only view of one array that is stored in several .npy files.
 
-    Indexing with an integer, a slice, or a list or array of integers copies these rows out of the
-    memory-mapped files. The mapped pages are released after every RESIDENT_BYTES, so that the
-    memory of the process does not grow with the number of rows read.
+    An index gives what NumPy gives, or raises what NumPy raises, but always a copy: rows are read
+    out of the memory-mapped files. The mapped pages are released after every RESIDENT_BYTES, so
+    that the memory of the process does not grow with the number of rows read.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -37,24 +37,47 @@ class Rows:
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
         self.shape = (int(self.starts[-1]), *self.shards[0].shape[1:])
         self.dtype, self.bytes_read = self.shards[0].dtype, 0
+        self.numbers = np.arange(len(self))  # NumPy finds in it which rows an index means
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        single, rows = np.isscalar(rows), np.atleast_1d(np.asarray(rows, np.int64))
-        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"row {rows.max()} of {len(self)}")
-        rows = rows % max(1, len(self))
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, tuple):
+            return self.index_axes(index)
+        if np.ndim(index) > 1 and np.asarray(index).dtype == bool:  # a mask of several axes
+            return self[:][index]
+        return self.copy_rows(self.numbers[index])
+
+    def index_axes(self, index: tuple) -> np.ndarray:
+        """The answer to an index of several axes, from the rows that it needs.
+
+        If it does not begin with an integer or a slice, all rows are read.
+        """
+        first, *others = index or (...,)
+        if isinstance(first, slice):
+            return self[first][(slice(None), *others)]
+        if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+            return self.copy_rows(self.numbers[first, None])[(0, *others)]
+        return self[:][index]
+
+    def copy_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Copies rows out of the files.
+
+        Args:
+            numbers: of the rows, in 0..len(self) - 1, an array of any shape or an integer.
+
+        Returns:
+            Array of the shape of `numbers`, followed by that of a row.
+        """
+        rows = np.ravel(numbers)
         copied = np.empty((len(rows), *self.shape[1:]), self.dtype)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(shards):
             in_shard = shards == shard
             copied[in_shard] = self.shards[shard][rows[in_shard] - self.starts[shard]]
         self.release_pages(copied.nbytes)
-        return copied[0] if single else copied
+        return copied.reshape(*np.shape(numbers), *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All rows as an array, for `np.asarray`."""

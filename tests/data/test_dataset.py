@@ -93,15 +93,69 @@ def test_shards_read_like_one_array(sharded):
     assert len(image_rows.shards) == 5 and image_rows.shape == images.shape
     assert len(mask_rows) == 23
     assert all(isinstance(shard, np.memmap) for shard in image_rows.shards)
-    chosen = np.array([22, 0, 4, 5, 5, -1, 13])
-    for rows in (0, -1, 22, slice(None), slice(3, 17), slice(20, 99), chosen, [7], chosen[:0]):
-        np.testing.assert_array_equal(image_rows[rows], images[rows])
-        np.testing.assert_array_equal(mask_rows[rows], masks[rows])
     np.testing.assert_array_equal(np.asarray(mask_rows), masks)
     np.testing.assert_array_equal(np.stack(list(image_rows)), images)
-    for beyond in (23, -24, [0, 23]):
-        with pytest.raises(IndexError):
-            image_rows[beyond]
+
+
+EVERY_SIXTH = np.arange(23) % 6 == 0
+GRID = np.indices((23, 32)).sum(0) % 7 == 0  # of the rows and their lines
+INDICES = {
+    "integer": (0, 22, -1, -23, np.int64(7), np.uint8(7), np.array(7)),
+    "integer beyond the end": (23, -24, [0, 23], [0, -24], np.array([[1], [23]])),
+    "slice": (slice(None), slice(3, 17), slice(20, 99), slice(-4, None), slice(5, 5)),
+    "slice with a step": (slice(None, None, 3), slice(None, None, -1), slice(19, 2, -5)),
+    "list": ([7], [], [22, 0, 4, 5, 5, -1, 13], range(3), [[1, 2], [3, -4]]),
+    "array": (np.array([22, 0, 4, 5, 5, -1, 13]), np.empty(0, int), np.array([[9], [-1]])),
+    "booleans": (EVERY_SIXTH, EVERY_SIXTH.tolist(), np.zeros(23, bool), np.ones(23, bool)),
+    "booleans of another length": (EVERY_SIXTH[:22], np.ones(24, bool), [True, False]),
+    "booleans of two axes": (GRID, GRID[:22], GRID[:, :31]),
+    "one boolean": (True, False, np.bool_(True)),
+    "no number": (1.5, "3", [1.5], np.array([1.0, 2.0]), {}, slice("a", "b")),
+    "new axis": (None, (None, 4), (None, EVERY_SIXTH), (4, None), (None, None)),
+    "ellipsis": (..., (..., 3), (4, ...), (EVERY_SIXTH, ..., 0)),
+    "tuple": ((), (5,), ([5, 1],), (slice(2, 9),), (EVERY_SIXTH,), (23,)),
+    "tuple of several axes": (
+        *((5, 31), (-1, slice(None), 2), (23, 0), (5, 99), (slice(2, 19, 4), -1)),
+        *((slice(2, 5), [0, 1, 2]), ([2, 3, 4], [0, 1, 2]), (5, slice(None), [1, 2])),
+        *((EVERY_SIXTH, 3), (EVERY_SIXTH, slice(None), [1, 2]), (GRID, 3), (1, 1, 1, 1, 1)),
+    ),
+}
+
+
+def answer(array, index):
+    """What an array answers to an index: an array, or the kind and the text of an error."""
+    try:
+        return np.asarray(array[index])
+    except Exception as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_every_index_has_the_answer_of_numpy(sharded, kind):
+    models_dir, images, masks = sharded
+    for rows, array in zip(load_split(models_dir, "train"), (images, masks)):
+        for index in INDICES[kind]:
+            expected, got = answer(array, index), answer(rows, index)
+            if isinstance(expected, tuple):
+                assert got == expected, index
+            else:
+                np.testing.assert_array_equal(got, expected, str(index), strict=True)
+
+
+def test_rows_are_a_copy_that_may_be_changed(sharded):
+    rows = load_split(sharded[0], "train")[0]
+    for index in (3, slice(2, 9), EVERY_SIXTH, (3, 0), ...):
+        rows[index][:] = 0
+    np.testing.assert_array_equal(rows[:], sharded[1])
+
+
+def test_index_of_several_axes_reads_the_rows_that_it_needs(sharded):
+    """Not the whole split, which may be larger than the memory."""
+    rows = load_split(sharded[0], "train")[0]
+    for index in ((5, 0), (slice(5, 6), 0)):
+        read = rows.bytes_read
+        rows[index]
+        assert rows.bytes_read - read == sharded[1][5].nbytes
 
 
 def test_mapped_pages_are_released_after_reading(sharded, monkeypatch):
