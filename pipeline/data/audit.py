@@ -25,9 +25,8 @@ from pipeline.data.sample_source import (
     UNREADABLE,
     VALUES,
     Collection,
-    Example,
     Fault,
-    fetch,
+    Sample,
     in_threads,
 )
 
@@ -52,7 +51,7 @@ class MaskContent(NamedTuple):
 class Findings:
     """What the masks of a collection hold."""
 
-    # By split, the values of each example's mask in ascending order; None if it has a fault.
+    # By split, the values of each sample's mask in ascending order; None if it has a fault.
     mask_values: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)  # by value
@@ -75,27 +74,24 @@ def scan(collection: Collection) -> Findings:
         UserError: masks are in colours that no mapping explains.
     """
     findings = Findings(faults=list(collection.faults))
-    labels = collection.labels
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal tuples of values are stored once
     colour_counts: Counter[int] = Counter()  # pixels by colour, of masks in unexplained colours
     first_coloured = ""
     for split, (number, read) in collection.splits.items():
         if collection.synthetic:
-            values = tuple(range(len(labels.names or ())))
+            values = tuple(range(len(collection.labels.names or ())))
             findings.first_mask.update(dict.fromkeys(values, collection.title))
             findings.mask_values[split] = [values] * number
             continue
         per_mask = findings.mask_values[split] = []
         with progress(f"checking {split}", number, "masks") as bar:
-            results = in_threads(
-                lambda example: inspect_mask(example, labels, collection.any_shape), read(), bar
-            )
-            for example, result in results:
+            results = in_threads(lambda sample: inspect_mask(sample, collection), read(), bar)
+            for sample, result in results:
                 if isinstance(result, MaskContent) and result.colours:
-                    first_coloured = first_coloured or example.mask_name
+                    first_coloured = first_coloured or sample.mask.name
                     colour_counts.update(result.counts)
                 elif isinstance(result, MaskContent):
-                    result = add_content(findings, example, result)
+                    result = add_content(findings, sample, result)
                 if isinstance(result, Fault):
                     findings.faults.append(result)
                     per_mask.append(None)
@@ -107,17 +103,17 @@ def scan(collection: Collection) -> Findings:
     return findings
 
 
-def inspect_mask(example: Example, labels: Labels, any_shape: bool) -> MaskContent | Fault:
-    """Reads the mask of an example; returns its content, or what is wrong with the example."""
+def inspect_mask(sample: Sample, collection: Collection) -> MaskContent | Fault:
+    """Reads the mask of a sample; returns its content, or what is wrong with the sample."""
+    labels, name = collection.labels, sample.mask.name
     try:
-        mask: Mask = open_mask(fetch(example.mask), example.mask_name, labels.by_colour)
+        mask: Mask = open_mask(sample.mask.fetch(), name, labels.by_colour)
         size = mask.picture.size
         fits, image_size = (True, size)
-        if not any_shape:
-            fits, image_size = agrees(fetch(example.image), example.image_name, size)
+        if not collection.any_shape:
+            fits, image_size = agrees(sample.image.fetch(), sample.image.name, size)
     except Unreadable as error:
-        return Fault(UNREADABLE, f"{error}; repair or remove it")
-    name = example.mask_name
+        return Fault(UNREADABLE, f"{error}; {collection.remedy}")
     if mask.jpeg:
         reason = "which adds values between those of the classes"
         return Fault(JPEG, f"{name} is a JPEG, {reason}; export masks as PNG")
@@ -133,18 +129,18 @@ def inspect_mask(example: Example, labels: Labels, any_shape: bool) -> MaskConte
     return MaskContent(counts, mask.palette, colours, mask.edges if unexplained else None)
 
 
-def add_content(findings: Findings, example: Example, content: MaskContent) -> MaskContent | Fault:
+def add_content(findings: Findings, sample: Sample, content: MaskContent) -> MaskContent | Fault:
     """Adds the content of one mask to the findings and returns it.
 
     Returns a fault instead if its palette gives a value another colour than an earlier mask does.
     """
     for value, colour in content.palette.items():
-        earlier, earlier_mask = findings.palette.setdefault(value, (colour, example.mask_name))
+        earlier, earlier_mask = findings.palette.setdefault(value, (colour, sample.mask.name))
         if earlier != colour:
             return Fault(
                 PALETTE,
                 f"the value {value} has the colour {format_colour(colour)} in the palette of "
-                f"{example.mask_name}, and {format_colour(earlier)} in that of {earlier_mask}, so "
+                f"{sample.mask.name}, and {format_colour(earlier)} in that of {earlier_mask}, so "
                 "its class is not clear; map colours instead: --label-mapping R,G,B:CLASS,...",
             )
     if content.edges is not None:
@@ -152,7 +148,7 @@ def add_content(findings: Findings, example: Example, content: MaskContent) -> M
     for value, count in content.counts.items():
         findings.pixels[value] += count
         findings.pictures[value] += 1
-        findings.first_mask.setdefault(value, example.mask_name)
+        findings.first_mask.setdefault(value, sample.mask.name)
     return content
 
 
@@ -186,7 +182,7 @@ def explain_colours(name: str, counts: Counter[int]) -> str:
 
 
 def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
-    """Decides which class each value is; adds a fault for every example with an unknown value.
+    """Decides which class each value is; adds a fault for every sample with an unknown value.
 
     Args:
         collection: the data set.
@@ -213,11 +209,11 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
     for split, per_mask in findings.mask_values.items():
         if not any(meaning.unknown.intersection(values or ()) for values in per_mask):
             continue
-        for row, example in enumerate(collection.splits[split].read()):
+        for row, sample in enumerate(collection.splits[split].read()):
             if unknown := sorted(meaning.unknown.intersection(per_mask[row] or ())):
                 value = labels.format_value(unknown[0])
                 text = (
-                    f"{example.mask_name} holds the value {value}, which is not a class (there are "
+                    f"{sample.mask.name} holds the value {value}, which is not a class (there are "
                     f"{len(names)}: {listed}); map it: --label-mapping {value}:CLASS, or "
                     f"{value}:ignore"
                 )

@@ -1,6 +1,6 @@
-"""What a data format hands over (`Collection`), and how one example is decoded (`decode`).
+"""What a data format hands over (`Collection`), and how one sample is decoded (`decode`).
 
-Each module of data/formats returns a `Collection`: its splits as streams of `Example`, a photograph
+Each module of data/formats returns a `Collection`: its splits as streams of `Sample`, a photograph
 and its mask, still encoded.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +34,7 @@ SPLIT_NAMES = {  # names of each split in folders, files and TFDS
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-CHUNK = 64  # examples in memory at a time
+CHUNK = 64  # samples in memory at a time
 
 # Kinds of faults, in the order in which messages list them.
 UNPAIRED, SAME_STEM, LISTED_TWICE = "unpaired", "same name twice", "in two splits"
@@ -46,66 +46,65 @@ Lazy = Callable[[], bytes]  # draws or reads a picture when it is called
 Result = TypeVar("Result")
 
 
-class Example(NamedTuple):
-    """A photograph and its mask, both encoded."""
+class Picture(NamedTuple):
+    """An encoded picture that is not read yet."""
 
-    image: Source | Lazy
-    mask: Source | Lazy
-    image_name: str  # for messages
-    mask_name: str  # for messages
-    file: str = ""  # of the photograph, relative to the data set's folder; "" if there is none
+    content: Source | Lazy
+    name: str  # for messages
+
+    def fetch(self) -> Source:
+        """The path or the content of the picture; calls a `Lazy` one."""
+        return self.content() if callable(self.content) else self.content
 
 
-def pair(folder: Path, image: str, mask: str) -> Example:
-    """The example of an image file and a mask file, both relative to `folder`."""
-    image_path, mask_path = folder / image, folder / mask
-    return Example(image_path, mask_path, str(image_path), str(mask_path), image)
+class Sample(NamedTuple):
+    """A photograph and its mask."""
+
+    id: str  # unlike any other of the data set, and the same wherever its folder lies
+    image: Picture
+    mask: Picture
 
 
 class Fault(NamedTuple):
-    """What is wrong with one example."""
+    """What is wrong with one sample."""
 
     kind: str  # one of FAULTS
     text: str  # file, fault and remedy in one line
 
 
 class Split(NamedTuple):
-    """The examples of a split."""
+    """The samples of a split."""
 
-    number: int  # of examples
-    read: Callable[[], Iterator[Example]]  # yields them, in the same order at every call
+    number: int  # of samples
+    read: Callable[[], Iterator[Sample]]  # yields them, in the same order at every call
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Collection:
     """A data set as its format module finds it, before any mask is read."""
 
     title: str  # name of the data set
     splits: dict[str, Split]  # "train" and, if the data set has them, "validation" and "test"
     labels: Labels
-    faults: list[Fault] = field(default_factory=list)  # of files that are in no split
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason); no faults
+    faults: Sequence[Fault] = ()  # of files that are in no split
+    skipped: Sequence[tuple[str, str]] = ()  # (file, reason) of what is left out without a fault
     files: Callable[[], list[str]] = list  # all files that decide the content, if it is on disk
     folder: Path = Path()  # that `files` are relative to
-    skip_bad: float = 0.0  # share of faulty examples that is left out by default
+    remedy: str = "repair or remove it"  # for a picture that cannot be read
+    named: bool = True  # whether the ids of samples are names of files
     any_shape: bool = False  # whether image and mask may differ in aspect ratio
     synthetic: bool = False  # whether masks are generated, so that they need no audit
 
 
-def fetch(picture: Source | Lazy) -> Source:
-    """The path or the content of a picture; calls a `Lazy` one."""
-    return picture() if callable(picture) else picture
-
-
 def decode(
-    example: Example, meaning: Meaning, by_colour: bool, size: tuple[int, int], fit: str
+    sample: Sample, meaning: Meaning, by_colour: bool, size: tuple[int, int], fit: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads, decodes and resizes one example.
+    """Reads, decodes and resizes one sample.
 
     The image is resized bilinearly with antialiasing, the mask by nearest neighbour.
 
     Args:
-        example: photograph and mask.
+        sample: photograph and mask.
         meaning: class of each mask value.
         by_colour: whether mask values are colours.
         size: height and width of the result.
@@ -118,8 +117,8 @@ def decode(
     Raises:
         Unreadable: the photograph or the mask cannot be read.
     """
-    image, stored = open_upright(fetch(example.image), example.image_name)
-    as_stored = open_mask(fetch(example.mask), example.mask_name, by_colour).picture
+    image, stored = open_upright(sample.image.fetch(), sample.image.name)
+    as_stored = open_mask(sample.mask.fetch(), sample.mask.name, by_colour).picture
     mask = turn_mask(as_stored, image, stored)
     if fit != "stretch":  # first to the box of the image, so that rounding does not shift the mask
         box_size = image.size
@@ -132,18 +131,18 @@ def decode(
     try:
         mask = classify(mask, meaning.table)  # after shrinking, which is faster
     except ValueError:
-        raise Unreadable(f"{example.mask_name} has changed since the audit") from None
+        raise Unreadable(f"{sample.mask.name} has changed since the audit") from None
     if fit == "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
     return np.asarray(fit_image(image, size, fit)), np.asarray(mask)
 
 
 def in_threads(
-    work: Callable[[Example], Result], examples: Iterator[Example], bar: Any
-) -> Iterator[tuple[Example, Result]]:
-    """Yields (example, work(example)) in order, computed in threads, CHUNK examples at a time."""
+    work: Callable[[Sample], Result], samples: Iterator[Sample], bar: Any
+) -> Iterator[tuple[Sample, Result]]:
+    """Yields (sample, work(sample)) in order, computed in threads, CHUNK samples at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while chunk := list(itertools.islice(examples, CHUNK)):
-            for example, result in zip(chunk, pool.map(work, chunk)):
+        while chunk := list(itertools.islice(samples, CHUNK)):
+            for sample, result in zip(chunk, pool.map(work, chunk)):
                 bar.update()
-                yield example, result
+                yield sample, result

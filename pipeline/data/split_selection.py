@@ -24,8 +24,8 @@ from pipeline.data.sample_source import (
     FAULTS,
     UNREADABLE,
     Collection,
-    Example,
     Fault,
+    Sample,
     decode,
     in_threads,
 )
@@ -156,7 +156,7 @@ def decoded(
     fit: str,
     faults: list[Fault],
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Yields split, file, image and mask of every example that `cut` assigned to a split.
+    """Yields split, id, image and mask of every sample that `cut` assigned to a split.
 
     Args:
         collection: the data set.
@@ -164,28 +164,28 @@ def decoded(
         meaning: class of each mask value.
         size: height and width of the results.
         fit: one of `image_reader.FITS`.
-        faults: examples that cannot be decoded are added to it and not yielded.
+        faults: samples that cannot be decoded are added to it and not yielded.
 
     Yields:
-        Split, file of the photograph, and image and mask as `sample_source.decode` returns them.
+        Split, id of the sample, and image and mask as `sample_source.decode` returns them.
     """
 
-    def work(example: Example) -> tuple[np.ndarray, np.ndarray] | Fault:
+    def work(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Fault:
         try:
-            return decode(example, meaning, collection.labels.by_colour, size, fit)
+            return decode(sample, meaning, collection.labels.by_colour, size, fit)
         except Unreadable as error:
-            return Fault(UNREADABLE, f"{error}; repair or remove it")
+            return Fault(UNREADABLE, f"{error}; {collection.remedy}")
 
     for split, (_, read) in collection.splits.items():
         codes = chosen[split]
         used = codes[codes != LEFT_OUT]
-        examples = itertools.compress(read(), (codes != LEFT_OUT).tolist())
+        samples = itertools.compress(read(), (codes != LEFT_OUT).tolist())
         with progress(f"reading {split}", len(used), "images") as bar:
-            for code, (example, result) in zip(used, in_threads(work, examples, bar)):
+            for code, (sample, result) in zip(used, in_threads(work, samples, bar)):
                 if isinstance(result, Fault):
                     faults.append(result)
                 else:
-                    yield SPLITS[code], example.file, *result
+                    yield SPLITS[code], sample.id, *result
 
 
 def cut_validation(number: int, share: float, seed: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from tests.helpers.drawn_sets import prepare, save, stripes, trimap, with_palett
 
 def audit_folder(folder, **flags):
     """Audits a folder; returns collection, findings and meaning."""
-    defaults = {"names": None, "ignore_index": None, "mapping": None, "skip_bad": None}
+    defaults = {"names": None, "ignore_index": None, "mapping": None}
     collection = with_flags(read_folder(folder), **defaults | flags)
     findings = audit.scan(collection)
     return collection, findings, audit.judge(collection, findings, False)

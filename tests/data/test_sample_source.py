@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.image_reader import TURNS, Unreadable, fitted_box
 from pipeline.data.label_mapping import Meaning
-from pipeline.data.sample_source import CHUNK, Example, decode, in_threads
+from pipeline.data.sample_source import CHUNK, Picture, Sample, decode, in_threads
 from tests.helpers.drawn_sets import stripes
 from tests.helpers.pictures import encoded, halves, photograph
 
@@ -24,7 +24,8 @@ MODES = {
 
 
 def decoded(image, mask, size=SIZE, fit="stretch", meaning=TRIMAP):
-    return decode(Example(image, mask, "photo", "mask"), meaning, False, size, fit)
+    sample = Sample("1", Picture(image, "photo"), Picture(mask, "mask"))
+    return decode(sample, meaning, False, size, fit)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -130,7 +131,7 @@ def test_threads_keep_the_order_and_few_examples_in_memory():
         for k in range(number):
             alive += 1
             most = max(most, alive)
-            yield Example(Watched(b"%d" % k), b"", "", "")
+            yield Sample(str(k), Picture(Watched(b"%d" % k), ""), Picture(b"", ""))
 
     class Bar:
         count = 0
@@ -139,7 +140,7 @@ def test_threads_keep_the_order_and_few_examples_in_memory():
             self.count += 1
 
     bar = Bar()
-    work = in_threads(lambda example: int(example.image), stream(), bar)
+    work = in_threads(lambda sample: int(sample.image.fetch()), stream(), bar)
     assert [result for _, result in work] == list(range(number)) and bar.count == number
     assert most <= 2 * CHUNK + 1
 

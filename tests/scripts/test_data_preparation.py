@@ -245,28 +245,35 @@ print([name for name in ("tensorflow", "tensorflow_datasets") if name in sys.mod
 # --- TensorFlow Datasets ------------------------------------------------------------------
 
 
-@pytest.fixture
-def tfds_folder(tmp_path):
-    """A TFDS folder with 15 examples of oxford_iiit_pet/4.0.0, at the size of the real ones."""
-    sizes = [(500, 375), (333, 500), (300, 225), (500, 333), (267, 400)]
-    folder = tmp_path / "tensorflow_datasets" / "oxford_iiit_pet" / "4.0.0"
-    folder.mkdir(parents=True)
-    features = tfds.builder("oxford_iiit_pet:4.0.0", data_dir=tmp_path / "empty").info.features
+SIZES = [(500, 375), (333, 500), (300, 225), (500, 333), (267, 400)]  # as the real ones have
+
+
+def write_pets(folder, train=10, test=5, sizes=SIZES, damaged=()):
+    """Writes oxford_iiit_pet/4.0.0 into a TFDS folder, and returns that.
+
+    Args:
+        sizes: of the pictures, in turn.
+        damaged: numbers of the examples of each split whose photograph ends early.
+    """
+    version = folder / "oxford_iiit_pet" / "4.0.0"
+    version.mkdir(parents=True)
+    features = tfds.builder("oxford_iiit_pet:4.0.0", data_dir=folder / "empty").info.features
     splits = []
-    for split, number in (("train", 10), ("test", 5)):
+    for split, number in (("train", train), ("test", test)):
         records = []
         for k in range(number):
             width, height = sizes[k % len(sizes)]
+            image = encoded(photograph(width, height), quality=95)
             example = {
-                "image": io.BytesIO(encoded(photograph(width, height), quality=95)),
+                "image": io.BytesIO(image[: len(image) // 2] if k in damaged else image),
                 "segmentation_mask": io.BytesIO(encoded(halves(width, height), "png")),
-                "label": k,
+                "label": k % 37,
                 "species": 0,
                 "file_name": f"{k}.jpg",
                 "head_bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0),
             }
             records.append(features.serialize_example(features.encode_example(example)))
-        path = folder / f"oxford_iiit_pet-{split}.tfrecord-00000-of-00001"
+        path = version / f"oxford_iiit_pet-{split}.tfrecord-00000-of-00001"
         with tf.io.TFRecordWriter(str(path)) as writer:
             for record in records:
                 writer.write(record)
@@ -277,7 +284,7 @@ def tfds_folder(tmp_path):
             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         }
         splits.append(about)
-    features.save_config(folder)
+    features.save_config(version)
     info = {
         "name": "oxford_iiit_pet",
         "version": "4.0.0",
@@ -286,8 +293,14 @@ def tfds_folder(tmp_path):
         "moduleName": "tensorflow_datasets.datasets.oxford_iiit_pet."
         "oxford_iiit_pet_dataset_builder",
     }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return tmp_path / "tensorflow_datasets"
+    (version / "dataset_info.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture
+def tfds_folder(tmp_path):
+    """A TFDS folder with 15 examples of the pets."""
+    return write_pets(tmp_path / "tensorflow_datasets")
 
 
 @pytest.mark.parametrize("named_by", ["flag", "environment"])
@@ -321,6 +334,43 @@ def test_incomplete_tfds_file_keeps_the_old_data_set(tfds_folder, data_copy):
         data_preparation.main([*where, "--image-size", str(SIZE)])
     assert read_record(data_copy, "dataset") == before
     assert len(load_split(data_copy, "train")[0]) == 36
+
+
+@pytest.mark.parametrize("data", ["pets", "tfds:oxford_iiit_pet:4.0.0"])
+def test_half_damaged_copy_of_a_tfds_set_is_refused(tmp_path, data):
+    """Its records are whole, so that TFDS reads them: pictures were damaged before it did."""
+    folder = write_pets(tmp_path / "copy", damaged=range(0, 10, 2))
+    where = ["--models-dir", str(tmp_path / "m"), "--data", data, "--data-dir", str(folder)]
+    if data != "pets":
+        where += ["--image-key", "image", "--mask-key", "segmentation_mask"]
+    with pytest.raises(UserError) as caught:
+        data_preparation.main([*where, "--image-size", str(SIZE)])
+    message = str(caught.value)
+    assert "\n" not in message and "(8 such faults)" in message
+    assert "copy it again, or delete" in message and str(folder / "oxford_iiit_pet") in message
+    assert message.endswith("to skip faulty examples: --skip-bad 0.54")
+    assert not list((tmp_path / "m").rglob("*.npy"))
+
+
+def test_few_damaged_pictures_of_the_pets_are_skipped_and_listed(tmp_path, capsys):
+    """At most one in a hundred: they are faults of its authors."""
+    small = [(32, 24)]
+    folder = write_pets(tmp_path / "copy", 200, 50, small, damaged=(60, 61))
+    where = ["--models-dir", str(tmp_path / "m"), "--image-size", "32", "--data-dir"]
+    data_preparation.main([*where, str(folder)])
+    left_out = tmp_path / "m" / "dataset" / "left_out.txt"
+    lines = left_out.read_text(encoding="utf-8").splitlines()
+    assert [line.partition(" is ")[0].partition(" cannot ")[0] for line in lines] == [
+        "image of oxford_iiit_pet, train example 60",
+        "image of oxford_iiit_pet, train example 61",
+    ]
+    assert f"left out: 2 faulty examples, 0 skipped files; {left_out} lists" in (
+        capsys.readouterr().out
+    )
+    worse = write_pets(tmp_path / "worse", 200, 50, small, damaged=(60, 61, 62))
+    with pytest.raises(UserError, match=r"\(3 such faults\).*--skip-bad 0\.02$"):
+        data_preparation.main([*where, str(worse)])
+    assert left_out.exists(), "the data set of before is still there"
 
 
 @pytest.mark.slow

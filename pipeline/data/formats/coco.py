@@ -19,7 +19,7 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import coco_masks
 from pipeline.data.image_reader import Unreadable, as_png
 from pipeline.data.label_mapping import Labels, fault_of_names
-from pipeline.data.sample_source import SPLIT_NAMES, Collection, Example, Split
+from pipeline.data.sample_source import SPLIT_NAMES, Collection, Picture, Sample, Split
 
 BACKGROUND = "background"  # class of the pixels that no object covers
 
@@ -90,7 +90,14 @@ def read_coco(path: Path) -> Collection:
         return [os.path.relpath(file, path.parent) for file in (*files.values(), *pictures)]
 
     unused = [(f"category {names[k]}", "has no object") for k in names if k not in used]
-    return Collection(str(path), splits, Labels(tuple(classes)), [], unused, listed, path.parent)
+    return Collection(
+        title=str(path),
+        splits=splits,
+        labels=Labels(tuple(classes)),
+        skipped=unused,
+        files=listed,
+        folder=path.parent,
+    )
 
 
 def counterpart(path: Path, split: str) -> Path | None:
@@ -155,19 +162,19 @@ def folder_of(path: Path, content: dict[str, Any]) -> Path:
 
 def read(
     content: dict[str, Any], folder: Path, index: dict[int, int], base: Path
-) -> Iterator[Example]:
-    """Yields the examples of one COCO JSON; a mask is drawn when it is fetched.
+) -> Iterator[Sample]:
+    """Yields the samples of one COCO JSON; a mask is drawn when it is fetched.
 
     Args:
         content: result of `load`.
         folder: of the pictures.
         index: class index by category id.
-        base: folder that `Example.file` is relative to.
+        base: folder that `Sample.id` is relative to.
     """
     for image in content["images"]:
         file, name = folder / image["file_name"], f"the objects of {image['file_name']}"
         mask = functools.partial(draw, image, index, name)
-        yield Example(file, mask, str(file), name, os.path.relpath(file, base))
+        yield Sample(os.path.relpath(file, base), Picture(file, str(file)), Picture(mask, name))
 
 
 def draw(image: dict[str, Any], index: dict[int, int], name: str) -> bytes:

@@ -21,10 +21,10 @@ from pipeline.data.sample_source import (
     SPLIT_NAMES,
     UNPAIRED,
     Collection,
-    Example,
     Fault,
+    Picture,
+    Sample,
     Split,
-    pair,
 )
 
 # Names of the folders of images and of masks, in this project and in other tools.
@@ -57,12 +57,21 @@ class Pairs:
         }
         if "train" not in splits:
             raise UserError(f"{self.folder} has no training pictures; call their folder train")
-        rest = self.faults, self.skipped, self.files, self.folder
-        return Collection(str(self.folder), splits, labels, *rest)
+        return Collection(
+            title=str(self.folder),
+            splits=splits,
+            labels=labels,
+            faults=self.faults,
+            skipped=self.skipped,
+            files=self.files,
+            folder=self.folder,
+        )
 
-    def read(self, split: str) -> Iterator[Example]:
-        """Yields the examples of a split."""
-        return (pair(self.folder, image, mask) for image, mask in self.splits[split])
+    def read(self, split: str) -> Iterator[Sample]:
+        """Yields the samples of a split."""
+        for image, mask in self.splits[split]:
+            files = self.folder / image, self.folder / mask
+            yield Sample(image, *(Picture(file, str(file)) for file in files))
 
     def files(self) -> list[str]:
         """All files that decide the content, relative to the folder."""

@@ -163,7 +163,6 @@ def with_flags(
     names: list[str] | None,
     ignore_index: int | None,
     mapping: dict[str, Any] | None,
-    skip_bad: float | None,
 ) -> Collection:
     """Returns the collection with the class flags of the command line applied to it.
 
@@ -176,8 +175,7 @@ def with_flags(
             "are fixed; leave them out, or name your own pictures: --data DIR"
         )
     labels = with_user(collection.labels, names, ignore_index, mapping)
-    share = collection.skip_bad if skip_bad is None else skip_bad
-    return replace(collection, labels=labels, skip_bad=share)
+    return replace(collection, labels=labels)
 
 
 # --- whether files changed ----------------------------------------------------------------

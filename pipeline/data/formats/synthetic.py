@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pipeline.data.classes import PET_COLOURS, PET_NAMES
 from pipeline.data.image_reader import as_png
 from pipeline.data.label_mapping import Labels
-from pipeline.data.sample_source import Collection, Example, Split
+from pipeline.data.sample_source import Collection, Picture, Sample, Split
 
 COUNTS = {"train": 900, "test": 200}  # number of pictures per split
 KINDS = {  # class names by number of classes; the pictures are the same
@@ -162,7 +162,7 @@ def draw_animal(seed: tuple[int, ...], size: int, classes: int) -> tuple[bytes, 
 def drawn_animals(classes: int, size: tuple[int, int], seed: int) -> Collection:
     """The synthetic data set.
 
-    Each example has its own seed, so it depends neither on the others nor on their number.
+    Each picture has its own seed, so it depends neither on the others nor on their number.
 
     Args:
         classes: a key of KINDS.
@@ -170,16 +170,22 @@ def drawn_animals(classes: int, size: tuple[int, int], seed: int) -> Collection:
         seed: of the data set.
     """
 
-    def read(split: str) -> Iterator[Example]:
+    def read(split: str) -> Iterator[Sample]:
         stream = ("train", "test").index(split)
         for number in range(COUNTS[split]):
             draw = functools.partial(draw_animal, (seed, stream, number), max(size), classes)
-            yield example(functools.lru_cache(1)(draw), f"{split} drawing {number}")
+            yield sample(functools.lru_cache(1)(draw), f"{split} drawing {number}")
 
-    def example(draw: Callable[[], tuple[bytes, bytes]], name: str) -> Example:
-        return Example(lambda: draw()[0], lambda: draw()[1], name, f"mask of {name}")
+    def sample(draw: Callable[[], tuple[bytes, bytes]], name: str) -> Sample:
+        image = Picture(lambda: draw()[0], name)
+        return Sample(name, image, Picture(lambda: draw()[1], f"mask of {name}"))
 
     splits = {split: Split(COUNTS[split], functools.partial(read, split)) for split in COUNTS}
     colours = PET_COLOURS if classes == 3 else None
-    labels = Labels(KINDS[classes], colours)
-    return Collection("synthetic animals", splits, labels, synthetic=True)
+    return Collection(
+        title="synthetic animals",
+        splits=splits,
+        labels=Labels(KINDS[classes], colours),
+        named=False,
+        synthetic=True,
+    )

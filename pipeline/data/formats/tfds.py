@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pipeline.base.console import UserError, silenced
 from pipeline.base.lazy import tf, tfds
 from pipeline.data.classes import PET_COLOURS, PET_NAMES
 from pipeline.data.label_mapping import Labels
-from pipeline.data.sample_source import SPLIT_NAMES, Collection, Example, Split
+from pipeline.data.sample_source import SPLIT_NAMES, Collection, Picture, Sample, Split
 
 OXFORD_PETS = "oxford_iiit_pet:4.0.0"
 OXFORD_PETS_SERVER = "https://thor.robots.ox.ac.uk/~vgg/data/pets"  # TFDS downloads from it
@@ -46,10 +48,8 @@ def oxford_pets(data_dir: Path | None) -> Collection:
         ) from None
     labels = Labels(PET_NAMES, PET_COLOURS, {1: 0, 2: 1, 3: 2})
     collection = collect(builder, ("image", "segmentation_mask"), labels)
-    collection.title = "Oxford-IIIT Pet 4.0.0 (TensorFlow Datasets)"
-    # Faults of this data set are its authors', so the user need not be asked about them.
-    collection.skip_bad, collection.any_shape = 0.5, True
-    return collection
+    title = "Oxford-IIIT Pet 4.0.0 (TensorFlow Datasets)"
+    return replace(collection, title=title, any_shape=True)
 
 
 def any_set(
@@ -164,12 +164,14 @@ def collect(builder: Any, keys: tuple[str, str], labels: Labels) -> Collection:
     Raises:
         UserError: there is no training split.
     """
-    sizes = builder.info.splits
+    features, sizes = builder.info.features, builder.info.splits
+    texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
+    name_key = next((key for key in NAME_KEYS if key in texts), None)
     splits = {}
     for split, names in SPLIT_NAMES.items():
         for name in names:
             if name in sizes and split not in splits:
-                reading = functools.partial(read, builder, name, keys)
+                reading = functools.partial(read, builder, name, keys, name_key)
                 splits[split] = Split(sizes[name].num_examples, reading)
     if "train" not in splits:
         raise UserError(
@@ -179,33 +181,47 @@ def collect(builder: Any, keys: tuple[str, str], labels: Labels) -> Collection:
     used = {name for names in SPLIT_NAMES.values() for name in names}
     reason = "is none of train, validation, test"
     skipped = [(f"split {name}", reason) for name in sizes if name not in used]
-    title = f"{builder.info.full_name} (TensorFlow Datasets)"
-    return Collection(title, splits, labels, skipped=skipped)
+    folder = shlex.quote(str(builder.data_dir))
+    return Collection(
+        title=f"{builder.info.full_name} (TensorFlow Datasets)",
+        splits=splits,
+        labels=labels,
+        skipped=skipped,
+        remedy=f"was {folder} damaged? then copy it again, or delete it and run this again to "
+        "download it",
+        named=name_key is not None,
+    )
 
 
-def read(builder: Any, split: str, keys: tuple[str, str]) -> Iterator[Example]:
-    """Yields the examples of one split.
+def read(builder: Any, split: str, keys: tuple[str, str], name_key: str | None) -> Iterator[Sample]:
+    """Yields the samples of one split.
 
     Args:
         builder: a TFDS builder.
         split: its name in TFDS.
         keys: features with photograph and mask.
+        name_key: feature with the file name, which is the id of a sample; without one, or where it
+            is empty, the id is the split and the number.
 
     Raises:
         UserError: the files are damaged.
     """
     raw = {key: tfds.decode.SkipDecoding() for key in keys}
-    features = builder.info.features
-    texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
-    name_key = next((key for key in NAME_KEYS if key in texts), None)
     config = tfds.ReadConfig(interleave_cycle_length=1)  # shards one by one: the same order always
     stream = builder.as_dataset(split=split, decoders=raw, read_config=config, shuffle_files=False)
     try:
         for number, example in enumerate(tfds.as_numpy(stream)):
             image, mask = (example[key] for key in keys)
-            name = f"{builder.name}, {split} example {number}"
+            position = f"{split} example {number}"
             file = example[name_key].decode("utf-8", "replace") if name_key else ""
-            yield Example(image, mask, f"image of {name}", f"mask of {name}", file)
+            pictures = ((image, "image"), (mask, "mask"))
+            yield Sample(
+                file or position,
+                *(
+                    Picture(data, f"{kind} of {builder.name}, {position}")
+                    for data, kind in pictures
+                ),
+            )
     except tf.errors.OpError as error:
         raise UserError(
             f"the {split} split in {builder.data_dir} is damaged ({type(error).__name__}), "

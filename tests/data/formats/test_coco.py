@@ -23,8 +23,8 @@ def run_lengths(mask):
 
 
 def mask_of(path):
-    example = next(read_coco(path).splits["train"].read())
-    return np.asarray(Image.open(io.BytesIO(example.mask())))
+    sample = next(read_coco(path).splits["train"].read())
+    return np.asarray(Image.open(io.BytesIO(sample.mask.fetch())))
 
 
 def test_smaller_object_covers_the_larger_one_in_any_order(tmp_path):
@@ -98,10 +98,10 @@ def test_other_splits_are_found_beside_the_training_split(tmp_path, train, valid
         "validation": 3,
     }
     for part in collection.splits.values():  # file names are relative to the folder of the data set
-        for example in part.read():
-            assert (collection.folder / example.file).samefile(example.image), example.file
+        for sample in part.read():
+            assert (collection.folder / sample.id).samefile(sample.image.content), sample.id
     for part in collection.splits.values():
-        assert all(example.image.exists() for example in part.read())
+        assert all(sample.image.content.exists() for sample in part.read())
     assert len(collection.files()) == 10 and all(
         (collection.folder / name).exists() for name in collection.files()
     )
@@ -125,10 +125,10 @@ def test_other_splits_are_found_beside_the_training_split(tmp_path, train, valid
 def test_object_with_invalid_segmentation_makes_its_mask_unreadable(tmp_path, segmentation, reason):
     """Some of these would make pycocotools read beyond its memory."""
     path = write_coco(tmp_path / "c.json", coco(1, [(1, segmentation)]))
-    example = next(read_coco(path).splits["train"].read())
+    sample = next(read_coco(path).splits["train"].read())
     expected = rf"the objects of i00\.jpg cannot be drawn \(object 0: .*{reason}"
     with pytest.raises(Unreadable, match=expected):
-        example.mask()
+        sample.mask.fetch()
 
 
 def test_invalid_coco_json_is_refused(tmp_path):

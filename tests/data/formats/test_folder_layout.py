@@ -16,7 +16,7 @@ from tests.helpers.drawn_sets import prepare, save, stripes, with_palette, write
 def names_of(collection):
     """Names of the images in each split."""
     return {
-        split: [example.image.name for example in part.read()]
+        split: [sample.image.content.name for sample in part.read()]
         for split, part in collection.splits.items()
     }
 
@@ -34,9 +34,11 @@ def test_folder_without_splits_is_one_training_split(tmp_path, images, masks):
     assert layout_of(tmp_path) == (images, masks)
     assert {split: len(names) for split, names in names_of(collection).items()} == {"train": 12}
     assert not collection.faults and not collection.skipped and len(collection.files()) == 24
-    for image, mask, *names in collection.splits["train"].read():
+    for sample in collection.splits["train"].read():
+        image, mask = sample.image.fetch(), sample.mask.fetch()
         assert image.stem == mask.stem and mask.parent.name == masks
-        assert names == [str(image), str(mask), f"{images}/{image.name}"]
+        assert (sample.image.name, sample.mask.name) == (str(image), str(mask))
+        assert sample.id == f"{images}/{image.name}"
 
 
 @pytest.mark.parametrize("order", ["images/train", "train/images"])

@@ -41,8 +41,8 @@ def test_examples_are_independent_of_each_other():
     part = synthetic.drawn_animals(3, (32, 32), 7).splits["test"]
     assert part.number == synthetic.COUNTS["test"]
     first, second = (list(itertools.islice(part.read(), 4)) for _ in range(2))
-    backwards = [(example.mask(), example.image()) for example in reversed(first)][::-1]
-    assert backwards == [(example.mask(), example.image()) for example in second]
+    backwards = [(sample.mask.fetch(), sample.image.fetch()) for sample in reversed(first)][::-1]
+    assert backwards == [(sample.mask.fetch(), sample.image.fetch()) for sample in second]
     assert len({image for _, image in backwards}) == 4
 
 

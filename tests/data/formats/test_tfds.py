@@ -182,9 +182,10 @@ def test_file_names_come_from_the_text_features(tmp_path, key):
         rows = [row | {key: f"größe {k}.jpg"} for k, row in enumerate(rows)]
     data_dir = write_tfds(tmp_path / "tfds", features, {"train": rows})
     collection = tfds_format.any_set("street", data_dir, "photo", "mask")
-    files = [example.file for example in collection.splits["train"].read()]
-    named = key in ("file_name", "filename")
-    assert files == [f"größe {k}.jpg" * named for k in range(3)]
+    ids = [sample.id for sample in collection.splits["train"].read()]
+    assert collection.named == (key in ("file_name", "filename"))
+    name = "größe {}.jpg" if collection.named else "train example {}"
+    assert ids == [name.format(k) for k in range(3)]
 
 
 def test_ambiguous_image_features_need_flags(tmp_path):
@@ -204,8 +205,8 @@ def test_ambiguous_image_features_need_flags(tmp_path):
     collection = tfds_format.any_set("street", data_dir, "photo", "objects")
     assert collection.splits["train"].number == 12
     first = next(collection.splits["train"].read())
-    assert Image.open(io.BytesIO(first.mask)).size == (40, 32)
-    assert first.mask_name == "mask of street, train example 0"
+    assert Image.open(io.BytesIO(first.mask.fetch())).size == (40, 32)
+    assert first.mask.name == "mask of street, train example 0"
 
 
 # --- Oxford-IIIT Pet ----------------------------------------------------------------------
@@ -216,10 +217,10 @@ def test_pets_from_tfds_and_from_a_folder_give_the_same_arrays(shared_data, tmp_
     pets = tfds_format.oxford_pets(shared_data)
     first_60 = {}
     for split, part in pets.splits.items():
-        examples = list(itertools.islice(part.read(), 60))
-        first_60[split] = Split(60, lambda examples=examples: iter(examples))
-        for k, example in enumerate(examples):
-            for kind, data in (("images", example.image), ("masks", example.mask)):
+        samples = list(itertools.islice(part.read(), 60))
+        first_60[split] = Split(60, lambda samples=samples: iter(samples))
+        for k, sample in enumerate(samples):
+            for kind, data in (("images", sample.image.fetch()), ("masks", sample.mask.fetch())):
                 path = (
                     tmp_path / "pets" / kind / split / f"{k:04}.png"
                 )  # JPEG content: suffixes do not matter

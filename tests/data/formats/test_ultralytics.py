@@ -65,7 +65,8 @@ def test_splits_can_be_lists_of_files(road, style):
     (road / "data.yaml").write_text(text.replace("val: images/val\n", ""))
     collection = read_ultralytics(road / "data.yaml")
     assert counts(collection) == {"train": 9} and not collection.faults
-    for image, mask, *_ in collection.splits["train"].read():
+    for sample in collection.splits["train"].read():
+        image, mask = sample.image.fetch(), sample.mask.fetch()
         assert image.stem == mask.stem and image.parent.name == mask.parent.name
     assert "lists/train.txt" in collection.files() and "data.yaml" in collection.files()
 
