@@ -49,6 +49,7 @@ from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.report import charts, sidecars
 from pipeline.training import loop
 from pipeline.training.checkpoints import forget
+from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, distillation_loss, make_loss
 from pipeline.training.networks import distillation_pair
@@ -208,7 +209,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     pruned = tfmot.sparsity.keras.strip_pruning(student)
     per_layer = magnitude.layer_sparsity(pruned, sparsity)
     achieved = magnitude.check_sparsity(per_layer, sparsity, epochs)
-    best = history[loop.best_epoch(history, ramp)]
+    best = history[best_epoch(history, ramp)]
     metrics |= {
         "sparsity": round(achieved, 4),
         "layers": per_layer,

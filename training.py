@@ -46,6 +46,7 @@ from pipeline.inference import keras_files
 from pipeline.report import charts, sidecars
 from pipeline.training import hardware, imagenet, loop, networks
 from pipeline.training.checkpoints import forget
+from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
 from pipeline.training.optimizers import make_optimizer
@@ -151,10 +152,8 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         rate = arguments.learning_rate
         optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
     if steps < FEW_STEPS:
-        console.say(
-            f"note: {steps} steps in all, {steps // epochs} an epoch, are few; "
-            "use more --epochs or a smaller --batch-size"
-        )
+        about = f"note: {steps} steps in all, {steps // epochs} an epoch, are few"
+        console.say(f"{about}; use more --epochs or a smaller --batch-size")
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(
         f"{images} images of {size[1]} x {size[0]} from {data['source']}, {len(classes)} classes, "
@@ -247,7 +246,7 @@ def finish(
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoints."""
     history, resumption = trained
-    best = history[loop.best_epoch(history)]
+    best = history[best_epoch(history)]
     metrics = {
         "parameters": model.count_params(),
         "best_epoch": best["epoch"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,12 +19,9 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference.iou import mean_iou
 from pipeline.inference.keras_files import Predictor, validation_iou
 from pipeline.training.checkpoints import TrainingState
+from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
 from pipeline.training.optimizers import ema_weights
-
-LINE = 100  # columns of the line that is printed after each epoch
-
-Row = dict[str, Any]  # an epoch: its figures by name, see `Trained`
 
 
 @dataclass(frozen=True)
@@ -118,101 +115,131 @@ def fit(
     Raises:
         UserError: there are fewer images than a batch has, or the loss is not finite.
     """
-    images, masks = load_split(stage.models_dir, "train")
-    validation, classes = load_split(stage.models_dir, "validation"), load_classes(stage.models_dir)
-    batch_size = phase.batch_size
-    steps = steps_per_epoch(len(images), batch_size)
-    strategy = strategy or tf.distribute.get_strategy()
+    train, validation = (load_split(stage.models_dir, name) for name in ("train", "validation"))
+    classes, steps = (
+        load_classes(stage.models_dir),
+        steps_per_epoch(len(train[0]), phase.batch_size),
+    )
+    strategy, network = strategy or tf.distribute.get_strategy(), phase.student or model
     with strategy.scope():
         optimizer.build(model.trainable_variables)
-    step = make_train_step(phase.student or model, optimizer, strategy, phase.loss)
+    step = make_train_step(network, optimizer, strategy, phase.loss)
     state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
     state.history, state.best = list(phase.history), start
     if phase.resume:
         state.restore()
-    total, part = phase.total_epochs or phase.epochs, 2 if phase.history else 1
-    chief, history, predictor = is_first_worker(), state.history, Predictor(model)
+    total, predictor = phase.total_epochs or phase.epochs, Predictor(model)
 
-    for epoch in range(len(history), phase.epochs):
-
-        def batches_of_worker(
-            context: tf.distribute.InputContext, epoch: int = epoch
-        ) -> tf.data.Dataset:
-            workers = context.num_input_pipelines
-            devices = strategy.num_replicas_in_sync // workers
-            layout = (context.input_pipeline_id, workers, devices, classes.ignored)
-            return epoch_batches(images, masks, batch_size, phase.seed, epoch, *layout)
-
-        started, losses = time.time(), []
+    for epoch in range(len(state.history), phase.epochs):
+        started = time.time()
+        batches = distributed_batches(train, phase, epoch, classes.ignored, strategy)
         with progress(f"epoch {epoch + 1}/{total}", steps, "steps") as bar:
-            for batch in strategy.distribute_datasets_from_function(batches_of_worker):
-                losses.append(step(*batch))
-                bar.update()
-        rate = steps * batch_size / (time.time() - started)
-        mean_loss = np.mean([float(value) for value in losses])
-        if not np.isfinite(mean_loss):
+            loss = mean_loss(step, batches, bar)
+        rate = steps * phase.batch_size / (time.time() - started)
+        if not np.isfinite(loss):
             raise UserError(
                 f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
                 "Train with a lower --learning-rate"
             )
-        candidates = []
-        for weight in sorted({phase.wise_ft_weight, 0.0}, reverse=True):
-            with ema_weights(model, optimizer, start, weight):
-                if phase.before_validation:
-                    phase.before_validation()
-                iou = validation_iou(predictor, *validation)
-                candidates.append((weight, iou, model.get_weights()))
-        weight, iou, weights = max(candidates, key=lambda candidate: mean_iou(candidate[1]))
-        row: Row = {"wise_ft_weight": weight} if phase.wise_ft_weight else {}
-        row |= {"loss": mean_loss, "mean_iou": mean_iou(iou)}
-        row |= {f"iou_{name}": value for name, value in zip(classes.names, iou)}
-        row |= {"learning_rate": optimizer.learning_rate.numpy(), "images_per_second": rate}
-        figures = {name: rounded(value) for name, value in row.items()}
-        history.append({"epoch": epoch + 1, "part": part, **figures})
-        if best_epoch(history, phase.first_choice) == epoch:
-            state.best = weights
-        state.save(chief)
+        validated = best_candidate(model, optimizer, phase, start, predictor, validation)
+        figures = {"loss": loss, "learning_rate": optimizer.learning_rate.numpy()}
+        figures["images_per_second"] = rate
+        state.history.append(history_row(epoch, phase, classes, validated, figures))
+        if best_epoch(state.history, phase.first_choice) == epoch:
+            state.best = validated.weights
+        state.save(is_first_worker())
         minutes = (total - epoch - 1) * (time.time() - started) / 60
-        say(epoch_line(history[-1], classes, total, minutes))
+        say(epoch_line(state.history[-1], classes, total, minutes))
     model.set_weights(state.best)
-    return Trained(history, state.resumption)
+    return Trained(state.history, state.resumption)
 
 
-def best_epoch(history: Sequence[Row], first_choice: int = 0) -> int:
-    """Index in the history of the highest validation mean IoU, the first of equal ones.
+def distributed_batches(
+    split: tuple[Any, Any],
+    phase: Phase,
+    epoch: int,
+    ignored: bool,
+    strategy: tf.distribute.Strategy,
+) -> Iterable[Any]:
+    """The batches of an epoch, each as `make_train_step` takes it.
 
     Args:
-        first_choice: the first index that may be chosen.
+        split: images and masks, see `input_pipeline.epoch_batches`.
+        epoch: counted from 0.
+        ignored: whether masks may hold IGNORED.
+    """
+
+    def batches_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers = context.num_input_pipelines
+        devices = strategy.num_replicas_in_sync // workers
+        layout = (context.input_pipeline_id, workers, devices, ignored)
+        return epoch_batches(*split, phase.batch_size, phase.seed, epoch, *layout)
+
+    return strategy.distribute_datasets_from_function(batches_of_worker)
+
+
+def mean_loss(step: Callable[..., tf.Tensor], batches: Iterable[Any], bar: Any) -> float:
+    """Steps through the batches of an epoch; returns the mean of the losses.
+
+    Args:
+        step: see `make_train_step`.
+        bar: moves on after each step.
+    """
+    losses = []
+    for batch in batches:
+        losses.append(step(*batch))
+        bar.update()
+    return float(np.mean([float(value) for value in losses]))
+
+
+class Candidate(NamedTuple):
+    """A set of weights that was validated after an epoch."""
+
+    wise_ft_weight: float  # see `Phase`
+    iou: np.ndarray  # float64 (classes,), see `validation_iou`
+    weights: list[np.ndarray]  # as `get_weights` orders them
+
+
+def best_candidate(
+    model: keras.Model,
+    optimizer: Any,
+    phase: Phase,
+    start: list[np.ndarray],
+    predictor: Predictor,
+    validation: tuple[Any, Any],
+) -> Candidate:
+    """Validates the EMA weights and, if the phase asks for it, their mean with those of before.
+
+    Args:
+        start: the weights before the phase.
+        validation: images and masks of the split.
 
     Returns:
-        -1 if there is none to choose from.
+        The candidate of the higher mean IoU. The model has the weights of the last step, as before.
     """
-    indices = range(first_choice, len(history))
-    return max(indices, key=lambda index: history[index]["mean_iou"], default=-1)
+    candidates = []
+    for weight in sorted({phase.wise_ft_weight, 0.0}, reverse=True):
+        with ema_weights(model, optimizer, start, weight):
+            if phase.before_validation:
+                phase.before_validation()
+            iou = validation_iou(predictor, *validation)
+            candidates.append(Candidate(weight, iou, model.get_weights()))
+    return max(candidates, key=lambda candidate: mean_iou(candidate.iou))
 
 
-def rounded(value: Any) -> float | None:
-    """A number rounded to 6 places; None for NaN and infinity."""
-    return round(float(value), 6) if np.isfinite(value) else None
-
-
-def epoch_line(row: Row, classes: Classes, epochs: int, minutes: float) -> str:
-    """The line that is printed after an epoch, of at most LINE columns.
-
-    If not all classes fit, it names those of the lowest IoU.
+def history_row(
+    epoch: int, phase: Phase, classes: Classes, validated: Candidate, figures: dict[str, float]
+) -> Row:
+    """The row of an epoch, see `Trained`.
 
     Args:
-        row: of the epoch, see `Trained`.
-        epochs: total number.
-        minutes: estimated time that is left.
+        epoch: counted from 0.
+        figures: loss, learning_rate, images_per_second.
     """
-    head = f"epoch {row['epoch']:3}/{epochs}  loss {row['loss']:.4f}  mIoU {row['mean_iou']:.4f} ("
-    tail = f")  {row['images_per_second']:.0f}/s  {minutes:.0f} min left"
-    iou = {name: row[f"iou_{name}"] for name in classes.names if row[f"iou_{name}"] is not None}
-    shown = [f"{name} {value:.2f}" for name, value in iou.items()]
-    if len(head + ", ".join(shown) + tail) > LINE:
-        shown = [f"{name} {iou[name]:.2f}" for name in sorted(iou, key=lambda name: iou[name])]
-    while len(head + ", ".join(shown) + tail) > LINE:
-        shown.pop()
-    return head + ", ".join(shown) + tail
+    row: Row = {"wise_ft_weight": validated.wise_ft_weight} if phase.wise_ft_weight else {}
+    row |= {"loss": figures["loss"], "mean_iou": mean_iou(validated.iou)}
+    row |= {f"iou_{name}": value for name, value in zip(classes.names, validated.iou)}
+    row |= figures
+    part = 2 if phase.history else 1
+    return {"epoch": epoch + 1, "part": part, **{key: rounded(row[key]) for key in row}}

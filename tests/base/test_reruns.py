@@ -27,7 +27,10 @@ KINDS = {
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py"),
     "optimizer": ("training", "training/optimizers.py"),
-    "training loop": (*("training", "training/loop.py", "training/checkpoints.py", "data/npz.py"),),
+    "training loop": (
+        *("training", "training/loop.py", "training/checkpoints.py", "training/epoch_rows.py"),
+        "data/npz.py",
+    ),
     "the mean IoU that picks the best epoch": (
         *("training", "inference/iou.py", "inference/keras_files.py"),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.stage import Stage
 from pipeline.training import checkpoints, loop
+from pipeline.training.epoch_rows import Row
 from pipeline.training.losses import segmentation_loss
 from pipeline.training.optimizers import make_optimizer
 
@@ -45,7 +46,7 @@ def train(
     return loop.fit(stage, model, optimizer, phase)
 
 
-def fit(*arguments: Any, **settings: Any) -> list[loop.Row]:
+def fit(*arguments: Any, **settings: Any) -> list[Row]:
     """The history of `train`."""
     return train(*arguments, **settings).history
 

@@ -8,6 +8,7 @@ from pipeline.base.identity import Resumption
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.classes import make_classes
 from pipeline.training import loop
+from pipeline.training.epoch_rows import best_epoch, epoch_line
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import segmentation_loss
 from tests.helpers.pictures import blobs
@@ -59,7 +60,7 @@ def test_model_is_left_with_the_weights_of_its_best_epoch(stage, scripted, first
     history = fit(stage, model, optimizer, 4, first_choice=first_choice)
     assert [row["mean_iou"] for row in history] == [0.3, 0.5, 0.35, 0.4]
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert loop.best_epoch(history, first_choice) == best
+    assert best_epoch(history, first_choice) == best
     assert all((now == kept).all() for now, kept in zip(model.get_weights(), validated[best]))
     assert any((now != last).any() for now, last in zip(validated[1], validated[3]))
 
@@ -151,7 +152,7 @@ def test_student_is_trained_in_the_place_of_the_model(stage, scripted):
 
 def test_of_equal_epochs_the_first_is_the_best():
     history = [{"mean_iou": value} for value in (0.3, 0.5, 0.5)]
-    assert loop.best_epoch(history) == 1
+    assert best_epoch(history) == 1
 
 
 @pytest.mark.parametrize("number", [2, 3, 150])
@@ -160,7 +161,7 @@ def test_line_of_an_epoch_fits_a_terminal_and_names_the_worst_classes(number):
     row = {"epoch": 12, "loss": 1.0, "mean_iou": 0.5, "images_per_second": 99.0}
     row |= {f"iou_{name}": 0.9 - 0.005 * k for k, name in enumerate(names)}
     row["iou_class0"] = None  # neither in the validation split nor predicted
-    line = loop.epoch_line(row, make_classes(names), 100, 12.0)
+    line = epoch_line(row, make_classes(names), 100, 12.0)
     assert len(line) <= 100 and "class0" not in line and "mIoU 0.5000" in line
     assert f"class{number - 1} {0.9 - 0.005 * (number - 1):.2f}" in line
 
