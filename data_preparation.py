@@ -68,7 +68,7 @@ LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are left out, and w
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line (`sys.argv` if `argv` is None)."""
-    parser = cli.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__, __file__)
     parser.add_argument("--data", metavar="X", help="data set to read; see above (default: pets)")
     parser.add_argument(
         "--dataset",
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="skip faulty examples, up to this share of all (default: "
         f"{SKIPPED:g}; for the pets {SKIPPED_PETS:g}); {LEFT_OUT} lists them",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
     if arguments.data and arguments.dataset:
         parser.error("--dataset is the old spelling of --data; give one of them")
     if arguments.dataset == "folder":

@@ -67,12 +67,12 @@ MADE_BEFORE = ("dataset", "original", "pruned", *quantised())  # artifacts of ea
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line (`sys.argv` if `argv` is None)."""
-    parser = cli.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__, __file__)
     gates.add_flags(parser)
     predict.add_flags(parser)
     op_profile.add_flags(parser)
     ethos_u.add_flags(parser)
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 # --- measuring ----------------------------------------------------------------------------

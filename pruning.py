@@ -66,7 +66,7 @@ DISTILLATION_WEIGHT = 1.0  # of the loss from the original network's predictions
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = cli.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__, __file__)
     parser.add_argument(
         "--sparsity",
         type=cli.bounded(float, 0.0, 1 - magnitude.LEAST_KEPT),
@@ -87,7 +87,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="plot how sensitive each layer is to pruning, and write the table; prunes nothing",
     )
     cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def write_sensitivity(stage: Stage) -> None:

@@ -56,7 +56,7 @@ BATCH_SIZE = 16  # images per step of --qat
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = cli.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__, __file__)
     parser.add_argument(
         "--calibration-images",
         type=cli.bounded(int, 1),
@@ -95,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--qat", action="store_true", help="fine-tune with simulated int8 before converting (QAT)"
     )
     cli.add_training(parser, EPOCHS, BATCH_SIZE, of="of --qat")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def sources() -> list[str]:

@@ -66,7 +66,7 @@ ONLY_SELF_DISTILLATION = ("taught_epochs",)  # settings that do not change the s
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings from the command line (`sys.argv` if `argv` is None)."""
-    parser = cli.argument_parser(__doc__)
+    parser = cli.argument_parser(__doc__, __file__)
     parser.add_argument(
         "--architecture",
         choices=tuple(networks.NETWORKS),
@@ -115,7 +115,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="auto: bfloat16 on GPUs that have it, else float32 (default)",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
     if arguments.enlarge is None:
         arguments.enlarge = networks.PRESETS[arguments.preset].enlargement
     if arguments.taught_epochs is None:

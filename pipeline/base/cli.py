@@ -4,20 +4,52 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from pipeline.base import flag_rules
 from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.console import print_fault
 
 SEED = 7  # of --seed
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
-def argument_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with a script's docstring as its help and the flags that all scripts share."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults are one line, and that refuses flags that would do nothing."""
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Parses a command line (`sys.argv` if `argv` is None).
+
+        Ends the process with code 2 if a flag was typed that does nothing beside the others
+        (`flag_rules`), also if it was typed with its default value.
+        """
+        defaults = vars(self.parse_args([]))
+        # What is None afterwards was not typed. The line is parsed only once, because --names may
+        # name a pipe.
+        untyped = argparse.Namespace(**dict.fromkeys(defaults))
+        values = vars(self.parse_args(argv, untyped))
+        typed = {flag for flag, value in values.items() if value is not None}
+        settings = {flag: values[flag] if flag in typed else defaults[flag] for flag in defaults}
+        if fault := flag_rules.fault(Path(self.prog).stem, settings, typed):
+            self.error(fault)
+        return argparse.Namespace(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one line on stderr and code 2; argparse prints all flags first."""
+        print_fault(message, self.prog)
+        raise SystemExit(2)
+
+
+def argument_parser(doc: str, script: str) -> Parser:
+    """A parser with a script's docstring as its help and the flags that all scripts share.
+
+    Args:
+        script: `__file__` of the script.
+    """
+    parser = Parser(
+        Path(script).name, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--models-dir",

@@ -116,12 +116,12 @@ def outcome(main: Callable[[], int | None]) -> tuple[int | None, str | None]:
         return 2, f"{error.filename or 'a file'}: {error.strerror}"
 
 
-def print_fault(fault: str) -> None:
-    """Prints one line on stderr, after the script's name."""
+def print_fault(fault: str, script: str = "") -> None:
+    """Prints one line on stderr, after the script's name (that of `sys.argv` without one)."""
     # A name may have a line break, or a sequence that controls the terminal.
     line = re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], fault)
     with contextlib.suppress(OSError):
-        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
+        print(f"{script or Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
 
 
 def continuation() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import flag_rules
 from pipeline.base.artifacts import ARTIFACTS, command, read_record, written_beside
 from pipeline.base.console import UserError, say
 from pipeline.base.lazy import jinja2
@@ -216,11 +217,15 @@ def training_history(models_dir: Path, name: str) -> list[dict[str, float | None
 
 
 def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
-    """The command that repeats a stage with the settings that its record holds."""
+    """The command that repeats a stage with the settings that its record holds.
+
+    Settings that did nothing are left out: the scripts refuse them.
+    """
+    idle = flag_rules.idle_flags(Path(ARTIFACTS[name][1]).stem, settings)
     flags = [
         f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
         for key, value in settings.items()
-        if value is not None and value is not False
+        if value is not None and value is not False and key not in idle
     ]
     return " ".join([command(name, models_dir), *flags])
 

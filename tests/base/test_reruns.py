@@ -62,7 +62,14 @@ KINDS = {
     ),
     "tables, gates": (NONE, "report/tables.py", "report/gates.py", "report/sidecars.py"),
     "console, command line, locks, records": (
-        *(NONE, "base/console.py", "base/cli.py", "base/system.py", "base/artifacts.py"),
+        *(
+            NONE,
+            "base/console.py",
+            "base/cli.py",
+            "base/flag_rules.py",
+            "base/system.py",
+            "base/artifacts.py",
+        ),
         *(
             "base/stage.py",
             "base/identity.py",

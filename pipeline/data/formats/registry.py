@@ -167,13 +167,8 @@ def with_flags(
     """Returns the collection with the class flags of the command line applied to it.
 
     Raises:
-        UserError: the collection is synthetic, so that its classes are fixed; or as `with_user`.
+        UserError: as `with_user`.
     """
-    if collection.synthetic and (names or mapping or ignore_index is not None):
-        raise UserError(
-            "--names, --label-mapping and --ignore-index are not for synthetic data, whose classes "
-            "are fixed; leave them out, or name your own pictures: --data DIR"
-        )
     labels = with_user(collection.labels, names, ignore_index, mapping)
     return replace(collection, labels=labels)
 

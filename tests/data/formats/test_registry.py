@@ -124,11 +124,6 @@ def test_synthetic_data_has_the_requested_number_of_classes(data, number):
     )
 
 
-def test_synthetic_classes_cannot_be_renamed():
-    with pytest.raises(UserError, match="not for synthetic data"):
-        registry.with_flags(opened("synthetic"), ["a", "b"], None, None)
-
-
 def test_message_on_an_unknown_data_set_lists_the_choices(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no data")
