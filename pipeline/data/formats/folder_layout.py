@@ -51,12 +51,12 @@ class Pairs:
 
     def collection(self, labels: Labels) -> Collection:
         """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
+        if "train" not in self.splits:
+            raise UserError(f"{self.folder} has no training pictures; call their folder train")
         splits = {
             split: Split(len(pairs), functools.partial(self.read, split))
             for split, pairs in self.splits.items()
         }
-        if "train" not in splits:
-            raise UserError(f"{self.folder} has no training pictures; call their folder train")
         return Collection(
             title=str(self.folder),
             splits=splits,
@@ -69,9 +69,8 @@ class Pairs:
 
     def read(self, split: str) -> Iterator[Sample]:
         """Yields the samples of a split."""
-        for image, mask in self.splits[split]:
-            files = self.folder / image, self.folder / mask
-            yield Sample(image, *(Picture(file, str(file)) for file in files))
+        for pair in self.splits[split]:
+            yield Sample(pair[0], *(Picture(self.folder / f, str(self.folder / f)) for f in pair))
 
     def files(self) -> list[str]:
         """All files that decide the content, relative to the folder."""
