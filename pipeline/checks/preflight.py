@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,12 @@ def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> li
             f"{expected_shapes[1]}; correct it in pipeline/training/networks.py"
         )
     notes = []
-    for layer in model.layers:
+    for layer in model.submodules:  # also those of models inside it
+        if draws_by_itself(layer):
+            notes.append(
+                f"{layer.name} draws random numbers that a resumed training cannot repeat: after "
+                "a kill, --resume will not give the same bits. Use a layer such as Dropout"
+            )
         if isinstance(layer, layers.Rescaling) and np.max(np.abs(layer.scale)) < MIN_SCALE:
             limits = np.add(layer.offset, [[0], [1]] * np.atleast_1d(layer.scale))
             low, high = limits.min(), limits.max()
@@ -74,3 +80,15 @@ def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> li
     except UserError as error:
         notes.append(f"pruning.py --channels will not work: {error}")
     return notes
+
+
+def draws_by_itself(layer: Any) -> bool:
+    """Whether a layer is a call of a TensorFlow function that draws random numbers.
+
+    No call of `foreign_part` lets one pass unless FUNCTIONS in keras_files.py was extended. Layers
+    of Keras that draw are seeded, see training/random_layers.py.
+    """
+    if type(layer).__name__ != "TFOpLambda":
+        return False
+    function = str(layer.get_config()["function"])
+    return "random." in function or "dropout" in function

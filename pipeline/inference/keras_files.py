@@ -26,7 +26,8 @@ from pipeline.inference.iou import class_counts, iou_per_class
 # The layers that an .h5 file may name. If your own network has another plain layer, add it here.
 LAYERS = {
     *("Functional", "Sequential", "InputLayer", "Rescaling", "Resizing", "Dropout"),
-    *("SpatialDropout2D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
+    *("SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
+    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
     *("Dense", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Activation"),
     *("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Add", "Subtract", "Multiply", "Average"),
     *("Maximum", "Minimum", "Concatenate", "UpSampling2D", "MaxPooling2D", "AveragePooling2D"),

@@ -1,14 +1,16 @@
 """The private names of Keras that this project uses. If a new release breaks one, mend it here.
 
-All of them are about the graph of a functional model, of which the public interface lists the
-layers but not which call of a layer made a tensor.
+They are about two things. Of the graph of a functional model the public interface lists the layers
+but not which call of a layer made a tensor. And it does not say what a random layer draws from.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.base.lazy import layers
+from pipeline.base.lazy import keras, layers, tf
 
 
 def producing_layer(tensor: Any) -> layers.Layer:
@@ -27,3 +29,33 @@ def tensors_read(tensor: Any) -> list[Any]:
     """
     history = tensor._keras_history
     return history.layer.inbound_nodes[history.node_index].keras_inputs
+
+
+def random_layers(model: keras.Model) -> list[layers.Layer]:
+    """Return the layers that draw random numbers in training, each once, in the model's order.
+
+    Those of models and layers inside the model are among them. Seen in tf-keras 2.21.0: Dropout,
+    the noise layers and the random preprocessing layers.
+    """
+    return [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
+
+
+@contextlib.contextmanager
+def drawing_from(generators: Sequence[tuple[layers.Layer, tf.random.Generator]]) -> Iterator[None]:
+    """Let random layers draw from the given generators for the length of the block.
+
+    Seen in tf-keras 2.21.0: a random layer draws through an object of Keras, by default from a
+    state inside TensorFlow's kernels that nobody can read or set. Afterwards the layers draw from
+    what they drew from before, and their configuration is as it was.
+    """
+    sources = [layer._random_generator for layer, _ in generators]
+    names = ("_rng_type", "_generator", "_built")
+    before = [{name: getattr(source, name, None) for name in names} for source in sources]
+    for source, (_, generator) in zip(sources, generators):
+        source._rng_type, source._generator, source._built = "stateful", generator, True
+    try:
+        yield
+    finally:
+        for source, values in zip(sources, before):
+            for name, value in values.items():
+                setattr(source, name, value)

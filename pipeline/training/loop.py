@@ -22,6 +22,7 @@ from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
 from pipeline.training.optimizers import ema_weights
+from pipeline.training.random_layers import seeded_layers
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,8 @@ def fit(
         UserError: there are fewer images than a batch has, or the loss is not finite.
     """
     train, validation = (load_split(stage.models_dir, name) for name in ("train", "validation"))
-    classes, steps = (
-        load_classes(stage.models_dir),
-        steps_per_epoch(len(train[0]), phase.batch_size),
-    )
+    classes = load_classes(stage.models_dir)
+    steps = steps_per_epoch(len(train[0]), phase.batch_size)
     strategy, network = strategy or tf.distribute.get_strategy(), phase.student or model
     with strategy.scope():
         optimizer.build(model.trainable_variables)
@@ -131,26 +130,28 @@ def fit(
         state.restore()
     total, predictor = phase.total_epochs or phase.epochs, Predictor(model)
 
-    for epoch in range(len(state.history), phase.epochs):
-        started = time.time()
-        batches = distributed_batches(train, phase, epoch, classes.ignored, strategy)
-        with progress(f"epoch {epoch + 1}/{total}", steps, "steps") as bar:
-            loss = mean_loss(step, batches, bar)
-        rate = steps * phase.batch_size / (time.time() - started)
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
-                "Train with a lower --learning-rate"
-            )
-        validated = best_candidate(model, optimizer, phase, start, predictor, validation)
-        figures = {"loss": loss, "learning_rate": optimizer.learning_rate.numpy()}
-        figures["images_per_second"] = rate
-        state.history.append(history_row(epoch, phase, classes, validated, figures))
-        if best_epoch(state.history, phase.first_choice) == epoch:
-            state.best = validated.weights
-        state.save(is_first_worker())
-        minutes = (total - epoch - 1) * (time.time() - started) / 60
-        say(epoch_line(state.history[-1], classes, total, minutes))
+    with seeded_layers(network, phase.seed, strategy) as begin_epoch:
+        for epoch in range(len(state.history), phase.epochs):
+            begin_epoch(epoch)
+            started = time.time()
+            batches = distributed_batches(train, phase, epoch, classes.ignored, strategy)
+            with progress(f"epoch {epoch + 1}/{total}", steps, "steps") as bar:
+                loss = mean_loss(step, batches, bar)
+            rate = steps * phase.batch_size / (time.time() - started)
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
+                    "Train with a lower --learning-rate"
+                )
+            validated = best_candidate(model, optimizer, phase, start, predictor, validation)
+            figures = {"loss": loss, "learning_rate": optimizer.learning_rate.numpy()}
+            figures["images_per_second"] = rate
+            state.history.append(history_row(epoch, phase, classes, validated, figures))
+            if best_epoch(state.history, phase.first_choice) == epoch:
+                state.best = validated.weights
+            state.save(is_first_worker())
+            minutes = (total - epoch - 1) * (time.time() - started) / 60
+            say(epoch_line(state.history[-1], classes, total, minutes))
     model.set_weights(state.best)
     return Trained(state.history, state.resumption)
 

@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.base.console import UserError
-from pipeline.base.lazy import keras, layers
+from pipeline.base.lazy import keras, layers, tf
 from pipeline.checks.preflight import check_network
+from pipeline.inference import keras_files
 from pipeline.pruning.magnitude import SMALLEST_KERNEL
 from pipeline.training import networks
 
@@ -96,6 +97,23 @@ def test_sequential_model_passes_and_a_nested_network_is_noted(large):
     outer = network(inner, *(convolution(64) for _ in range(3)))
     (note,) = check_network(outer, (SIZE, SIZE), CLASSES)
     assert "cannot be followed through tiny" in note
+
+
+def test_random_function_is_noted_because_a_resumed_training_cannot_repeat_it(large, monkeypatch):
+    """Random layers of Keras give no note: tests/training/test_checkpoints.py."""
+    image = layers.Input((SIZE, SIZE, 3))
+    inner = keras.Model(image, tf.nn.dropout(image, 0.3, name="own_dropout"))
+    with pytest.raises(UserError, match=r"uses the function nn\.dropout"):
+        check_network(network(*large, first=[inner]), (SIZE, SIZE), CLASSES)
+    monkeypatch.setattr(keras_files, "FUNCTIONS", keras_files.FUNCTIONS | {"nn.dropout"})
+    note, *_ = check_network(network(*large, first=[inner]), (SIZE, SIZE), CLASSES)
+    assert "dropout draws random numbers that a resumed training cannot repeat" in note
+    random = [layers.Dropout(0.3), layers.GaussianNoise(0.1), layers.SpatialDropout2D(0.3)]
+    assert not [
+        note
+        for note in check_network(network(*large, first=random), (SIZE, SIZE), CLASSES)
+        if "random" in note
+    ]
 
 
 def test_rescaling_by_channel_is_not_noted(large):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.identity import Resumption
-from pipeline.base.lazy import layers
+from pipeline.base.lazy import keras, layers
 from pipeline.base.stage import Stage
 from pipeline.training import checkpoints
 from tests.helpers.tiny_trainings import fit, state_file, tiny
@@ -193,9 +193,33 @@ def test_checkpoint_of_another_network_is_not_assigned(stage, capsys, more):
     assert all((now == 0).all() for now in model.get_weights())
 
 
-def test_resumed_training_ends_with_the_same_bits(stage, monkeypatch):
+def nested(*inner_layers):
+    """A network of these layers, as one layer of another network."""
+    return keras.Sequential([layers.Input((32, 32, 3)), *inner_layers])
+
+
+# Layers that draw random numbers in training, by what a test is called.
+RANDOM_LAYERS = {
+    "none": lambda: [],
+    "Dropout": lambda: [layers.Dropout(0.3)],
+    "Dropout with a seed": lambda: [layers.Dropout(0.3, seed=1)],
+    "SpatialDropout2D": lambda: [layers.SpatialDropout2D(0.3)],
+    "GaussianNoise": lambda: [layers.GaussianNoise(0.3)],
+    "GaussianDropout": lambda: [layers.GaussianDropout(0.3)],
+    "AlphaDropout": lambda: [layers.AlphaDropout(0.3)],
+    "RandomFlip": lambda: [layers.RandomFlip()],
+    "RandomBrightness": lambda: [layers.RandomBrightness(0.3, value_range=(-9.0, 9.0))],
+    "two of a kind": lambda: [layers.Dropout(0.3), layers.Dropout(0.3)],
+    "one used twice": lambda: [layers.Dropout(0.3)] * 2,
+    "in a network inside": lambda: [nested(layers.Conv2D(3, 1), nested(layers.Dropout(0.3)))],
+}
+
+
+@pytest.mark.parametrize("kind", RANDOM_LAYERS)
+def test_resumed_training_ends_with_the_same_bits(stage, monkeypatch, kind):
     """Stopped after each epoch, as by a kill. Whole scripts: tests/scripts/test_training.py."""
-    whole, optimizer = tiny()
+    make = RANDOM_LAYERS[kind]
+    whole, optimizer = tiny(*make())
     history = fit(stage, whole, optimizer, 3)
     checkpoints.forget(stage, "tiny")
     save = checkpoints.TrainingState.save
@@ -208,8 +232,8 @@ def test_resumed_training_ends_with_the_same_bits(stage, monkeypatch):
         patch.setattr(checkpoints.TrainingState, "save", save_and_stop)
         for resume in (False, True):
             with pytest.raises(KeyboardInterrupt):
-                fit(stage, *tiny(), 3, resume=resume)
-    resumed, optimizer = tiny()
+                fit(stage, *tiny(*make()), 3, resume=resume)
+    resumed, optimizer = tiny(*make())
     rows = fit(stage, resumed, optimizer, 3, resume=True)
     assert [row["loss"] for row in rows] == [row["loss"] for row in history]
     for now, before in zip(resumed.get_weights(), whole.get_weights(), strict=True):
