@@ -53,14 +53,13 @@ from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, distillation_loss, make_loss
 from pipeline.training.networks import distillation_pair
-from pipeline.training.optimizers import make_optimizer
+from pipeline.training.optimizers import layer_factors, make_optimizer, recorded_factors
 
 SPARSITY = 0.6  # fraction of zeros in all pruned kernels together
 EPOCHS = 20
 BATCH_SIZE = 16  # images
 LEARNING_RATE = 1e-3  # peak, after warm-up
 WARM_UP_STEPS = 50
-ENCODER_SHARE = 0.3  # of that rate, for the encoder, unless it lost channels
 DISTILLATION_WEIGHT = 1.0  # of the loss from the original network's predictions
 
 
@@ -181,11 +180,12 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     student = magnitude.wrap(network, sparsity, steps) if sparsity else network
 
-    # The encoder learns slowly, as in training, unless it lost channels and has more to recover
-    # (docs/choices.md).
-    share = 1.0 if arguments.channels else ENCODER_SHARE
-    rate = arguments.learning_rate
-    optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
+    # A pretrained encoder learns slowly, as in training, unless it lost channels and has more to
+    # recover (docs/choices.md).
+    original = read_record(models_dir, "original")
+    by_layer = {} if arguments.channels else recorded_factors(original, network)
+    factors = layer_factors(network, by_layer)
+    optimizer = make_optimizer(steps, arguments.learning_rate, WARM_UP_STEPS, factors=factors)
 
     callback = tfmot.sparsity.keras.UpdatePruningStep()  # called where Keras' own fit calls it
     callback.set_model(student)

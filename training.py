@@ -49,7 +49,7 @@ from pipeline.training.checkpoints import forget
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
-from pipeline.training.optimizers import make_optimizer
+from pipeline.training.optimizers import layer_factors, make_optimizer
 
 EPOCHS = 40  # supervised
 BATCH_SIZE = 16  # images, over all devices together
@@ -134,8 +134,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
-    classes = load_classes(models_dir)
-    steps = epochs * steps_per_epoch(images, batch_size)
+    classes, steps = load_classes(models_dir), epochs * steps_per_epoch(images, batch_size)
 
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -147,13 +146,14 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         keras.mixed_precision.set_global_policy("float32")
         for note in check_network(model, size, len(classes)):
             console.say(f"note: {note}")
-        encoder = imagenet.fill_encoder(model, arguments.encoder)
-        share = ENCODER_SHARE if encoder == "imagenet" else 1.0
-        rate = arguments.learning_rate
-        optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=share)
+        pretrained = imagenet.fill_encoder(model, arguments.encoder)
+        factors = dict.fromkeys(pretrained, ENCODER_SHARE)
+        schedule = (steps, arguments.learning_rate, WARM_UP_STEPS)
+        optimizer = make_optimizer(*schedule, factors=layer_factors(model, factors))
     if steps < FEW_STEPS:
         about = f"note: {steps} steps in all, {steps // epochs} an epoch, are few"
         console.say(f"{about}; use more --epochs or a smaller --batch-size")
+    encoder = "imagenet" if pretrained else "scratch"
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(
         f"{images} images of {size[1]} x {size[0]} from {data['source']}, {len(classes)} classes, "
@@ -179,15 +179,14 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         loss=lambda images, masks, logits: loss(masks, logits),
         total_epochs=epochs + arguments.taught_epochs,
     )
-    supervised = stage.ignoring(*ONLY_SELF_DISTILLATION)
-    trained = loop.fit(supervised, model, optimizer, phase, strategy)
+    trained = loop.fit(stage.ignoring(*ONLY_SELF_DISTILLATION), model, optimizer, phase, strategy)
     if arguments.taught_epochs:
-        trained = self_distill(stage, model, strategy, loss, share, trained)
+        trained = self_distill(stage, model, strategy, loss, factors, trained)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
-        finish(stage, plain, trained, class_weights)
+        finish(stage, plain, trained, class_weights, factors)
 
 
 def self_distill(
@@ -195,7 +194,7 @@ def self_distill(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
     truth: Loss,
-    encoder_share: float,
+    factors: dict[str, float],
     supervised: loop.Trained,
 ) -> loop.Trained:
     """Trains on with the trained network as teacher; leaves the best epoch of both phases.
@@ -208,6 +207,7 @@ def self_distill(
 
     Args:
         truth: the loss from the masks.
+        factors: of the learning rate, by name of layer.
         supervised: result of the supervised phase.
 
     Returns:
@@ -221,8 +221,8 @@ def self_distill(
         teacher, student = networks.distillation_pair(teacher, model)
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
         steps = steps_per_epoch(images, asked.batch_size) * asked.taught_epochs
-        rate = DISTILLATION_RATE * asked.learning_rate
-        optimizer = make_optimizer(steps, rate, WARM_UP_STEPS, encoder_share=encoder_share)
+        schedule = (steps, DISTILLATION_RATE * asked.learning_rate, WARM_UP_STEPS)
+        optimizer = make_optimizer(*schedule, factors=layer_factors(model, factors))
     phase = loop.Phase(
         PHASES[1],
         len(supervised.history) + asked.taught_epochs,
@@ -243,6 +243,7 @@ def finish(
     model: keras.Model,
     trained: loop.Trained,
     class_weights: list[float] | None,
+    factors: dict[str, float],
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoints."""
     history, resumption = trained
@@ -254,7 +255,7 @@ def finish(
         "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
-    tables = {"history": history, "network": model.name}
+    tables = {"history": history, "network": model.name, "learning_rate_factors": factors}
     with stage.new_artifact("original", metrics, tables=tables, resumption=resumption) as (path,):
         keras_files.save_model(model, path)
     forget(stage, *PHASES)

@@ -95,22 +95,21 @@ def has_encoder(model: keras.Model) -> bool:
     return {"stem", "block0_depthwise"} <= names
 
 
-def fill_encoder(model: keras.Model, asked: str) -> str:
+def fill_encoder(model: keras.Model, asked: str) -> list[str]:
     """Loads the pretrained weights into the encoder, if it was asked for.
 
     Args:
         asked: "imagenet", "scratch", or "auto": if the network has the layers for them.
 
     Returns:
-        "imagenet" or "scratch": what the encoder starts from.
+        Names of the layers that now have pretrained weights; none if all start from random ones.
 
     Raises:
         UserError: as `load_imagenet_encoder`.
     """
     if asked == "scratch" or (asked == "auto" and not has_encoder(model)):
-        return "scratch"
-    load_imagenet_encoder(model)
-    return "imagenet"
+        return []
+    return load_imagenet_encoder(model)
 
 
 def take_pixels(convolution: Any, normalisation: Any) -> None:
@@ -132,18 +131,22 @@ def take_pixels(convolution: Any, normalisation: Any) -> None:
     normalisation.set_weights([gamma, beta, mean, variance])
 
 
-def load_imagenet_encoder(model: keras.Model) -> None:
+def load_imagenet_encoder(model: keras.Model) -> list[str]:
     """Copies the pretrained weights into the encoder of a network, in place.
 
     Kernels are (out, in, height, width) in PyTorch, (height, width, in, out) in Keras, and (height,
     width, in, 1) in depthwise layers of Keras. Batch normalisation has scale, offset, mean and
     variance in both.
 
+    Returns:
+        Names of the layers that were filled.
+
     Raises:
         UserError: a layer is missing, or its weights have other shapes than in EfficientNet-Lite0.
     """
     tensors = read_imagenet_weights()
     layers = {layer.name: layer for layer in model.layers}
+    filled: list[str] = []
 
     def fill(layer: str, values: list[np.ndarray]) -> None:
         own = [weight.shape for weight in layers[layer].get_weights()] if layer in layers else []
@@ -155,6 +158,7 @@ def load_imagenet_encoder(model: keras.Model) -> None:
                 f"{pretrained}; train without them: --encoder scratch"
             )
         layers[layer].set_weights(values)
+        filled.append(layer)
 
     def copy(layer: str, kernel: str, norm: str) -> None:
         axes = (2, 3, 0, 1) if layer.endswith("_depthwise") else (2, 3, 1, 0)
@@ -175,3 +179,4 @@ def load_imagenet_encoder(model: keras.Model) -> None:
             copy(f"{name}_expand", f"{torch_name}._expand_conv", f"{torch_name}._bn0")
         copy(f"{name}_depthwise", f"{torch_name}._depthwise_conv", f"{torch_name}._bn1")
         copy(f"{name}_project", f"{torch_name}._project_conv", f"{torch_name}._bn2")
+    return filled

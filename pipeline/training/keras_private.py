@@ -1,7 +1,7 @@
 """The private names of Keras that this project uses. If a new release breaks one, mend it here.
 
-They are about two things. Of the graph of a functional model the public interface lists the layers
-but not which call of a layer made a tensor. And it does not say what a random layer draws from.
+They are about what the public interface does not say: which call of a layer made a tensor of a
+functional model, which variable an optimizer updates, what a random layer draws from.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ def tensors_read(tensor: Any) -> list[Any]:
     """
     history = tensor._keras_history
     return history.layer.inbound_nodes[history.node_index].keras_inputs
+
+
+def variable_key(optimizer: Any, variable: Any) -> Any:
+    """Return what identifies a variable, also on each device that has a copy of it.
+
+    Seen in tf-keras 2.21.0, whose optimizers look up their own variables by it.
+    """
+    return optimizer._var_key(variable)
 
 
 def random_layers(model: keras.Model) -> list[layers.Layer]:

@@ -116,6 +116,30 @@ def test_sensitivity_is_a_table_and_a_picture_and_prunes_nothing(run_copy, capsy
         assert min(picture.size) > 200
 
 
+def put_original(models_dir, model):
+    """Makes a model the original of a models folder, as if training had made it."""
+    record, path = read_record(models_dir, "original"), artifact_path(models_dir, "original")
+    save_model(model, path)
+    write_record(record_path(models_dir, "original"), record | {"sha256": sha256(path)})
+
+
+def test_layers_called_like_our_encoder_are_fine_tuned_like_any_other(run_copy):
+    """VGG's are called block1_conv1; in training they had the full learning rate, too."""
+
+    def weights_after_pruning(prefix):
+        keras.utils.set_random_seed(0)
+        x = image = layers.Input((SIZE, SIZE, 3))
+        for number in range(3):
+            settings = {"padding": "same", "activation": "relu", "name": f"{prefix}{number}_conv1"}
+            x = layers.Conv2D(48, 3, **settings)(x)
+        put_original(run_copy, keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="score")(x)))
+        pruning.main(["--models-dir", str(run_copy), *SHORT])
+        return load_model(run_copy, "pruned").get_weights()
+
+    for ours, theirs in zip(weights_after_pruning("block"), weights_after_pruning("part")):
+        assert (ours == theirs).all()
+
+
 # --- channels -----------------------------------------------------------------------------
 
 
@@ -214,9 +238,7 @@ def narrow_run(run_copy, monkeypatch):
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(9, 3, padding="same", activation="relu")(image)
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="narrow")
-    record, path = read_record(run_copy, "original"), artifact_path(run_copy, "original")
-    save_model(model, path)
-    write_record(record_path(run_copy, "original"), record | {"sha256": sha256(path)})
+    put_original(run_copy, model)
     monkeypatch.setattr(pruning.loop, "fit", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
     return run_copy

@@ -129,10 +129,15 @@ def test_failed_stage_leaves_the_old_model(run_copy):
 def test_encoder_gets_imagenet_weights_if_asked_for_or_if_the_network_has_one():
     compact, classic = (build((32, 32), 3) for build in networks.NETWORKS.values())
     before = compact.get_weights()
-    assert imagenet.fill_encoder(classic, "auto") == "scratch"
-    assert imagenet.fill_encoder(compact, "scratch") == "scratch"
+    assert imagenet.fill_encoder(classic, "auto") == []
+    assert imagenet.fill_encoder(compact, "scratch") == []
     assert all((now == old).all() for now, old in zip(compact.get_weights(), before))
-    assert imagenet.fill_encoder(compact, "auto") == "imagenet"
+    filled = imagenet.fill_encoder(compact, "auto")
+    assert filled == [  # all of the encoder, and nothing of the decoder
+        layer.name
+        for layer in compact.layers
+        if layer.weights and layer.name.startswith(("stem", "block"))
+    ]
     assert any((now != old).any() for now, old in zip(compact.get_weights(), before))
     with pytest.raises(UserError, match=r"classic_unet is missing.*--encoder scratch"):
         imagenet.fill_encoder(classic, "imagenet")

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.training import networks
-from pipeline.training.optimizers import ema_weights, make_optimizer
+from pipeline.training import imagenet, networks
+from pipeline.training.optimizers import (
+    ema_weights,
+    layer_factors,
+    make_optimizer,
+    recorded_factors,
+)
 
 
 def test_learning_rate_warms_up_and_decays_to_zero():
@@ -79,12 +84,13 @@ def test_wise_ft_weight_mixes_in_the_weights_before_the_training():
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_updates_of_the_encoder_are_scaled_and_those_of_the_decoder_are_not():
-    updates = {}
+def test_updates_of_the_layers_that_are_named_are_scaled_and_no_others():
+    updates, slow = {}, ["stem", "block1_expand", "block1_expand_norm"]
     for share in (1.0, 0.25):
         keras.utils.set_random_seed(0)
         model = networks.compact_unet((32, 32), 3)
-        optimizer = make_optimizer(100, 1e-3, 1, average=False, encoder_share=share)
+        factors = layer_factors(model, dict.fromkeys(slow, share))
+        optimizer = make_optimizer(100, 1e-3, 1, average=False, factors=factors)
         optimizer.weight_decay = None  # which is another update
         variables = model.trainable_variables
         optimizer.build(variables)
@@ -95,10 +101,22 @@ def test_updates_of_the_encoder_are_scaled_and_those_of_the_decoder_are_not():
             weight.name: weight.numpy() - was for weight, was in zip(variables, before)
         }
     for name, whole in updates[1.0].items():
-        share = 0.25 if name.startswith(("stem", "block")) else 1.0
+        share = 0.25 if name.split("/")[0] in slow else 1.0
         assert np.abs(whole).min() > 0
         tolerance = {"rtol": 1e-3, "atol": 1e-7}
         np.testing.assert_allclose(updates[0.25][name], share * whole, **tolerance, err_msg=name)
+
+
+def test_factors_of_an_original_are_those_that_its_record_names():
+    """An older record has none: then those of the default network, of the version of then."""
+    compact, settings = networks.compact_unet((32, 32), 3), {"architecture": "compact"}
+    named = {"settings": settings, "learning_rate_factors": {"stem": 0.5}}
+    assert recorded_factors(named, compact) == {"stem": 0.5}
+    assert recorded_factors(named | {"learning_rate_factors": {}}, compact) == {}
+    older = recorded_factors({"settings": settings | {"encoder": "auto"}}, compact)
+    assert older == dict.fromkeys(imagenet.fill_encoder(compact, "auto"), 0.3)
+    assert recorded_factors({"settings": settings | {"encoder": "scratch"}}, compact) == {}
+    assert recorded_factors({"settings": {"architecture": "own"}}, compact) == {}
 
 
 def test_scales_offsets_and_biases_do_not_decay():
