@@ -42,7 +42,7 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import handover
 from pipeline.inference import contract
 from pipeline.inference.keras_files import Predictor, load_model
-from pipeline.quantization import convert, selective, sensitivity
+from pipeline.quantization import convert, gptq, selective, sensitivity
 from pipeline.quantization.verify import check, check_zeros
 from pipeline.report import charts, sidecars
 from pipeline.training.checkpoints import forget
@@ -108,6 +108,18 @@ def class_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return np.concatenate(list(Predictor(model)(images)))
 
 
+def note_unknown_layers(models: dict[str, keras.Model]) -> None:
+    """Names the layers that GPTQ does not round, once, if there are any.
+
+    Args:
+        models: the Keras models, by name.
+    """
+    calibrated = {VARIANTS[name].source for name in quantised() if VARIANTS[name].calibrated}
+    unknown = [name for source in calibrated for name in gptq.left_to_converter(models[source])]
+    if names := ", ".join(dict.fromkeys(unknown)):
+        console.say(f"note: GPTQ does not know {names}: rounded to the nearest step")
+
+
 def within_limit(
     stage: Stage, source: keras.Model, content: bytes, calibration: np.ndarray
 ) -> tuple[bytes, dict[str, Any]]:
@@ -146,6 +158,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
     models = {name: load_model(models_dir, name) for name in sources()}
     expected = {name: class_maps(model, images) for name, model in models.items()}
+    note_unknown_layers(models)
 
     for variant in quantised():
         chosen = VARIANTS[variant]

@@ -48,9 +48,7 @@ class SimulatedInt8(layers.Wrapper):
         if self.kernel_name:
             self.own_kernel = getattr(layer, self.kernel_name)
             self.mask = tf.constant((self.own_kernel.numpy() != 0).astype(np.float32))
-            swapped = isinstance(layer, (layers.DepthwiseConv2D, layers.Conv2DTranspose))
-            output_axis = 2 if swapped else 3
-            self.other_axes = [axis for axis in range(4) if axis != output_axis]
+            self.summed_axes = summed_axes(layer, len(self.own_kernel.shape))
 
     def call(self, inputs: tf.Tensor, **settings: Any) -> tf.Tensor:
         """The output of the layer.
@@ -60,7 +58,7 @@ class SimulatedInt8(layers.Wrapper):
         """
         if self.kernel_name:
             kernel = self.own_kernel * self.mask
-            largest = tf.reduce_max(tf.abs(kernel), self.other_axes, keepdims=True)
+            largest = tf.reduce_max(tf.abs(kernel), self.summed_axes, keepdims=True)
             step = tf.maximum(largest, 1e-12) / 127
             rounded = kernel + tf.stop_gradient(tf.round(kernel / step) * step - kernel)
             # Not through `setattr` of Keras, which would track the tensor as a weight.
@@ -71,6 +69,19 @@ class SimulatedInt8(layers.Wrapper):
         if self.limits is None:
             return output
         return tf.quantization.fake_quant_with_min_max_args(output, *self.limits)
+
+
+def summed_axes(layer: layers.Layer, rank: int) -> tuple[int, ...]:
+    """Axes of a layer's kernel over which int8 has one step: all but those of output channels.
+
+    Args:
+        rank: number of the kernel's axes.
+    """
+    if isinstance(layer, layers.Conv2DTranspose):  # height, width, output, input channel
+        return 0, 1, 3
+    if kernel_name(layer) == "depthwise_kernel":  # every channel has outputs of its own
+        return 0, 1
+    return tuple(range(rank - 1))
 
 
 def simulate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:

@@ -129,3 +129,27 @@ def test_kernel_is_rounded_to_255_values_per_output_channel(qat):
     expected = (np.round(kernel / scale) * scale).sum(axis=(0, 1))
     np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_array_equal(layer.kernel.numpy(), kernel)
+
+
+@pytest.mark.parametrize(
+    ("make", "axes"),
+    [
+        (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False), (0, 1)),
+        (lambda: layers.Dense(3, use_bias=False), (0,)),
+        (lambda: layers.Conv2DTranspose(3, 2, use_bias=False), (0, 1, 3)),
+        (lambda: layers.Conv2D(6, 3, groups=2, use_bias=False), (0, 1, 2)),
+    ],
+    ids=["depth multiplier", "dense", "transposed", "groups"],
+)
+def test_every_output_channel_has_a_step_of_its_own_as_in_the_file(qat, make, axes):
+    """A dense layer ended in a traceback; channels of a depth multiplier shared a step."""
+    random, layer, shape = np.random.default_rng(0), make(), (8, 8, 4)
+    layer.build((None, *shape))
+    kernel = random.normal(size=layer.get_weights()[0].shape)
+    kernel = (kernel * random.uniform(0.01, 1, kernel.max(axes, keepdims=True).shape)).astype("f4")
+    layer.set_weights([kernel])
+    x = random.normal(size=(1, *shape)).astype(np.float32)
+    simulated = qat.SimulatedInt8(layer, None)(x).numpy()
+    step = np.abs(kernel).max(axes, keepdims=True) / 127
+    layer.set_weights([np.round(kernel / step) * step])
+    np.testing.assert_allclose(simulated, layer(x).numpy(), atol=1e-5)

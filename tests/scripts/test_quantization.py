@@ -19,8 +19,9 @@ from pipeline.base.artifacts import (
     write_record,
 )
 from pipeline.base.console import UserError
+from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import load_model
+from pipeline.inference.keras_files import load_model, save_model
 from pipeline.inference.litert import open_interpreter, predict_tflite
 from pipeline.inference.tflite_files import weight_counts
 from pipeline.quantization import convert
@@ -103,6 +104,21 @@ def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     assert all(zeros[name] >= layer["sparsity"] - 1e-4 for name, layer in layers.items())
     assert (run_copy / "qat_training.csv").exists()
     assert not state_path(run_copy, "qat").exists()
+
+
+def test_layers_that_gptq_does_not_know_are_named_once(run_copy, only_int8, monkeypatch, capsys):
+    """With a network of somebody's own: its transposed convolution is rounded by the converter."""
+    model = load_model(run_copy, "pruned")
+    x = model.get_layer("up4_mix_relu").output
+    x = layers.Conv2DTranspose(3, 2, 2, name="own_up")(x)
+    own = keras.Model(model.input, x)
+    save_model(own, artifact_path(run_copy, "pruned"))
+    record = read_record(run_copy, "pruned")
+    digest = sha256(artifact_path(run_copy, "pruned"))
+    write_record(record_path(run_copy, "pruned"), record | {"sha256": digest})
+    quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
+    note = "note: GPTQ does not know own_up (Conv2DTranspose): rounded to the nearest step\n"
+    assert capsys.readouterr().out.count(note) == 1
 
 
 # --- the source of a variant --------------------------------------------------------------
