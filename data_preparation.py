@@ -21,8 +21,9 @@ Writes  models/dataset/     images and masks as uint8 arrays, which later stages
 
 The pets give 3312 training, 368 validation and 3669 test examples and take about half a minute,
 once TFDS has the data. Splits of a data set are kept. A missing test split is a fifth of the
-training split, a missing validation split a tenth of the rest, drawn by --seed. Only evaluation.py
-reads the test split.
+training split, a missing validation split a tenth of the rest: the pictures of the lowest hashes of
+--seed and name, so that one more or less moves at most one other across each border. --group keeps
+the pictures of a patient, a video or a scene in one split. Only evaluation.py reads the test split.
 
 Mask values are class indices: 0, 1, 2 ... (or 1, 2, 3 ... if there is no 0), in grey or palette
 PNG. All masks are checked before anything is written; a table shows the values.
@@ -48,8 +49,9 @@ from pipeline.data import (
     dataset,
     dataset_writer,
     image_reader,
-    label_mapping,
+    label_flags,
     sample_source,
+    split_rules,
     split_selection,
 )
 from pipeline.data.formats import registry
@@ -78,24 +80,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="the folder of TensorFlow Datasets"
     )
-    parser.add_argument(
-        "--names",
-        type=label_mapping.parse_names,
-        metavar="A,B,C",
-        help="class names in the order of their indices, or a file with one name per line",
-    )
-    parser.add_argument(
-        "--ignore-index",
-        type=cli.bounded(int, 0, 65535),
-        metavar="VALUE",
-        help="mask value of pixels that are left out of loss and metrics, often 255",
-    )
-    parser.add_argument(
-        "--label-mapping",
-        type=label_mapping.parse_mapping,
-        metavar="VALUE:CLASS,...",
-        help="class of mask values or colours: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
-    )
+    label_flags.add_flags(parser)
     parser.add_argument(
         "--image-key", metavar="KEY", help="feature with the photograph in tfds:NAME"
     )
@@ -121,6 +106,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="skip faulty examples, up to this share of all (default: "
         f"{SKIPPED:g}; for the pets {SKIPPED_PETS:g}); {LEFT_OUT} lists them",
     )
+    split_rules.add_flags(parser)
     arguments = parser.parse(argv)
     if arguments.data and arguments.dataset:
         parser.error("--dataset is the old spelling of --data; give one of them")
@@ -172,6 +158,8 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     models_dir, (width, height) = arguments.models_dir, arguments.image_size
     usual = SKIPPED_PETS if arguments.data == registry.PETS[0] else SKIPPED
     skipped_share = usual if arguments.skip_bad is None else arguments.skip_bad
+    published = source.synthetic or arguments.data == registry.PETS[0]
+    rule = split_rules.rule_of(source, arguments.seed, arguments.group, published)
 
     # Check every mask before anything is written, and print the values that they hold.
     findings = audit.scan(source)
@@ -186,9 +174,9 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
         for line in audit.table(source.labels, findings, meaning):
             console.say(line)
     split_selection.refuse(faults, number, skipped_share)
-    chosen = split_selection.cut(findings, arguments.seed)
-    if missing := [split for split in ("test", "validation") if split not in source.splits]:
-        console.say(f"cut from the training pictures by --seed: {' and '.join(missing)}")
+    chosen = split_selection.cut(findings, rule.choose)
+    if missing := split_rules.missing_splits(source):
+        console.say(f"cut from the training pictures, {rule.text}: {' and '.join(missing)}")
     if not skipped_share:
         split_selection.refuse_absent(source.labels, findings, meaning, chosen)
 
@@ -213,6 +201,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
             "image_size": [width, height],
             "fit": arguments.fit,
             "splits": splits,
+            "split_rules": split_rules.record(source, rule),
             "fingerprint": fingerprint,
             "listing": names.write(folder),
             **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),

@@ -65,6 +65,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "with drawn pictures, whose classes are fixed and whose masks have no faults",
             "name your own pictures: --data DIR",
         ),
+        Rule(
+            ("group",),
+            lambda settings: kind_of_data(settings) not in ("pets", "synthetic"),
+            "with the pets and with drawn pictures, whose splits are fixed",
+            "name your own pictures: --data DIR",
+        ),
     ),
     "training": (
         Rule(

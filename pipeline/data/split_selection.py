@@ -29,9 +29,8 @@ from pipeline.data.sample_source import (
     decode,
     in_threads,
 )
+from pipeline.data.split_rules import SHARES, Choose
 
-TEST_SHARE = 0.2  # of the training split, if the data set has no test split
-VALIDATION_SHARE = 0.1  # of the remaining training split, if it has no validation split
 FEWEST_PICTURES = 10  # needed in all splits together
 FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
 FEW_CLASSES = 5  # classes that the note on this lists at most
@@ -55,11 +54,11 @@ def refuse(faults: list[Fault], number: int, skip_bad: float) -> None:
     raise UserError(f"{first.text}{more}{others}{skip}")
 
 
-def cut(findings: Findings, seed: int) -> dict[str, np.ndarray]:
+def cut(findings: Findings, choose: Choose) -> dict[str, np.ndarray]:
     """Assigns every example to training, validation or test.
 
-    Splits of the data set stay as they are. A missing test split is TEST_SHARE of the training
-    split, then a missing validation split is VALIDATION_SHARE of the rest, both drawn by the seed.
+    Splits of the data set stay as they are. `choose` cuts a missing test split off the training
+    split, then a missing validation split off the rest.
 
     Returns:
         By split of the data set, uint8 (n,): for each example an index into SPLITS, or LEFT_OUT.
@@ -71,11 +70,10 @@ def cut(findings: Findings, seed: int) -> dict[str, np.ndarray]:
     for split, per_mask in findings.mask_values.items():
         usable = np.array([values is not None for values in per_mask], bool)
         chosen[split] = np.where(usable, SPLITS.index(split), LEFT_OUT).astype(np.uint8)
-    for split, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
-        train = np.flatnonzero(chosen["train"] == SPLITS.index("train"))
-        if split not in chosen and len(train):
-            cut_off = train[cut_validation(len(train), share, seed)]
-            chosen["train"][cut_off] = SPLITS.index(split)
+    for split in SHARES:
+        rows = np.flatnonzero(chosen["train"] == SPLITS.index("train"))
+        if split not in chosen and len(rows):
+            chosen["train"][rows[choose(rows, split)]] = SPLITS.index(split)
     counts = np.zeros(256, int)
     for codes in chosen.values():
         counts += np.bincount(codes, minlength=256)
@@ -186,11 +184,3 @@ def decoded(
                     faults.append(result)
                 else:
                     yield SPLITS[code], sample.id, *result
-
-
-def cut_validation(number: int, share: float, seed: int) -> np.ndarray:
-    """Which of `number` examples are cut off, bool (number,): `share` of them, at least one."""
-    order = np.random.default_rng(seed).permutation(number)
-    chosen = np.zeros(number, bool)
-    chosen[order[: max(1, round(share * number))]] = True
-    return chosen

@@ -16,6 +16,7 @@ from tests.helpers.runs import run_script
 
 SHARED = {"help", "models_dir", "seed", "if_needed", "accept_edits", "resume"}
 READING = ("names", "label_mapping", "ignore_index", "skip_bad", "image_size", "fit")
+OWN = (*READING, "group")  # pictures whose splits are not fixed
 NETWORK = ("encoder", "epochs", "batch_size", "learning_rate", "taught_epochs")
 NETWORK = (*NETWORK, "class_weights", "precision")
 TUNING = ("epochs", "batch_size", "learning_rate")
@@ -30,10 +31,10 @@ MODES = {
         "drawn": ("--data synthetic", ("image_size", "fit")),
         "drawn, 6 classes": ("--data synthetic:6", ("image_size", "fit")),
         "drawn, old spelling": ("--dataset synthetic", ("image_size", "fit")),
-        "tfds": ("--data tfds:street", (*READING, "data_dir", "image_key", "mask_key")),
-        "folder": ("--data my_photos", READING),
-        "COCO": ("--data a.json", READING),
-        "folder, old spelling": ("--dataset folder --data-dir my_photos", READING),
+        "tfds": ("--data tfds:street", (*OWN, "data_dir", "image_key", "mask_key")),
+        "folder": ("--data my_photos", OWN),
+        "COCO": ("--data a.json", OWN),
+        "folder, old spelling": ("--dataset folder --data-dir my_photos", OWN),
     },
     training: {
         "compact": ("", (*NETWORK, "architecture", "preset", "enlarge")),

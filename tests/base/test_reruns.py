@@ -15,8 +15,20 @@ ALL, NONE = STAGES[0], None
 # The data set is read with pipeline/data/formats/tfds.py.
 KINDS = {
     "how a picture is read or resized": (ALL, "data/image_reader.py"),
-    "what a mask means": (ALL, "data/masks.py", "data/label_mapping.py", "data/classes.py"),
-    "the split": (ALL, "data/split_selection.py", "data/audit.py", "data/sample_source.py"),
+    "what a mask means": (
+        ALL,
+        "data/masks.py",
+        "data/label_mapping.py",
+        "data/label_flags.py",
+        "data/classes.py",
+    ),
+    "the split": (
+        ALL,
+        "data/split_selection.py",
+        "data/split_rules.py",
+        "data/audit.py",
+        "data/sample_source.py",
+    ),
     "how the data set is written": (ALL, "data/dataset_writer.py"),
     "the data format in use": (ALL, "data/formats/tfds.py", "data/formats/registry.py"),
     "another data format": (

@@ -15,7 +15,6 @@ from pipeline.data import dataset, dataset_writer
 from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.dataset import SPLITS, load_classes, load_size, load_split
 from pipeline.data.dataset_writer import DataSetWriter
-from pipeline.data.split_selection import cut_validation
 from tests.helpers.runs import CLASSES, COUNTS
 
 
@@ -46,12 +45,6 @@ def test_no_picture_is_in_two_splits(small_data):
     ]
     assert sum(map(len, pictures)) == sum(COUNTS.values())
     assert len(set.union(*pictures)) == sum(COUNTS.values())
-
-
-def test_validation_is_cut_by_the_seed():
-    first, again, other = (cut_validation(50, 0.1, seed) for seed in (7, 7, 8))
-    assert first.sum() == 5 and (first == again).all() and (first != other).any()
-    assert cut_validation(3, 0.1, 7).sum() == 1, "never empty"
 
 
 def test_reader_imports_nothing_of_the_writer():

@@ -12,19 +12,7 @@ from pipeline.data import dataset_writer
 from pipeline.data.dataset import names_of
 from pipeline.data.dataset_writer import ListWriter
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
-
-
-def listed(models_dir):
-    """Path of the list in a models folder, and its file names by split."""
-    (path,) = (models_dir / "dataset").glob("examples-*.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    by_split = {}
-    for row in rows:
-        names = by_split.setdefault(row["split"], [])
-        assert int(row["number"]) == len(names), "numbers are 0, 1, 2 ... without gaps"
-        names.append(row["picture"])
-    return path, by_split
+from tests.helpers.listing import listed
 
 
 def test_list_has_the_file_of_every_row_in_every_split(tmp_path):
@@ -55,18 +43,21 @@ def test_skipped_examples_do_not_shift_the_list(tmp_path):
 
 
 def test_renamed_file_changes_the_list_but_not_the_fingerprint(tmp_path):
-    folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
+    folder, models_dir = tmp_path / "set", tmp_path / "models"
+    for split in ("train", "val", "test"):
+        part = {"image": f"images/{split}/p{{:02}}.png", "mask": f"masks/{split}/p{{:02}}.png"}
+        write_set(folder, 12, **part)
     first = prepare(models_dir, folder)
     before, names = listed(models_dir)
     for kind in ("images", "masks"):
-        (folder / kind / "p11.png").rename(folder / kind / "p12 a,b.png")
+        (folder / kind / "val/p11.png").rename(folder / kind / "val/p12 a,b.png")
     again = prepare(models_dir, folder, "--if-needed")
     after, others = listed(models_dir)  # there is only one list
     assert again.record["fingerprint"] == first.record["fingerprint"] and before != after
     changed = {name for names in others.values() for name in names} - {
         name for files in names.values() for name in files
     }
-    assert changed == {"images/p12 a,b.png"}
+    assert changed == {"images/val/p12 a,b.png"}
 
 
 def test_changed_or_missing_list_is_refused(tmp_path, small_data):

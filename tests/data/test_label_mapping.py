@@ -6,15 +6,8 @@ import pytest
 
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
-from pipeline.data.label_mapping import (
-    Labels,
-    index_of,
-    parse_mapping,
-    parse_names,
-    read_labelmap,
-    settle,
-    with_user,
-)
+from pipeline.data.label_flags import parse_mapping, parse_names, with_user
+from pipeline.data.label_mapping import Labels, index_of, read_labelmap, settle
 from pipeline.data.masks import pack
 
 RED, BLUE, VOID = (255, 0, 0), (0, 0, 255), (224, 224, 192)

@@ -1,4 +1,4 @@
-"""Splits: kept from the data set or cut by the seed; faults, absent classes, few pictures."""
+"""Splits: kept from the data set or cut; faults, absent classes, few pictures."""
 
 from collections import Counter
 
@@ -10,6 +10,7 @@ from pipeline.data import dataset_writer
 from pipeline.data.audit import Findings
 from pipeline.data.dataset import SPLITS
 from pipeline.data.sample_source import SIZES, UNPAIRED, UNREADABLE, Fault
+from pipeline.data.split_rules import ranked
 from pipeline.data.split_selection import FEW, LEFT_OUT, cut, few_pictures_note, refuse
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 
@@ -18,8 +19,9 @@ VALUES = (0, 1)
 
 def chosen(seed=7, **values):
     """Number of examples per split, by split of the data set, and the result of `cut`."""
-    codes = cut(Findings(mask_values=values), seed)
-    names = (*SPLITS, "left out")
+    names = [f"p{k}.png" for k in range(len(values["train"]))]
+    codes = cut(Findings(mask_values=values), ranked(seed, names))
+    names = [*SPLITS, "left out"]
     count = {
         split: Counter(names[3 if code == LEFT_OUT else code] for code in part)
         for split, part in codes.items()

@@ -53,13 +53,12 @@ class Pairs:
         """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
         if "train" not in self.splits:
             raise UserError(f"{self.folder} has no training pictures; call their folder train")
-        splits = {
-            split: Split(len(pairs), functools.partial(self.read, split))
-            for split, pairs in self.splits.items()
-        }
         return Collection(
             title=str(self.folder),
-            splits=splits,
+            splits={
+                split: Split(len(pairs), functools.partial(self.read, split))
+                for split, pairs in self.splits.items()
+            },
             labels=labels,
             faults=self.faults,
             skipped=self.skipped,

@@ -22,7 +22,7 @@ from pipeline.data.formats.folder_layout import layout_of, read_folder
 from pipeline.data.formats.synthetic import KINDS, drawn_animals
 from pipeline.data.formats.tfds import any_set, oxford_pets
 from pipeline.data.formats.ultralytics import read_ultralytics, yaml_in
-from pipeline.data.label_mapping import with_user
+from pipeline.data.label_flags import with_user
 from pipeline.data.sample_source import Collection
 
 PETS, DRAWN, TFDS = ("pets", "oxford_iiit_pet"), "synthetic", "tfds"

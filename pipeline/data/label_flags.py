@@ -1,0 +1,110 @@
+"""The flags that name classes and map mask values to them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.base.cli import bounded
+from pipeline.base.console import UserError
+from pipeline.data.classes import IGNORED
+from pipeline.data.label_mapping import Labels, fault_of_names, index_of
+from pipeline.data.masks import pack
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name classes and map mask values to them."""
+    parser.add_argument(
+        "--names",
+        type=parse_names,
+        metavar="A,B,C",
+        help="class names in the order of their indices, or a file with one name per line",
+    )
+    parser.add_argument(
+        "--ignore-index",
+        type=bounded(int, 0, 65535),
+        metavar="VALUE",
+        help="mask value of pixels that are left out of loss and metrics, often 255",
+    )
+    parser.add_argument(
+        "--label-mapping",
+        type=parse_mapping,
+        metavar="VALUE:CLASS,...",
+        help="class of mask values or colours: 255:1,7:ignore or 255,0,0:1,0,0,0:0",
+    )
+
+
+def parse_names(text: str) -> list[str]:
+    """argparse type: class names from `a,b,c`, or from a file with one name per line."""
+    lines = text.split(",")
+    if os.path.isfile(text):  # Path.is_file raises if a list is longer than a file name can be
+        lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if fault := fault_of_names(names):
+        raise argparse.ArgumentTypeError(f"{text}: {fault}")
+    return names
+
+
+def parse_mapping(text: str) -> dict[str, int | str]:
+    """argparse type: a mapping of mask values to classes.
+
+    Args:
+        text: "255:1,0:0" or, for colours, "255,0,0:1,0,0,0:0". A class is an index, a name, or
+            "ignore".
+
+    Returns:
+        Class by value; values as typed, without spaces.
+    """
+    number = r"\s*\d+\s*"
+    entry = rf"({number}(?:,{number},{number})?):([^:,]+)"
+    entries = re.findall(entry, text)
+    if not entries or not re.fullmatch(rf"{entry}(?:,{entry})*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a mapping; write VALUE:CLASS, as in 255:1,0:0, or R,G,B:CLASS"
+        )
+    if len({"," in value for value, _ in entries}) > 1:
+        raise argparse.ArgumentTypeError(f"{text} mixes values and colours; use only one of them")
+    pairs = [(re.sub(r"\s", "", value), target.strip()) for value, target in entries]
+    return {value: int(name) if name.isdecimal() else name for value, name in pairs}
+
+
+def with_user(
+    labels: Labels,
+    names: list[str] | None,
+    ignore_index: int | None,
+    mapping: dict[str, int | str] | None,
+) -> Labels:
+    """Returns the labels of a data set, overridden by the flags of the command line.
+
+    Args:
+        names: --names. ignore_index: --ignore-index. mapping: --label-mapping.
+
+    Raises:
+        UserError: the mapping names an unknown class or a value out of range; or an ignore index is
+            given with colours.
+    """
+    if names and names != list(labels.names or ()):
+        labels = replace(labels, names=tuple(names), colours=None)
+    table: dict[int, int] = {}
+    by_colour = labels.by_colour
+    for value, target in (mapping or {}).items():
+        parts = [int(part) for part in value.split(",")]
+        by_colour = len(parts) == 3
+        limit = 255 if by_colour else 65535
+        if max(parts) > limit:
+            raise UserError(
+                f"--label-mapping: {value} is above {limit}, the highest value possible"
+            )
+        table[pack(parts) if by_colour else parts[0]] = index_of(target, labels.names)
+    if by_colour == labels.by_colour:
+        table = {**labels.mapping, **table}
+    if ignore_index is not None and by_colour:
+        raise UserError(
+            "--ignore-index takes a value; to ignore a colour: --label-mapping R,G,B:ignore"
+        )
+    if ignore_index is not None:
+        table[ignore_index] = IGNORED
+    return replace(labels, mapping=table, by_colour=by_colour)
