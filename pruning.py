@@ -38,6 +38,7 @@ from pipeline.base import cli, console
 if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
+from pipeline.base import unfinished
 from pipeline.base.artifacts import artifact_path, read_record, write_csv
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
@@ -48,7 +49,7 @@ from pipeline.pruning import channels, magnitude
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.report import charts, sidecars
 from pipeline.training import loop
-from pipeline.training.checkpoints import forget
+from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, distillation_loss, make_loss
@@ -144,6 +145,7 @@ def skip_pruning(stage: Stage) -> None:
     with stage.new_artifact("pruned", metrics) as (path,):
         keras_files.save_model(keras_files.load_model(stage.models_dir, "original"), path)
     forget(stage, "pruned")
+    unfinished.remove(channels.plan_path(stage.models_dir))
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: pruning was skipped, it is the "
         "original network"
@@ -235,7 +237,7 @@ def finish(
     with stage.new_artifact("pruned", metrics, tables=tables, resumption=resumption) as (path,):
         keras_files.save_model(model, path)
     forget(stage, "pruned")
-    channels.plan_path(stage.models_dir).unlink(missing_ok=True)
+    unfinished.remove(channels.plan_path(stage.models_dir))
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: {model.count_params():,} parameters, "
         f"{sparsity:.1%} zeros"
@@ -277,11 +279,11 @@ def main(argv: list[str] | None = None) -> None:
     stage = stage.require("dataset", "original")
     if arguments.sensitivity:
         write_sensitivity(stage)
-    elif stage.nothing_to_do("pruned"):
+    elif stage.nothing_to_do("pruned", left=left_by({"pruned": stage})):
         forget(stage, "pruned", ours_only=True)
         sidecars.draw_again(stage, "pruned", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.lock():
+        with stage.working():
             prune(stage, arguments)
 
 

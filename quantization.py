@@ -45,7 +45,7 @@ from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.quantization import convert, gptq, selective, sensitivity
 from pipeline.quantization.verify import check, check_zeros
 from pipeline.report import charts, sidecars
-from pipeline.training.checkpoints import forget
+from pipeline.training.checkpoints import forget, left_by
 from pipeline.variants import VARIANTS, quantised
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
@@ -230,10 +230,10 @@ def main(argv: list[str] | None = None) -> None:
     stage = stage.require("dataset", *sources())
     for variant in quantised():
         stage = stage.with_part(variant, "dataset", VARIANTS[variant].source)
-    if stage.nothing_to_do(*quantised()):
+    if stage.nothing_to_do(*quantised(), left=left_by({"qat": stage})):
         sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.lock():
+        with stage.working():
             quantise(stage, arguments)
     if arguments.export:
         handover.write_folder(stage.models_dir, arguments.export)

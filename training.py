@@ -45,7 +45,7 @@ from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
 from pipeline.report import charts, sidecars
 from pipeline.training import hardware, imagenet, loop, networks
-from pipeline.training.checkpoints import forget
+from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
@@ -169,7 +169,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
 
     # Supervised training, then self-distillation.
     if not arguments.resume:
-        forget(stage, PHASES[1])
+        forget(stage, PHASES[1], ours_only=True)
     phase = loop.Phase(
         PHASES[0],
         epochs,
@@ -287,12 +287,13 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
     stage = Stage.begin(__file__, arguments, parse([])).require("dataset")
-    if stage.nothing_to_do("original"):
-        forget(stage.ignoring(*ONLY_SELF_DISTILLATION), PHASES[0], ours_only=True)
-        forget(stage, PHASES[1], ours_only=True)
+    phases = dict(zip(PHASES, (stage.ignoring(*ONLY_SELF_DISTILLATION), stage)))
+    if stage.nothing_to_do("original", left=left_by(phases)):
+        for phase, part in phases.items():
+            forget(part, phase, ours_only=True)
         sidecars.draw_again(stage, "original", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.lock():
+        with stage.working():
             train(stage, arguments)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -124,3 +125,31 @@ def bounded(kind: Callable[[str], Any], low: float, high: float = math.inf) -> C
 
     convert.__name__ = kind.__name__  # argparse names the type in its own messages
     return convert
+
+
+def flags_of(
+    script: str, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Settings as they are typed: flags with quoted values, without those that do nothing.
+
+    Args:
+        script: name of the script without its suffix.
+        settings: as `identity.settings_of` gives them.
+        defaults: flags of these values are left out, too.
+    """
+    idle = flag_rules.idle_flags(script, settings)
+    return [
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
+        for key, value in settings.items()
+        if value is not None and value is not False and key not in idle
+        if defaults is None or key not in defaults or defaults[key] != value
+    ]
+
+
+def typed(value: Any) -> str:
+    """A setting as it is typed: 480x352 or a,b,c for a list, 255:1,0:0 for a dictionary."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ("x" if all(isinstance(item, int) for item in value) else ",").join(map(str, value))
+    return str(value)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import fingerprints, system
+from pipeline.base import fingerprints, system, unfinished
 from pipeline.base.artifacts import (
     artifact_path,
     atomic,
     changed_companion,
+    command,
+    dictionary,
     read_record,
     record_path,
     sha256,
@@ -36,6 +38,7 @@ from pipeline.base.identity import (
     differences,
     settings_of,
 )
+from pipeline.base.unfinished import Left
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,21 @@ class Stage:
 
     # --- whether to run ----------------------------------------------------------------------
 
+    @property
+    def mark(self) -> Path:
+        """The file that says that a run of this script began."""
+        return unfinished.mark_path(self.models_dir, self.script.stem)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Holds the models folder, and marks this run as unfinished until it ends."""
+        mark: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if hasattr(self.arguments, "resume") and system.is_first_worker():
+            settings = settings_of(self.arguments)
+            mark = unfinished.marked(self.mark, self.identity.as_dict(), settings)
+        with self.lock(), mark:
+            yield
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Holds the models folder while no other stage works in it; raises as `system.lock`."""
         return system.lock(self.models_dir, self.script.name)
@@ -140,30 +158,53 @@ class Stage:
                 return [Reason("changed", f"{changed} was changed after it was made")]
         return []
 
-    def nothing_to_do(self, *names: str) -> bool:
-        """Answers `--if-needed` and `--accept-edits` for the artifacts that the stage makes.
+    def nothing_to_do(self, *names: str, left: Sequence[Left] = ()) -> bool:
+        """Answers `--if-needed`, `--accept-edits` and `--resume` for the artifacts of the stage.
 
         Prints why the stage runs, or that it need not. With `--accept-edits`, differences of code
         and packages are noted in the records and let pass, if there are artifacts to keep.
+        `--resume` without `--if-needed` never begins anew where something is to be lost.
+
+        Args:
+            left: what `--resume` may go on with; see `left_by`.
 
         Raises:
-            UserError: with `--accept-edits`, if something else differs too.
+            UserError: with `--accept-edits`, something else differs too; with `--resume`, the
+                unfinished run or the finished one is another.
         """
-        if not (self.arguments.if_needed or self.arguments.accept_edits):
+        asked = self.arguments
+        resume = getattr(asked, "resume", False) and not asked.if_needed
+        if not (asked.if_needed or asked.accept_edits or resume):
             return False
         reasons = self.reasons(*names)
         whole = all(reason.kind not in ("missing", "changed") for reason in reasons)
-        if reasons and whole and self.arguments.accept_edits:
+        if resume and reasons and system.is_first_worker():
+            left = [*left, *map(self.left_by, unfinished.read_mark(self.mark))]
+            if any(self.may_pass(run.reasons) for run in left):
+                return False
+            if left or (whole and not self.may_pass(reasons)):
+                settings, where = settings_of(asked), command(names[0], self.models_dir)
+                now = unfinished.Asked(self.script.stem, where, settings, self.defaults)
+                unfinished.refuse(left, reasons, now)
+        if reasons and whole and asked.accept_edits:
             self.accept(names)
         elif reasons:
             more = f", and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
             say(f"{self.script.name}: runs, because {reasons[0].text}{more}")
             return False
-        say(f"{self.script.name}: up to date, nothing to do")
+        end = "this run is finished, nothing to go on with" if resume else "nothing to do"
+        say(f"{self.script.name}: up to date, {end}")
         if any(self.models_dir.glob(".*")):  # left by a run that was killed right before its end
             with contextlib.suppress(UserError), self.lock():
-                pass
+                if any(not self.left_by(mark).reasons for mark in unfinished.read_mark(self.mark)):
+                    self.mark.unlink(missing_ok=True)
         return True
+
+    def may_pass(self, reasons: Sequence[Reason]) -> bool:
+        """Whether there are no reasons, or `--accept-edits` covers all of them."""
+        return not reasons or (
+            self.arguments.accept_edits and all(reason.acceptable for reason in reasons)
+        )
 
     def accept(self, names: tuple[str, ...]) -> None:
         """Brings the records of artifacts up to this code and these packages, and prints it.
@@ -196,17 +237,24 @@ class Stage:
         Returns:
             None if it may not, after printing why.
         """
-        reasons = differences(then, self.identity.as_dict(), self.defaults)
-        if not reasons:
-            return Resumption()
-        if self.arguments.accept_edits and all(reason.acceptable for reason in reasons):
+        reasons = self.differences(then)
+        if self.may_pass(reasons):
             return Resumption(tuple(reason.text for reason in reasons))
         say(f"the unfinished run was another one ({reasons[0].text}); beginning anew")
         return None
 
     def is_this_run(self, then: Any) -> bool:
         """Whether `then`, an identity as a file holds it, is that of this run."""
-        return not differences(then, self.identity.as_dict(), self.defaults)
+        return not self.differences(then)
+
+    def differences(self, then: Any) -> list[Reason]:
+        """What sets `then`, an identity as a file holds it, apart from this run."""
+        return differences(then, self.identity.as_dict(), self.defaults)
+
+    def left_by(self, content: Mapping[str, Any]) -> Left:
+        """An unfinished run, from the `identity` and `settings` in what it left."""
+        settings = content.get("settings") or dictionary(content.get("identity")).get("settings")
+        return Left(self.differences(content.get("identity")), dictionary(settings))
 
     # --- artifacts ---------------------------------------------------------------------------
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.artifacts import write_json
+from pipeline.base import unfinished
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, layers, tf
@@ -206,9 +205,14 @@ def planned_channels(
             f"time and one of each kind staying; use --channels {int(100 * most) / 100} or less"
         )
     path = plan_path(stage.models_dir)
-    if stage.arguments.resume and path.exists():
-        plan = stopped_plan(stage, groups, path)
+    plans = {copy: unfinished.read_json(copy) for copy in unfinished.copies(path)}
+    if stage.arguments.resume and plans:
+        reasons = {copy: stage.differences(plan.get("identity")) for copy, plan in plans.items()}
+        copy = unfinished.nearest(reasons)
+        plan = stopped_plan(stage, groups, copy, plans[copy])
         if plan is not None:
+            if reasons[copy]:  # accepted: the next stop finds the plan of this code
+                unfinished.write(path, stage.identity.as_dict(), {"kept": plans[copy]["kept"]})
             return plan
     images, masks = load_split(stage.models_dir, "train")
     classes = load_classes(stage.models_dir)
@@ -221,20 +225,14 @@ def planned_channels(
     )
     kept = choose_channels(model, groups, share, batches, loss)
     lists = [channels.tolist() for channels in kept]
-    write_json(path, {"identity": stage.identity.as_dict(), "kept": lists})
+    unfinished.write(path, stage.identity.as_dict(), {"kept": lists})
     return ChannelPlan(kept, NOT_RESUMED)
 
 
-def stopped_plan(stage: Stage, groups: list[ChannelGroup], path: Path) -> ChannelPlan | None:
-    """The choice of a stopped run; None, after a line that says why, if it cannot be taken.
-
-    Raises:
-        OSError: the system cannot read the file.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deeply
-        content = None
+def stopped_plan(
+    stage: Stage, groups: list[ChannelGroup], path: Path, content: dict[str, Any]
+) -> ChannelPlan | None:
+    """The choice in a plan; None, after a line that says why, if it cannot be taken."""
     kept = parse_kept(content, groups)
     if kept is None:
         say(f"{path} is damaged; beginning anew")
@@ -243,12 +241,12 @@ def stopped_plan(stage: Stage, groups: list[ChannelGroup], path: Path) -> Channe
     return None if resumption is None else ChannelPlan(kept, resumption)
 
 
-def parse_kept(content: Any, groups: Sequence[ChannelGroup]) -> list[np.ndarray] | None:
+def parse_kept(content: dict[str, Any], groups: Sequence[ChannelGroup]) -> list[np.ndarray] | None:
     """The channels to keep in the JSON value of a plan; None if it is damaged or of another form.
 
     It must list, for each group, some of its channels in ascending order.
     """
-    kept = content.get("kept") if isinstance(content, dict) else None
+    kept = content.get("kept")
     if not isinstance(kept, list) or len(kept) != len(groups):
         return None
     for channels, group in zip(kept, groups):

@@ -7,13 +7,12 @@ computes what is filled in.
 from __future__ import annotations
 
 import csv
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import flag_rules
 from pipeline.base.artifacts import ARTIFACTS, command, read_record, written_beside
+from pipeline.base.cli import flags_of
 from pipeline.base.console import UserError, say
 from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
@@ -221,22 +220,8 @@ def stage_command(models_dir: Path, name: str, settings: dict[str, Any]) -> str:
 
     Settings that did nothing are left out: the scripts refuse them.
     """
-    idle = flag_rules.idle_flags(Path(ARTIFACTS[name][1]).stem, settings)
-    flags = [
-        f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
-        for key, value in settings.items()
-        if value is not None and value is not False and key not in idle
-    ]
+    flags = flags_of(Path(ARTIFACTS[name][1]).stem, settings)
     return " ".join([command(name, models_dir), *flags])
-
-
-def typed(value: Any) -> str:
-    """A setting as it is typed: 480x352 or a,b,c for a list, 255:1,0:0 for a dictionary."""
-    if isinstance(value, dict):
-        return ",".join(f"{key}:{item}" for key, item in value.items())
-    if isinstance(value, list):
-        return ("x" if all(isinstance(item, int) for item in value) else ",").join(map(str, value))
-    return str(value)
 
 
 def split_command(text: str) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base.artifacts import atomic
+from pipeline.base import unfinished
+from pipeline.base.artifacts import atomic, dictionary
 from pipeline.base.console import say
-from pipeline.base.identity import NOT_RESUMED, Resumption
+from pipeline.base.identity import NOT_RESUMED, Resumption, settings_of
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
 from pipeline.base.system import tensorflow_threads
@@ -49,9 +50,10 @@ class TrainingState:
         self.weight_shapes = [value.shape for value in model.get_weights()]
         self.history: list[dict[str, Any]] = []
         self.best: list[np.ndarray] = []  # the weights of the best epoch, as `get_weights` orders
+        self.saved = False
 
     def save(self, chief: bool = True) -> None:
-        """Writes the state after a finished epoch.
+        """Writes the state after a finished epoch; that of another run is set aside before.
 
         All workers call it, because reading a variable may need all of them: one that is averaged
         over the workers, for example.
@@ -63,14 +65,20 @@ class TrainingState:
         if not chief:
             return
         arrays |= {f"best{k}": value for k, value in enumerate(self.best)}
+        if not self.saved and self.path.exists():
+            state = read_state(self.path)
+            if state is not None and not self.stage.is_this_run(state[0].identity):
+                unfinished.set_aside(self.path, state[0].identity)
         header = {
             "identity": self.stage.identity.as_dict(),
+            "settings": settings_of(self.stage.arguments),
             "history": self.history,
             "threads": [*self.resumption.threads_before, tensorflow_threads()],
         }
         content: dict[str, Any] = {HEADER: json.dumps(header), **arrays}
         with atomic(self.path) as temporary:
             np.savez(temporary, **content)
+        self.saved = True
 
     def restore(self) -> None:
         """Continues after the last finished epoch of this same run, or says why it cannot.
@@ -80,13 +88,18 @@ class TrainingState:
         Raises:
             OSError: the system does not open the file, which says nothing of its content.
         """
-        if not self.path.exists():
+        states = read_states(self.path)
+        if not states:
             return
-        with self.path.open("rb"):
-            pass
-        state = read_state(self.path)
+        path = unfinished.nearest(
+            {
+                path: self.stage.differences(state and state[0].identity)
+                for path, state in states.items()
+            }
+        )
+        state = states[path]
         if state is None:
-            say(f"{self.path} is damaged; beginning anew")
+            say(f"{path} is damaged; beginning anew")
             return
         header, arrays = state
         resumption = self.stage.may_resume(header.identity)
@@ -97,7 +110,7 @@ class TrainingState:
             shapes_agree(current, (variable.shape for variable in self.variables))
             and shapes_agree(best, self.weight_shapes)
         ):
-            say(f"{self.path} is of another network; beginning anew")
+            say(f"{path} is of another network; beginning anew")
             return
         for variable, value in zip(self.variables, current):
             variable.assign(value)
@@ -117,8 +130,37 @@ class Header(NamedTuple):
     """What a checkpoint holds beside weights."""
 
     identity: Any  # of the run that wrote it; `Stage.may_resume` takes any value
+    settings: dict[str, Any]  # of its command line; empty in older files
     history: list[dict[str, Any]]  # a row per finished epoch
     threads: list[int]  # numbers of TensorFlow threads that the epochs ran on
+
+
+def read_states(path: Path) -> dict[Path, tuple[Header, dict[str, np.ndarray]] | None]:
+    """The states of the last run of a phase, and of those that were set aside; see `read_state`.
+
+    Raises:
+        OSError: the system does not open a file, which says nothing of its content.
+    """
+    states = {}
+    for copy in unfinished.copies(path):
+        with copy.open("rb"):
+            pass
+        states[copy] = read_state(copy)
+    return states
+
+
+def left_by(phases: Mapping[str, Stage]) -> list[unfinished.Left]:
+    """The unfinished runs that `--resume` may go on with, by their states.
+
+    Args:
+        phases: by name of a phase, the stage whose identity its state has.
+    """
+    runs = []
+    for phase, stage in phases.items():
+        if stage.arguments.resume:
+            states = read_states(state_path(stage.models_dir, phase)).values()
+            runs += [stage.left_by(state[0]._asdict()) for state in states if state is not None]
+    return runs
 
 
 def read_state(path: Path) -> tuple[Header, dict[str, np.ndarray]] | None:
@@ -146,7 +188,7 @@ def parse_header(arrays: dict[str, np.ndarray]) -> Header | None:
     )
     if not rows_fit or not all(isinstance(number, int) for number in threads):
         return None
-    return Header(content.get("identity"), history, threads)
+    return Header(content.get("identity"), dictionary(content.get("settings")), history, threads)
 
 
 def numbered(arrays: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
@@ -170,9 +212,10 @@ def forget(stage: Stage, *phases: str, ours_only: bool = False) -> None:
         ours_only: remove only a checkpoint of this same run, which was killed after its record
             was written and before it could remove the checkpoint.
     """
-    for path in (state_path(stage.models_dir, phase) for phase in phases):
-        if path.exists() and (not ours_only or is_ours(stage, path)):
-            path.unlink()  # only if it exists: on a read-only disk, unlink raises even if not
+    for phase in phases:
+        for path in unfinished.copies(state_path(stage.models_dir, phase)):
+            if not ours_only or is_ours(stage, path):
+                path.unlink()
 
 
 def is_ours(stage: Stage, path: Path) -> bool:

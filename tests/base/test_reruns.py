@@ -79,6 +79,7 @@ KINDS = {
             "base/console.py",
             "base/cli.py",
             "base/flag_rules.py",
+            "base/unfinished.py",
             "base/system.py",
             "base/artifacts.py",
         ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
+import shlex
 
 import pytest
 
 from pipeline.base import artifacts, fingerprints, identity, lazy
-from pipeline.base.console import UserError
+from pipeline.base.console import Terminated, UserError
 from pipeline.base.identity import Resumption
 from pipeline.base.stage import Stage
 
@@ -157,6 +159,115 @@ def test_setting_cannot_be_accepted(begin):
     accepting = begin(accept_edits=True, epochs=4).require("dataset")
     with pytest.raises(UserError, match=r"code and packages only, .*--epochs is 4, was 3"):
         accepting.nothing_to_do("original")
+
+
+# --- --resume costs no work -------------------------------------------------------------------
+
+
+@pytest.fixture
+def resume(begin):
+    """Asks with --resume alone, as a user does, after what the given runs left; prints nothing."""
+
+    def call(*left, defaults=None, **settings):
+        asked = begin(defaults, if_needed=False, resume=True, **settings).require("dataset")
+        return asked.nothing_to_do("original", left=[asked.left_by(run) for run in left])
+
+    return call
+
+
+def left_by(made):
+    """What a checkpoint of a run holds of it."""
+    identity = made.require("dataset").identity.as_dict()
+    return {"identity": identity, "settings": dict(identity["settings"])}
+
+
+def test_finished_run_is_not_begun_again_by_resume(resume, capsys):
+    assert resume()
+    said = capsys.readouterr().out
+    assert said == "training.py: up to date, this run is finished, nothing to go on with\n"
+
+
+def test_finished_run_of_other_settings_is_not_replaced_by_resume(resume, begin):
+    """A longer training was wanted: one that began anew would cost the finished one."""
+    words = r"finished one is another \(--epochs is 4, was 3\); begin anew with: "
+    with pytest.raises(UserError, match=words) as refused:
+        resume(epochs=4)
+    command = str(refused.value).split("begin anew with: ")[1]
+    where = ["--models-dir", str(begin.models_dir)]
+    assert shlex.split(command)[2:] == [*where, "--epochs", "4", "--learning-rate", "0.1"]
+
+
+def test_unfinished_run_of_these_settings_goes_on(resume, begin, capsys):
+    other = left_by(begin(epochs=5))
+    assert not resume(other, left_by(begin(epochs=4)), epochs=4)
+    assert capsys.readouterr().out == ""
+
+
+def test_unfinished_run_of_other_settings_is_named_with_two_commands(resume, begin):
+    """A flag mistyped: neither the right run nor the wrong one begins without being asked for."""
+    left = left_by(begin(epochs=9, learning_rate=0.5))
+    with pytest.raises(UserError, match=r"another one \(--epochs is 4, was 9\); go on") as refused:
+        resume(left, epochs=4, learning_rate=0.5, defaults=SETTINGS)
+    old, anew = re.search(
+        r"with that: (.*); or begin anew with: (.*)$", str(refused.value)
+    ).groups()
+    where = ["--models-dir", str(begin.models_dir)]
+    assert shlex.split(old)[2:] == [*where, "--epochs", "9", "--learning-rate", "0.5", "--resume"]
+    assert shlex.split(anew)[2:] == [*where, "--epochs", "4", "--learning-rate", "0.5"]
+
+
+def test_unfinished_run_of_other_code_is_named_with_the_flag_that_accepts_it(resume, begin):
+    left = left_by(begin(epochs=4))
+    begin.script.write_text("RATE = 2 / 2\n")
+    with pytest.raises(UserError, match=r"training\.py was edited.* --resume --accept-edits; or"):
+        resume(left, epochs=4)
+    assert not resume(left, epochs=4, accept_edits=True), "and with it, it goes on"
+
+
+def test_unfinished_run_on_other_data_cannot_go_on(resume, begin):
+    left = left_by(begin(epochs=4))
+    write_data_set(begin(), "other data")
+    words = r"unfinished run cannot go on \(dataset changed\); begin anew with: (?!.*--resume)"
+    with pytest.raises(UserError, match=words):
+        resume(left, epochs=4)
+
+
+def test_make_begins_anew_where_resume_alone_would_not(begin):
+    """--if-needed says that what is out of date is made again."""
+    asked = begin(resume=True, epochs=4).require("dataset")
+    assert not asked.nothing_to_do("original", left=[asked.left_by(left_by(begin(epochs=9)))])
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, Terminated])
+def test_run_that_is_stopped_in_its_first_epoch_can_be_resumed(resume, begin, stopped):
+    """There is no checkpoint yet; the line after Ctrl-C names a command with --resume."""
+    with pytest.raises(stopped), begin(epochs=4).require("dataset").working():
+        raise stopped
+    assert not resume(epochs=4)
+    with pytest.raises(UserError, match="the unfinished run is another one"):
+        resume(epochs=5)
+
+
+def test_mark_of_a_run_goes_with_its_end(begin):
+    with begin(epochs=4).working():
+        assert begin().mark.exists()
+    assert not begin().mark.exists()
+    with pytest.raises(UserError, match="too few"), begin(epochs=4).working():
+        raise UserError("too few steps")
+    assert not begin().mark.exists()
+
+
+def test_mark_that_was_left_by_a_finished_run_is_removed(begin):
+    with pytest.raises(KeyboardInterrupt), begin().require("dataset").working():
+        raise KeyboardInterrupt
+    assert begin().require("dataset").nothing_to_do("original")
+    assert not begin().mark.exists()
+
+
+def test_damaged_mark_is_no_run(resume, begin):
+    begin().mark.write_bytes(b"\xff{")
+    with pytest.raises(UserError, match="no run is unfinished"):
+        resume(epochs=4)
 
 
 # --- identities -------------------------------------------------------------------------------

@@ -154,6 +154,8 @@ def test_plan_of_another_run_is_one_line_and_a_new_choice(plan, data_copy, capsy
     assert line == "the unfinished run was another one (--epochs is 4, was 3); beginning anew"
     content = json.loads(channels.plan_path(data_copy).read_text(encoding="utf-8"))
     assert content["kept"] == second
+    assert plan("--epochs", "3", "--resume") == (first, 2), "the weights of that run need it"
+    assert plan("--epochs", "4", "--resume") == (second, 2)
 
 
 def test_edits_accepted_since_the_plan_was_made_are_passed_on(plan, data_copy, classic):
@@ -167,6 +169,7 @@ def test_edits_accepted_since_the_plan_was_made_are_passed_on(plan, data_copy, c
     kept, resumption = channels.planned_channels(stage, classic, channel_groups(classic), 0.3, 4)
     assert [rows.tolist() for rows in kept] == first
     assert resumption == Resumption(("pipeline/pruning/channels.py was edited",))
+    assert plan("--resume") == (first, 1), "after a second stop, the edit is no reason any more"
 
 
 def test_error_of_our_own_is_not_taken_for_damage(plan, data_copy, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import imagenet, networks
-from tests.helpers.runs import COMPACT_TRAINING, PARTS, STOPPED, STOPPED_TAUGHT, run_script
+from tests.helpers.runs import (
+    COMPACT_TRAINING,
+    PARTS,
+    STOPPED,
+    STOPPED_TAUGHT,
+    TRAINING,
+    run_script,
+)
+from tests.helpers.small_network import small_network
 
 
 def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
@@ -124,6 +133,40 @@ def test_failed_stage_leaves_the_old_model(run_copy):
     done = run_script("training.py", "--models-dir", run_copy)
     assert done.returncode == 2
     assert sha256(run_copy / "original_model.h5") == before
+
+
+def test_resume_of_a_finished_training_with_more_epochs_does_not_replace_it(run_copy, monkeypatch):
+    """It would begin with the first epoch, and cost the model."""
+    before = sha256(run_copy / "original_model.h5")
+    monkeypatch.setattr(training.loop, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    more = [*TRAINING, "--epochs", "9", "--resume"]
+    with (
+        small_network(),
+        pytest.raises(UserError, match=r"is another \(--epochs is 9, was 3\); begin anew with"),
+    ):
+        training.main(["--models-dir", str(run_copy), *more])
+    assert sha256(run_copy / "original_model.h5") == before
+
+
+def test_resume_of_an_unfinished_training_with_a_mistyped_flag_stops(data_copy, monkeypatch):
+    """Neither is lost: not that of the right command, nor the time of the wrong one."""
+    where, fit = ["--models-dir", str(data_copy), *TRAINING], training.loop.fit
+
+    def stopped(stage, model, optimizer, phase, strategy):
+        trained = fit(stage, model, optimizer, replace(phase, epochs=2), strategy)
+        epochs.append(len(trained.history))
+        raise KeyboardInterrupt
+
+    epochs = []
+    monkeypatch.setattr(training.loop, "fit", stopped)
+    with small_network():
+        with pytest.raises(KeyboardInterrupt):
+            training.main(where)
+        with pytest.raises(UserError, match=r"--batch-size is 4, was 8\); go on with that: "):
+            training.main([*where, "--batch-size", "4", "--resume"])
+        with pytest.raises(KeyboardInterrupt):
+            training.main([*where, "--resume"])
+    assert epochs == [2, 2]
 
 
 def test_encoder_gets_imagenet_weights_if_asked_for_or_if_the_network_has_one():

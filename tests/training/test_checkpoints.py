@@ -273,6 +273,34 @@ def test_checkpoint_left_by_this_run_is_removed_and_that_of_another_run_stays(ma
     assert not path.exists()
 
 
+def test_checkpoint_of_another_run_stays_until_this_one_is_finished(make_stage):
+    """A flag mistyped, with or without --resume, does not cost the epochs of the right command."""
+    right, wrong = make_stage("--epochs", "9"), make_stage("--epochs", "8")
+    fit(right, *tiny(), 2)
+    fit(wrong, *tiny(), 1, resume=True)
+    fit(wrong, *tiny(), 1)
+    assert len(checkpoints.left_by({"tiny": make_stage("--epochs", "9", "--resume")})) == 2
+    state = checkpoints.TrainingState(right, "tiny", *tiny())
+    state.restore()
+    assert len(state.history) == 2
+    state.save()
+    state = checkpoints.TrainingState(wrong, "tiny", *tiny())
+    state.restore()
+    assert len(state.history) == 1, "and the other way round"
+    checkpoints.forget(right, "tiny")
+    assert list(right.models_dir.glob(".*")) == []
+
+
+def test_checkpoint_tells_the_command_line_of_its_run(make_stage):
+    """Its identity may ignore a setting; the message names the command that goes on."""
+    fit(make_stage("--epochs", "9", "--taught-epochs", "1").ignoring("taught_epochs"), *tiny(), 1)
+    (run,) = checkpoints.left_by({"tiny": make_stage("--epochs", "8", "--resume")})
+    assert (run.settings["epochs"], run.settings["taught_epochs"]) == (9, 1)
+    assert next(reason.text for reason in run.reasons if reason.kind == "setting") == (
+        "--epochs is 8, was 9"
+    )
+
+
 def test_checkpoint_of_a_run_that_is_not_resumed_is_replaced(stage):
     fit(stage, *tiny(), 2)
     assert len(fit(stage, *tiny(), 1)) == 1
