@@ -109,7 +109,10 @@ def add_training(
             help="peak learning rate of AdamW (default: %(default)s)",
         )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from an unfinished run of the same settings"
+        "--resume",
+        action="store_true",
+        help="go on from an unfinished run; if that had other settings, or the run is finished, "
+        "nothing is begun (with --if-needed it is, and the unfinished run is kept meanwhile)",
     )
 
 

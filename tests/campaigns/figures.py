@@ -20,7 +20,7 @@ import toy
 from toy import ROOT, STAGES, Result, ask, copy_of, facts, hidden, run
 from trials import Campaign, Tally
 
-from pipeline.base import console, system
+from pipeline.base import artifacts, console, system
 from pipeline.data import dataset
 from pipeline.evaluation import accuracy
 from pipeline.inference import keras_files
@@ -194,6 +194,8 @@ def edited_code(campaign: Campaign) -> Tally:
     tries = [(script, change) for change in changes for script in ("training", "pruning")]
     for script, change in tries[: len(campaign.times(len(tries)))]:
         stopped = toy.stopped(script, campaign.old, place / "edited")
+        artifact = {"training": "original", "pruning": "pruned"}[script]
+        artifacts.artifact_path(stopped, artifact).unlink()  # else the run is finished
         more, before = (), functools.partial(edit, script, place)
         if change == "setting":
             more = ("--batch-size", 3)
@@ -206,12 +208,12 @@ def edited_code(campaign: Campaign) -> Tally:
         )
         says = {
             "nothing": "going on after epoch 1",
-            "code": f"another one ({script}.py was edited); beginning anew",
-            "setting": "another one (--batch-size is 3, was 4); beginning anew",
-            "data set": "changed); beginning anew",
+            "code": f"another one ({script}.py was edited); go on with that",
+            "setting": "another one (--batch-size is 3, was 4); go on with that",
+            "data set": "changed); begin anew with",
         }
-        told(tally, f"{script}, {change}", done, 0, says[change])
-        if change in ("nothing", "code") and facts(script, stopped) != facts(script, campaign.old):
+        told(tally, f"{script}, {change}", done, 0 if change == "nothing" else 2, says[change])
+        if change == "nothing" and facts(script, stopped) != facts(script, campaign.old):
             tally.add(f"{script}, {change}", "another model", "wrong")
     return tally
 

@@ -12,6 +12,8 @@ import toy
 from toy import ask, copy_of, facts, hidden, run
 from trials import Campaign, Tally
 
+from pipeline.base.artifacts import artifact_path
+
 
 def cut(content: bytes, random: np.random.Generator) -> bytes:
     """The beginning of a file."""
@@ -119,6 +121,8 @@ def corruptions(campaign: Campaign) -> Iterator[Tally]:
         more: tuple[Any, ...] = ()
         if "state" in name or "channels" in name:
             more = ("--resume", *(CHANNELS if script == "pruning" else ()))
+            made = {"training": "original", "pruning": "pruned"}[script]
+            artifact_path(models_dir, made).unlink()  # else the run is finished
         elif script == "evaluation" or random.random() < 0.5:
             more = ("--if-needed",) if random.random() < 0.7 else ()
         done = run(*ask(script, models_dir, *more))

@@ -9,7 +9,7 @@ import pytest
 
 import training
 from pipeline.base.artifacts import read_record, sha256
-from pipeline.base.console import UserError
+from pipeline.base.console import Terminated, UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import imagenet, networks
@@ -155,16 +155,16 @@ def test_resume_of_an_unfinished_training_with_a_mistyped_flag_stops(data_copy, 
     def stopped(stage, model, optimizer, phase, strategy):
         trained = fit(stage, model, optimizer, replace(phase, epochs=2), strategy)
         epochs.append(len(trained.history))
-        raise KeyboardInterrupt
+        raise Terminated
 
     epochs = []
     monkeypatch.setattr(training.loop, "fit", stopped)
     with small_network():
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Terminated):
             training.main(where)
         with pytest.raises(UserError, match=r"--batch-size is 4, was 8\); go on with that: "):
             training.main([*where, "--batch-size", "4", "--resume"])
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Terminated):
             training.main([*where, "--resume"])
     assert epochs == [2, 2]
 
