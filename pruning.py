@@ -45,7 +45,7 @@ from pipeline.base.lazy import keras, tfmot
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
-from pipeline.pruning import channels, magnitude
+from pipeline.pruning import channel_removal, channels, magnitude
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.report import charts, sidecars
 from pipeline.training import loop
@@ -119,10 +119,10 @@ def cut_channels(
     tried, masked = (keras_files.load_model(stage.models_dir, "original") for _ in range(2))
     batch_size = stage.arguments.batch_size
     kept, resumption = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
-    small = channels.remove_channels(model, groups, kept)
-    channels.mask_channels(masked, groups, kept)
+    small = channel_removal.remove_channels(model, groups, kept)
+    channel_removal.mask_channels(masked, groups, kept)
     images, _ = load_split(stage.models_dir, "validation")
-    difference = channels.check_smaller(small, masked, images[:8])
+    difference = channel_removal.check_smaller(small, masked, images[:8])
 
     rows = channels.channel_rows(groups, kept)
     for row in rows:

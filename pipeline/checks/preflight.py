@@ -11,7 +11,7 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
 from pipeline.inference.keras_files import foreign_part
 from pipeline.pruning.channels import BLOCK, removable_share
-from pipeline.pruning.dependency_graph import channel_groups
+from pipeline.pruning.dependency_graph import channel_groups, tied_sentence
 from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
 
 # A Rescaling layer with a smaller scale was made for images of 0..255 (1/127.5, 1/255), not 0..1.
@@ -71,14 +71,14 @@ def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> li
             f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights or more, so pruning.py "
             "will prune no weights (SMALLEST_KERNEL in pipeline/pruning/magnitude.py)"
         )
-    try:
-        if not removable_share(channel_groups(model)):
-            notes.append(
-                f"no group of channels of {model.name} is larger than a block of {BLOCK}, so "
-                "pruning.py --channels cannot remove any"
-            )
-    except UserError as error:
-        notes.append(f"pruning.py --channels will not work: {error}")
+    if not removable_share(channel_groups(model)):
+        tied = tied_sentence(model)
+        notes.append(
+            f"no group of channels of {model.name} is larger than a block of {BLOCK}, so "
+            "pruning.py --channels cannot remove any" + (f": {tied}" if tied else "")
+        )
+    elif tied := tied_sentence(model):
+        notes.append(f"pruning.py --channels leaves some channels as they are: {tied}")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Channel pruning (structured): chooses channels and builds the network without them."""
+"""Channel pruning (structured): chooses the channels to keep, and keeps the choice."""
 
 from __future__ import annotations
 
@@ -11,37 +11,17 @@ import numpy as np
 from pipeline.base import unfinished
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.identity import NOT_RESUMED, Resumption
-from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.lazy import keras, tf
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split
-from pipeline.inference.keras_files import is_convolution
-from pipeline.pruning.dependency_graph import ChannelGroup, channel_cost, input_axis
+from pipeline.pruning.channel_removal import mask_channels, weight_at
+from pipeline.pruning.dependency_graph import ChannelGroup, Place, tied_sentence
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import Loss, segmentation_loss
 
 ROUNDS = 8  # importance is measured anew in each round
 ROUND_BATCHES = 16  # training batches per round
 BLOCK = 8  # channels that are removed together: kernels compute 8 or 16 at a time
-# Largest difference of the smaller network's logits from those of the masked network, as a
-# fraction of the largest logit.
-SAME_OUTPUT = 1e-4
-
-
-def mask_channels(model: keras.Model, groups: list[ChannelGroup], kept: list[np.ndarray]) -> None:
-    """Makes a model, in place, ignore every channel that is not kept.
-
-    It sets the weights to zero by which the consumers of a group read these channels.
-
-    Args:
-        kept: for each group the channels to keep, ascending.
-    """
-    for group, channels in zip(groups, kept):
-        for name in group.consumers:
-            layer = model.get_layer(name)
-            shape = [1] * 4
-            shape[input_axis(layer)] = group.channels
-            mask = np.isin(np.arange(group.channels), channels).astype(np.float32)
-            layer.kernel.assign(layer.kernel * mask.reshape(shape))
 
 
 def choose_channels(
@@ -57,7 +37,7 @@ def choose_channels(
     Estimation for Neural Network Pruning*, 2019). A gate on a channel scales the weights that read
     the channel, so its gradient is the sum of weight times gradient over these weights. Importance
     is the square of it, summed over batches. In each round, the blocks of BLOCK channels with the
-    least importance per cost (`channel_cost`) are removed.
+    least importance per cost (`ChannelGroup.cost`) are removed.
 
     Args:
         model: masked in place, see `mask_channels`.
@@ -70,35 +50,36 @@ def choose_channels(
         For each group the channels to keep, ascending.
     """
     kept = [np.arange(group.channels) for group in groups]
-    costs = [channel_cost(model, group) for group in groups]
-    consumers = [[model.get_layer(name) for name in group.consumers] for group in groups]
-    variables = [layer.kernel for group_consumers in consumers for layer in group_consumers]
+    # Each weight that reads channels once, though it may read those of several groups.
+    read = {place[:2]: weight_at(model, place) for group in groups for place in group.read}
 
     @tf.function
     def gradients(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             value = loss(masks, model(images, training=True))
-        return tape.gradient(value, variables)
+        return tape.gradient(value, list(read.values()))
 
     total, removed, batches = sum(group.channels for group in groups), 0, iter(batches)
     with progress("choosing channels", ROUNDS, "rounds") as bar:
         for number in range(ROUNDS):
             importance = [np.zeros(group.channels) for group in groups]
             for _ in range(ROUND_BATCHES):
-                kernel_gradients = iter(gradients(*next(batches)))
-                for values, group_consumers in zip(importance, consumers):
-                    gate = np.zeros_like(values)
-                    for layer in group_consumers:
-                        other = [axis for axis in range(4) if axis != input_axis(layer)]
-                        gate += tf.reduce_sum(layer.kernel * next(kernel_gradients), other).numpy()
-                    values += gate**2
+                by_weight = dict(zip(read, gradients(*next(batches))))
+                for values, group in zip(importance, groups):
+                    values += (
+                        sum(
+                            gate_gradient(place, read[place[:2]], by_weight[place[:2]], len(values))
+                            for place in group.read
+                        )
+                        ** 2
+                    )
             # Blocks that can be removed, as (importance per cost, group). Each block has the least
             # important channels left in its group, and one block of each group stays.
             blocks = []
             for k, values in enumerate(importance):
                 ranked = np.sort(values[kept[k]])
                 for start in range(0, len(ranked) - BLOCK, BLOCK):
-                    blocks.append((ranked[start : start + BLOCK].sum() / costs[k], k))
+                    blocks.append((ranked[start : start + BLOCK].sum() / groups[k].cost, k))
             target = share * total * (number + 1) / ROUNDS
             for _, k in sorted(blocks):
                 if removed + BLOCK > target:
@@ -111,49 +92,19 @@ def choose_channels(
     return kept
 
 
-def remove_channels(
-    model: keras.Model, groups: list[ChannelGroup], kept: list[np.ndarray]
-) -> keras.Model:
-    """Build the network without the channels that are not kept.
-
-    It computes what the model computes with these channels masked, see `mask_channels`.
+def gate_gradient(
+    place: Place, weight: tf.Variable, gradient: tf.Tensor, channels: int
+) -> np.ndarray:
+    """The gradient of gates on the channels of a group, float64 (channels,).
 
     Args:
-        kept: for each group the channels to keep, ascending.
+        gradient: of the loss by the weight.
+        channels: how many the group has.
     """
-    # The channels to keep of the outputs of producers, of followers, and of inputs of consumers.
-    written: dict[str, np.ndarray] = {}
-    passed: dict[str, np.ndarray] = {}
-    read: dict[str, np.ndarray] = {}
-    for group, channels in zip(groups, kept):
-        written |= dict.fromkeys(group.producers, channels)
-        passed |= dict.fromkeys(group.followers, channels)
-        read |= dict.fromkeys(group.consumers, channels)
-
-    def resize(layer: layers.Layer) -> layers.Layer:
-        settings = layer.get_config()
-        if layer.name in written:
-            settings["filters"] = len(written[layer.name])
-        return type(layer).from_config(settings)
-
-    small = keras.models.clone_model(model, clone_function=resize)
-    for layer in model.layers:
-        values, name = layer.get_weights(), layer.name
-        if is_convolution(layer):
-            axis = input_axis(layer)
-            if name in read:
-                values[0] = values[0].take(read[name], axis)
-            if name in written:
-                channels = written[name]
-                values = [
-                    values[0].take(channels, 5 - axis),
-                    *(bias[channels] for bias in values[1:]),
-                ]
-        elif name in passed:
-            # Depthwise kernels (height, width, channels, 1), or the four vectors of normalisation.
-            values = [value.take(passed[name], 2 if value.ndim == 4 else 0) for value in values]
-        small.get_layer(name).set_weights(values)
-    return small
+    other = [axis for axis in range(len(weight.shape)) if axis != place.axis]
+    sums = tf.reduce_sum(weight * gradient, other).numpy()
+    own = place.channels >= 0
+    return np.bincount(place.channels[own], sums[own], channels)
 
 
 class ChannelPlan(NamedTuple):
@@ -173,6 +124,21 @@ def removable_share(groups: list[ChannelGroup]) -> float:
     total = sum(group.channels for group in groups)
     blocks = sum(max(0, group.channels - 1) // BLOCK for group in groups)
     return BLOCK * blocks / max(1, total)
+
+
+def most_sentence(model: keras.Model, most: float) -> str:
+    """How many channels of a model can go, and which layers tie the others."""
+    tied = tied_sentence(model)
+    which = (f"at most {most:.0%} of the" if most else "no") + f" channels of {model.name} can go"
+    return f"{which}, blocks of {BLOCK} at a time and one of each kind staying" + (
+        f" ({tied})" if tied else ""
+    )
+
+
+def share_to_use(most: float) -> str:
+    """What to type instead of a share of channels that is too large."""
+    largest = int(100 * most) / 100
+    return f"use --channels {largest} or less" if largest else "prune without --channels"
 
 
 def planned_channels(
@@ -200,10 +166,7 @@ def planned_channels(
     """
     most = removable_share(groups)
     if share > most:
-        raise UserError(
-            f"at most {most:.0%} of the channels of {model.name} can go, blocks of {BLOCK} at a "
-            f"time and one of each kind staying; use --channels {int(100 * most) / 100} or less"
-        )
+        raise UserError(f"{most_sentence(model, most)}; {share_to_use(most)}")
     path = plan_path(stage.models_dir)
     plans = {copy: unfinished.read_json(copy) for copy in unfinished.copies(path)}
     if stage.arguments.resume and plans:
@@ -255,31 +218,6 @@ def parse_kept(content: dict[str, Any], groups: Sequence[ChannelGroup]) -> list[
         if channels != sorted(set(channels) & set(range(group.channels))):
             return None
     return [np.array(channels, int) for channels in kept]
-
-
-def check_smaller(small: keras.Model, masked: keras.Model, images: np.ndarray) -> float:
-    """Compare the logits of a smaller network with those of the masked one.
-
-    Args:
-        images: a few, uint8 (n, height, width, 3).
-
-    Returns:
-        The largest difference, as a fraction of the largest logit.
-
-    Raises:
-        UserError: it is larger than SAME_OUTPUT.
-    """
-    probe = images.astype(np.float32) / 255
-    expected = masked(probe, training=False).numpy()
-    logits = small(probe, training=False).numpy()
-    difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
-    if difference > SAME_OUTPUT:
-        raise UserError(
-            f"the smaller network differs from the masked one by {difference:.1e} of the largest "
-            "logit; nothing was written. Teach pipeline/pruning/dependency_graph.py the new layers "
-            "of networks.py"
-        )
-    return difference
 
 
 def channel_rows(groups: list[ChannelGroup], kept: list[np.ndarray]) -> list[dict[str, Any]]:

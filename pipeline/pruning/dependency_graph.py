@@ -5,136 +5,142 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.base.console import UserError
-from pipeline.base.lazy import keras, layers, tf
-from pipeline.inference.keras_files import is_convolution
-from pipeline.training.keras_private import producing_layer
+from pipeline.base.lazy import keras
+from pipeline.pruning.channel_flow import PASSED, READ, WRITTEN, Axis, Flow
 
-# Time of a multiplication in a depthwise convolution over that in a plain one. Measured with
-# XNNPACK in float32.
-DEPTHWISE_COST = 2.8
+SHOWN_LAYERS = 3  # layers that a sentence about tied channels names
 
 
-@dataclass
+class Place(NamedTuple):
+    """Where a layer has the channels of a group."""
+
+    layer: str
+    attribute: str  # the layer's weight, or the setting of it that counts channels
+    axis: int | None  # of the weight; None for a setting
+    channels: np.ndarray  # int (length of the axis,): the group's channel; -1: of another group
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be removed together, and the names of the layers that have them.
+    """Channels that are removed one by one, each from all layers that have it.
 
     The expanded channels of an inverted residual block are a group of their own. Tensors that are
     added up belong to one group: all convolutions that write to a residual stream lose the same
-    channels.
+    channels. A convolution that reads a concatenation has channels of several groups.
     """
 
-    channels: int = 0
-    producers: list[str] = field(default_factory=list)  # convolutions that write the channels
-    # Normalisations and depthwise convolutions between producers and consumers.
-    followers: list[str] = field(default_factory=list)
-    consumers: list[str] = field(default_factory=list)  # convolutions that read the channels
-    removable: bool = True
+    channels: int  # how many
+    producers: list[str]  # layers that write the channels
+    # Layers between these, of which a weight or a setting has the channels: normalisation, say.
+    followers: list[str]
+    consumers: list[str]  # layers that read the channels
+    places: list[Place]  # all weights and settings that a channel is removed from
+    read: list[Place]  # of these the weights by which consumers read the channels
+    cost: float  # multiplications per channel and image, see `channel_flow.Axis`
 
 
 def channel_groups(model: keras.Model) -> list[ChannelGroup]:
     """The groups of channels of a model from which channels can be removed.
 
-    Channels that are concatenated, and those of the image and of the output, cannot be removed.
+    Channels of the image and of the output, and those that a layer ties (`tied_channels`), cannot
+    be removed and are in no group.
 
-    Raises:
-        UserError: as `inputs_of`.
+    Returns:
+        The groups in the order of the layers that write their channels.
     """
-    one_to_one = (
-        layers.BatchNormalization,
-        layers.ReLU,
-        layers.DepthwiseConv2D,
-        layers.UpSampling2D,
-        layers.MaxPool2D,
-        layers.Add,
-    )
-    group_of: dict[str, ChannelGroup] = {}
+    flow = Flow(model)
+    roots = flow.sets.roots()
+    order = {layer.name: index for index, layer in enumerate(model.layers)}
+    axes = sorted(flow.axes.values(), key=lambda axis: order[axis.layer])
+    written = [axis for axis in axes if axis.use == WRITTEN and axis.axis is not None]
 
-    def merge(first: ChannelGroup, second: ChannelGroup) -> ChannelGroup:
-        if first is not second:
-            for part in ("producers", "followers", "consumers"):
-                getattr(first, part).extend(getattr(second, part))
-            first.removable &= second.removable
-            group_of.update({name: first for name, group in group_of.items() if group is second})
-        return first
-
-    for layer in model.layers:
-        parents = [
-            group_of.setdefault(name, ChannelGroup(removable=False)) for name in inputs_of(layer)
-        ]
-        if is_convolution(layer) and layer.groups == 1:
-            parents[0].consumers.append(layer.name)
-            group_of[layer.name] = ChannelGroup(layer.filters, [layer.name])
-        elif isinstance(layer, one_to_one) and keeps_channels(layer):
-            group = parents[0]
-            for other in parents[1:]:
-                group = merge(group, other)
-            if layer.weights:
-                group.followers.append(layer.name)
-            group_of[layer.name] = group
-        else:
-            group_of[layer.name] = ChannelGroup(removable=False)
-            for group in parents:
-                group.removable = False
-    for tensor in model.outputs:
-        group_of[producing_layer(tensor).name].removable = False
-    unique = {id(group): group for group in group_of.values()}.values()
-    return [group for group in unique if group.removable]
+    # Channels that the same layers write are a group.
+    writers: dict[int, set[int]] = {}
+    for axis in written:
+        for root in np.unique(roots[axis.channels]).tolist():
+            if flow.sets.reason(root) is None:
+                writers.setdefault(root, set()).add(order[axis.layer])
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for root, layer_indices in writers.items():
+        groups.setdefault(tuple(sorted(layer_indices)), []).append(root)
+    return [make_group(axes, roots, sorted(members)) for _, members in sorted(groups.items())]
 
 
-def keeps_channels(layer: layers.Layer) -> bool:
-    """Whether all inputs and outputs of a layer have the same number of channels.
+def make_group(axes: list[Axis], roots: np.ndarray, members: list[int]) -> ChannelGroup:
+    """A group of channels.
 
-    A depthwise convolution with a depth multiplier of 2 changes it, and a sum that broadcasts a
-    single channel has inputs of several numbers.
+    Args:
+        axes: all of the model, in the order of its layers.
+        roots: see `ChannelSets.roots`.
+        members: the channels of the group, as roots, ascending.
     """
-    tensors = tf.nest.flatten([layer.input, layer.output])
-    return len({tensor.shape[-1] for tensor in tensors}) == 1
-
-
-def inputs_of(layer: layers.Layer) -> list[str]:
-    """Names of the layers whose outputs a layer reads.
-
-    Raises:
-        UserError: the layer is used more than once, or is itself a network.
-    """
-    if isinstance(layer, layers.InputLayer):
-        return []
-    try:
-        tensors = None if isinstance(layer, keras.Model) else tf.nest.flatten(layer.input)
-    except AttributeError:  # Keras knows several inputs
-        tensors = None
-    if tensors is None:
-        raise UserError(
-            f"channels cannot be followed through {layer.name}, which is a network of its own or "
-            "used more than once; write its layers out"
-        )
-    return [producing_layer(tensor).name for tensor in tensors]
-
-
-def input_axis(layer: layers.Layer) -> int:
-    """The axis of the input channels in the kernel of a convolution: 2, or 3 if transposed."""
-    return 3 if isinstance(layer, layers.Conv2DTranspose) else 2
-
-
-def channel_cost(model: keras.Model, group: ChannelGroup) -> float:
-    """Cost of one channel of a group: multiplications per image.
-
-    Those of depthwise convolutions count DEPTHWISE_COST times.
-    """
+    index = np.full(len(roots) + 1, -1)
+    index[members] = np.arange(len(members))
+    places: dict[str, list[Place]] = {}
     cost = 0.0
-    for name in group.producers + group.followers + group.consumers:
-        layer = model.get_layer(name)
-        if isinstance(layer, layers.BatchNormalization):
-            continue  # folded into a convolution on conversion
-        transposed = isinstance(layer, layers.Conv2DTranspose)
-        pixels = np.prod((layer.input_shape if transposed else layer.output_shape)[1:3])
-        if isinstance(layer, layers.DepthwiseConv2D):
-            cost += pixels * np.prod(layer.kernel_size) * DEPTHWISE_COST
-        else:
-            cost += pixels * layer.kernel.shape.num_elements() / group.channels
-    return float(cost)
+    for use in (WRITTEN, PASSED, READ):
+        places[use] = []
+        for axis in (axis for axis in axes if axis.use == use):
+            channels = index[roots[axis.channels]]
+            positions = int(np.count_nonzero(channels >= 0))
+            if positions:
+                places[use].append(Place(axis.layer, axis.attribute, axis.axis, channels))
+                cost += axis.work * (positions / len(members))
+    written, passed, read = (
+        list(dict.fromkeys(place.layer for place in places[use])) for use in places
+    )
+    everywhere = [place for use in places for place in places[use]]
+    return ChannelGroup(len(members), written, passed, read, everywhere, places[READ], cost)
+
+
+def tied_channels(model: keras.Model) -> dict[str, list[str]]:
+    """Layers whose channels all stay although other layers read them, by what ties them.
+
+    Returns:
+        For each layer that ties channels, or `THE_OUTPUT`, the layers that write them; in the
+        order of the network. The layers that make the logits are not among them.
+    """
+    flow = Flow(model)
+    inner = layers_before_others(flow, model)
+    tied: dict[str, list[str]] = {}
+    for axis in flow.axes.values():
+        if axis.use == WRITTEN and axis.attribute.endswith("kernel") and axis.layer in inner:
+            reasons = {flow.sets.reason(channel) for channel in axis.channels.tolist()}
+            for reason in sorted(reason for reason in reasons if reason):
+                tied.setdefault(reason, []).append(axis.layer)
+    return tied
+
+
+def layers_before_others(flow: Flow, model: keras.Model) -> set[str]:
+    """Names of the layers that write channels which go into another layer that writes channels."""
+    writing = {axis.layer for axis in flow.axes.values() if axis.use == WRITTEN}
+    read_later: set[int] = set()  # tensors, by `id`, from which such a layer can be reached
+    inner = set()
+    for call in reversed(flow.calls):
+        reaches = any(id(tensor) in read_later for tensor in call.outputs)
+        if reaches and call.layer.name in writing:
+            inner.add(call.layer.name)
+        if reaches or call.layer.name in writing:
+            read_later.update(map(id, call.inputs))
+    return inner
+
+
+def tied_sentence(model: keras.Model) -> str:
+    """Which layers tie which channels, in words; empty if none does."""
+    parts = [
+        f"{tying} ties those of {shortened(names)}" for tying, names in tied_channels(model).items()
+    ]
+    return "; ".join(parts)
+
+
+def shortened(names: Iterable[str]) -> str:
+    """Names with commas between them; of many, the first and how many more there are."""
+    names = list(names)
+    shown, more = names[:SHOWN_LAYERS], len(names) - SHOWN_LAYERS
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.base.lazy import keras, layers, tf
 
@@ -67,3 +67,39 @@ def drawing_from(generators: Sequence[tuple[layers.Layer, tf.random.Generator]])
         for source, values in zip(sources, before):
             for name, value in values.items():
                 setattr(source, name, value)
+
+
+class Call(NamedTuple):
+    """A call of a layer in a functional model."""
+
+    layer: layers.Layer
+    inputs: list[Any]  # the symbolic tensors that it reads
+    outputs: list[Any]  # those that it makes
+    args: tuple[Any, ...]  # as the layer was called, with symbolic tensors
+    kwargs: dict[str, Any]
+
+    @property
+    def constants(self) -> list[Any]:
+        """The values among the arguments that are no symbolic tensors, without nesting."""
+        values = tf.nest.flatten((self.args, list(self.kwargs.values())))
+        return [value for value in values if not hasattr(value, "_keras_history")]
+
+
+def calls(model: keras.Model) -> list[Call]:
+    """Return the calls of layers that a functional or sequential model makes, in their order.
+
+    A layer that is called twice is in two of them. Seen in tf-keras 2.21.0. The public interface
+    lists layers, and `Layer.inbound_nodes` has calls that other models make, too.
+    """
+    by_depth = model._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [
+        Call(
+            node.layer,
+            list(node.keras_inputs),
+            tf.nest.flatten(node.outputs),
+            tuple(node.call_args),
+            dict(node.call_kwargs),
+        )
+        for node in nodes
+    ]

@@ -47,7 +47,10 @@ KINDS = {
         *("training", "inference/iou.py", "inference/keras_files.py"),
     ),
     "magnitude pruning": ("pruning", "pruning/magnitude.py"),
-    "channel pruning": ("pruning", "pruning/channels.py", "pruning/dependency_graph.py"),
+    "channel pruning": (
+        *("pruning", "pruning/channels.py", "pruning/channel_removal.py"),
+        *("pruning/channel_flow.py", "pruning/channel_sets.py", "pruning/dependency_graph.py"),
+    ),
     "conversion": ("quantization", "quantization/convert.py", "variants.py"),
     "calibration and GPTQ": ("quantization", "quantization/calibration.py", "quantization/gptq.py"),
     "private names of TensorFlow": ("quantization", "quantization/tensorflow_private.py"),

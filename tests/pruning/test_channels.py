@@ -13,7 +13,7 @@ from pipeline.base.identity import Resumption
 from pipeline.base.lazy import keras, layers
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_split
-from pipeline.pruning import channels
+from pipeline.pruning import channel_removal, channels
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.training import networks
 from pipeline.training.input_pipeline import epoch_batches
@@ -41,10 +41,10 @@ def test_smaller_network_computes_what_the_masked_one_does(build):
         np.sort(random.choice(group.channels, group.channels // 2, replace=False))
         for group in groups
     ]
-    small = channels.remove_channels(model, groups, kept)
+    small = channel_removal.remove_channels(model, groups, kept)
     images = random.random((2, SIZE, SIZE, 3), np.float32)
     unmasked = model(images).numpy()
-    channels.mask_channels(masked, groups, kept)
+    channel_removal.mask_channels(masked, groups, kept)
     expected = masked(images).numpy()
     assert np.abs(unmasked - expected).max() > 0.01 * np.abs(unmasked).max(), "masks have an effect"
     tolerance = 1e-5 * np.abs(expected).max()
@@ -125,19 +125,19 @@ DAMAGES = {
     "no entries": lambda _: b"{}",
     "channels are a number": changed(kept=3),
     "of fewer groups": changed(kept=[[0, 1, 2]]),
-    "a group is a number": changed(kept=[1] * 8),
-    "a channel is text": changed(kept=[["0"]] * 8),
-    "a channel is a fraction": changed(kept=[[0.5]] * 8),
-    "a channel twice": changed(kept=[[1, 1]] * 8),
-    "no such channel": changed(kept=[[0, 4096]] * 8),
-    "a negative channel": changed(kept=[[-1, 0]] * 8),
+    "a group is a number": changed(kept=[1] * 12),
+    "a channel is text": changed(kept=[["0"]] * 12),
+    "a channel is a fraction": changed(kept=[[0.5]] * 12),
+    "a channel twice": changed(kept=[[1, 1]] * 12),
+    "no such channel": changed(kept=[[0, 4096]] * 12),
+    "a negative channel": changed(kept=[[-1, 0]] * 12),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_plan_is_one_line_and_a_new_choice(plan, data_copy, capsys, damage):
     first, _ = plan()
-    assert len(first) == 8
+    assert len(first) == 12
     path = channels.plan_path(data_copy)
     path.write_bytes(DAMAGES[damage](path.read_text(encoding="utf-8")))
     second, choices = plan("--resume")
@@ -221,6 +221,18 @@ def test_more_than_can_be_removed_is_refused_before_channels_are_chosen(data_cop
         channels.planned_channels(stage, model, channel_groups(model), 0.9, 4)
 
 
+def test_layer_that_ties_all_channels_is_named_where_none_can_be_removed(data_copy):
+    """It was "use --channels 0.0 or less"."""
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(64, 3, padding="same", name="first")(image)
+    x = layers.LayerNormalization(name="over_channels")(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x), name="tied")
+    stage = Stage.begin(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
+    words = r"no channels of tied can go.*\(over_channels ties those of first\); prune without"
+    with pytest.raises(UserError, match=words):
+        channels.planned_channels(stage, model, channel_groups(model), 0.3, 4)
+
+
 def test_smaller_network_with_other_logits_is_refused():
     image = layers.Input((SIZE, SIZE, 3))
     layer = layers.Conv2D(len(CLASSES), 1)
@@ -228,7 +240,7 @@ def test_smaller_network_with_other_logits_is_refused():
     other = keras.models.clone_model(model)
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
     other.set_weights(model.get_weights())
-    assert channels.check_smaller(other, model, images) == 0
+    assert channel_removal.check_smaller(other, model, images) == 0
     layer.kernel.assign(1.001 * layer.kernel)
     with pytest.raises(UserError, match=r"differs from the masked one by 1\.0e-03 of the largest"):
-        channels.check_smaller(other, model, images)
+        channel_removal.check_smaller(other, model, images)

@@ -1,9 +1,10 @@
-"""The dependency graph: added channels are one group, concatenated ones cannot be removed."""
+"""The dependency graph: which channels are removed together, which stay, and what ties them."""
 
 import pytest
 
 from pipeline.base.lazy import keras, layers
-from pipeline.pruning.dependency_graph import DEPTHWISE_COST, channel_cost, channel_groups
+from pipeline.pruning.channel_flow import DEPTHWISE_COST
+from pipeline.pruning.dependency_graph import channel_groups, tied_channels
 from pipeline.training import networks
 from tests.helpers.runs import CLASSES, SIZE
 
@@ -28,15 +29,20 @@ def test_channels_that_are_added_up_are_one_group(compact):
     assert "logits_block" not in groups
 
 
-def test_channels_that_are_concatenated_are_in_no_group():
+def test_channels_that_are_concatenated_are_read_by_the_layer_behind():
+    """Each part of a concatenation is a group of its own."""
     groups = by_first_producer(networks.classic_unet((SIZE, SIZE), len(CLASSES)))
     assert {name: group.consumers for name, group in groups.items()} == {
         "down64a": ["down64b"],
+        "down64b": ["down128a", "up64a"],
         "down128a": ["down128b"],
+        "down128b": ["bottlenecka", "up128a"],
         "bottlenecka": ["bottleneckb"],
         "bottleneckb": ["up128_transposed"],
+        "up128_transposed": ["up128a"],
         "up128a": ["up128b"],
         "up128b": ["up64_transposed"],
+        "up64_transposed": ["up64a"],
         "up64a": ["up64b"],
         "up64b": ["logits"],
     }
@@ -46,7 +52,12 @@ def test_cost_of_a_channel_counts_the_pixels_of_each_of_its_layers(compact):
     """An expanded channel of block 1: written at 16 x 16 pixels, read at 8 x 8 after stride 2."""
     group = by_first_producer(compact)["block1_expand"]
     expand, depthwise, project = 16 * 16 * 16, 8 * 8 * 3 * 3 * DEPTHWISE_COST, 8 * 8 * 24
-    assert channel_cost(compact, group) == pytest.approx(expand + depthwise + project)
+    assert group.cost == pytest.approx(expand + depthwise + project)
+
+
+def test_networks_of_this_pipeline_have_no_tied_channels(compact):
+    assert tied_channels(compact) == {}
+    assert tied_channels(networks.classic_unet((SIZE, SIZE), len(CLASSES))) == {}
 
 
 def own_network(*middle):
@@ -59,19 +70,28 @@ def own_network(*middle):
     return keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x))
 
 
-def test_depthwise_convolution_with_a_depth_multiplier_keeps_its_channels():
-    double = own_network(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2))
-    assert set(by_first_producer(double)) == {"last"}
-    single = own_network(layers.DepthwiseConv2D(3, padding="same"))
-    assert set(by_first_producer(single)) == {"first", "last"}
+TIES = {
+    "group_norm": lambda: layers.GroupNormalization(4, name="group_norm"),
+    "layer_norm": lambda: layers.LayerNormalization(name="layer_norm"),
+    "in_groups": lambda: layers.Conv2D(16, 3, padding="same", groups=2, name="in_groups"),
+    "softmax": lambda: layers.Softmax(name="softmax"),
+    "exclusive": lambda: layers.Activation("softmax", name="exclusive"),
+    "three_scales": lambda: layers.Rescaling([1.0] * 16, name="three_scales"),
+    "turned": lambda: layers.Permute((3, 2, 1), name="turned"),
+    "squares": lambda: layers.Reshape((SIZE // 2, SIZE // 2, 64), name="squares"),
+}
 
 
-def test_sum_that_broadcasts_one_channel_keeps_its_channels():
+@pytest.mark.parametrize("name", TIES)
+def test_layer_that_mixes_channels_ties_them_and_is_named(name):
+    model = own_network(TIES[name]())
+    assert "first" not in by_first_producer(model)
+    assert "last" in by_first_producer(model)
+    assert tied_channels(model)[name][0] == "first"
+
+
+def test_single_channel_that_is_added_to_many_ties_none_of_them():
     weight = layers.Conv2D(1, 1, name="weight")
-    broadcast = own_network(lambda x: layers.Add()([x, weight(x)]))
-    assert set(by_first_producer(broadcast)) == {"last"}
-
-
-def test_grouped_convolution_keeps_the_channels_that_it_reads_and_writes():
-    grouped = own_network(layers.Conv2D(16, 3, padding="same", groups=2, name="grouped"))
-    assert set(by_first_producer(grouped)) == {"last"}
+    broadcast = own_network(lambda x: layers.Add(name="sum")([x, weight(x)]))
+    assert set(by_first_producer(broadcast)) == {"first", "last"}
+    assert tied_channels(broadcast) == {"sum": ["weight"]}
