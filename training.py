@@ -45,6 +45,7 @@ from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
 from pipeline.report import charts, sidecars
 from pipeline.training import hardware, imagenet, loop, networks
+from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
@@ -139,12 +140,12 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
     network = networks.choose(arguments.architecture, arguments.preset, arguments.enlarge)
-    build = functools.partial(network, size, len(classes))
+    build = functools.partial(build_network, network, size, len(classes))
     with strategy.scope():
         keras.mixed_precision.set_global_policy(hardware.resolve_precision(arguments.precision))
-        model = build()
+        model, notes = build()
         keras.mixed_precision.set_global_policy("float32")
-        for note in check_network(model, size, len(classes)):
+        for note in notes + check_network(model):
             console.say(f"note: {note}")
         pretrained = imagenet.fill_encoder(model, arguments.encoder)
         factors = dict.fromkeys(pretrained, ENCODER_SHARE)
@@ -184,7 +185,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         trained = self_distill(stage, model, strategy, loss, factors, trained)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
-        plain = build()  # without the policy and the strategy of the training
+        plain, _ = build()  # without the policy and the strategy of the training
         plain.set_weights(weights)
         finish(stage, plain, trained, class_weights, factors)
 

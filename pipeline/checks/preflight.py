@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
-from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
-from pipeline.inference.keras_files import foreign_part
 from pipeline.pruning.channels import BLOCK, removable_share
 from pipeline.pruning.dependency_graph import channel_groups, tied_sentence
 from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
@@ -18,40 +15,15 @@ from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
 MIN_SCALE = 1 / 16
 
 
-def check_network(model: keras.Model, size: tuple[int, int], classes: int) -> list[str]:
-    """Refuses a network that this pipeline cannot train, and notes what later stages cannot do.
+def check_network(model: keras.Model) -> list[str]:
+    """Notes of what later stages cannot do with a network.
 
     Args:
-        model: the network.
-        size: height and width of the images in pixels.
-        classes: the number of classes, which is the number of logits per pixel.
+        model: from `building.build_network`.
 
     Returns:
         Notes for the user; none for the networks of this pipeline.
-
-    Raises:
-        UserError: the network does not map images to logits of the same size, or its .h5 file
-            could not be read back.
     """
-    expected_shapes = (*size, 3), (*size, classes)
-    try:
-        config = json.loads(model.to_json())
-        shapes = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
-    except (AttributeError, RuntimeError):  # a subclassed model, with its own `call`
-        raise UserError(
-            f"{model.name} is not a functional Keras model; build it with "
-            "keras.Model(image, logits)"
-        ) from None
-    if foreign := foreign_part(config):
-        raise UserError(
-            f"{model.name} uses {foreign}, which could not be read back from its file; use "
-            "another layer, or add it to LAYERS or FUNCTIONS in pipeline/inference/keras_files.py"
-        )
-    if shapes != expected_shapes:
-        raise UserError(
-            f"{model.name} maps {shapes[0]} to {shapes[1]}, not {expected_shapes[0]} to "
-            f"{expected_shapes[1]}; correct it in pipeline/training/networks.py"
-        )
     notes = []
     for layer in model.submodules:  # also those of models inside it
         if draws_by_itself(layer):

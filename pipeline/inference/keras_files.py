@@ -32,9 +32,17 @@ LAYERS = {
     *("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Add", "Subtract", "Multiply", "Average"),
     *("Maximum", "Minimum", "Concatenate", "UpSampling2D", "MaxPooling2D", "AveragePooling2D"),
     *("GlobalAveragePooling2D", "GlobalMaxPooling2D", "ZeroPadding2D", "Cropping2D", "Reshape"),
-    *("Permute", "Flatten"),
+    *("Permute", "Flatten", "Dot", "Attention", "MultiHeadAttention", "ThresholdedReLU"),
+    *("GaussianNoise", "GaussianDropout", "AlphaDropout"),
 }
-FUNCTIONS = {"nn.depth_to_space", "reshape", "compat.v1.transpose"}  # of TFOpLambda layers
+# The TensorFlow functions that a TFOpLambda layer may call: they compute and do nothing else.
+FUNCTIONS = {
+    *("nn.depth_to_space", "reshape", "compat.v1.transpose", "concat", "image.resize"),
+    *("__operators__.add", "math.add", "math.subtract", "math.multiply", "math.truediv"),
+    *("math.maximum", "math.minimum", "math.negative", "math.sigmoid", "math.tanh"),
+    *("math.reduce_mean", "math.reduce_max", "math.reduce_sum", "linalg.matmul"),
+    *("nn.relu", "nn.relu6", "nn.leaky_relu", "nn.elu", "nn.silu", "nn.gelu", "nn.softmax"),
+}
 PARTS = {  # modules of Keras from which a layer may have parts
     *("keras.initializers", "keras.regularizers", "keras.constraints", "keras.mixed_precision")
 }

@@ -39,7 +39,7 @@ ONE_TO_ONE_FUNCTIONS = {
     *("math.maximum", "math.minimum", "math.negative", "math.sigmoid", "math.tanh", "nn.relu"),
     *("nn.relu6", "nn.leaky_relu", "nn.elu", "nn.silu", "nn.gelu"),
 }
-RESIZE_FUNCTION = "image.resize"
+REDUCTIONS = ("math.reduce_mean", "math.reduce_max", "math.reduce_sum")
 MIXING_ACTIVATIONS = ("softmax", "log_softmax")  # one channel's value depends on all others
 
 
@@ -138,10 +138,8 @@ class Flow:
         """Notes that an axis of a weight has channels; a further call only adds its work."""
         if axis is not None and getattr(call.layer, attribute, None) is None:
             return  # a layer without bias, a normalisation without scale
-        key = call.layer.name, attribute, axis
-        self.axes.setdefault(
-            key, Axis(call.layer.name, use, attribute, axis, channels)
-        ).work += work
+        new = Axis(call.layer.name, use, attribute, axis, channels)
+        self.axes.setdefault((new.layer, attribute, axis), new).work += work
 
     # --- rules: the channels that a call makes of those that it reads; None: not known --------
 
@@ -225,10 +223,14 @@ class Flow:
 
     def _concatenate(self, call: Call, read: list[np.ndarray]) -> np.ndarray | None:
         """Rule of concatenation, of channels or of pixels."""
+        return self._one_after_another(call, read, call.layer.axis)
+
+    def _one_after_another(
+        self, call: Call, read: list[np.ndarray], axis: int
+    ) -> np.ndarray | None:
+        """The channels of tensors that are put one after another along an axis."""
         rank = len(call.outputs[0].shape)
-        if call.layer.axis % rank == rank - 1:
-            return np.concatenate(read)
-        return self._merge(call, read)
+        return np.concatenate(read) if axis % rank == rank - 1 else self._merge(call, read)
 
     def _flatten(self, call: Call, read: list[np.ndarray]) -> np.ndarray:
         """Rule of Flatten: each pixel has all channels, one after another."""
@@ -248,12 +250,20 @@ class Flow:
     def _function(self, call: Call, read: list[np.ndarray]) -> np.ndarray | None:
         """Rule of calls of TensorFlow functions, as in `x + y`; constants must be numbers."""
         name = call.layer.get_config()["function"]
-        numbers = [value for value in call.constants if not isinstance(value, (str, type(None)))]
-        if name == RESIZE_FUNCTION:
-            return self._one_to_one(call, read)
-        if name not in ONE_TO_ONE_FUNCTIONS or len(numbers) > 1 or any(map(np.ndim, numbers)):
+        numbers = [
+            value for value in call.constants if not isinstance(value, (str, bool, type(None)))
+        ]
+        if any(map(np.ndim, numbers)):
             return None
-        return self._merge(call, read)
+        if name == "concat":
+            return self._one_after_another(call, read, numbers[0])
+        if name in REDUCTIONS and not {int(axis) for axis in numbers} <= {1, 2}:
+            return None  # not over the pixels alone
+        if name in REDUCTIONS or name == "image.resize":
+            return self._one_to_one(call, read)
+        return (
+            self._merge(call, read) if name in ONE_TO_ONE_FUNCTIONS and len(numbers) < 2 else None
+        )
 
 
 def last_axis(tensor: Any) -> int:

@@ -103,3 +103,12 @@ def calls(model: keras.Model) -> list[Call]:
         )
         for node in nodes
     ]
+
+
+def is_graph_model(layer: layers.Layer) -> bool:
+    """Whether a layer is a functional or sequential model, whose calls of layers are known.
+
+    Seen in tf-keras 2.21.0. A subclassed model and a `Sequential` that never saw an input have no
+    such calls; the public interface has no name for that.
+    """
+    return isinstance(layer, keras.Model) and layer._is_graph_network

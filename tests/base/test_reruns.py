@@ -35,7 +35,10 @@ KINDS = {
         *(NONE, "data/formats/coco.py", "data/formats/synthetic.py"),
         *("data/formats/folder_layout.py", "data/formats/ultralytics.py"),
     ),
-    "network": ("training", "training/networks.py", "training/imagenet.py"),
+    "network": (
+        *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),
+        "training/imagenet.py",
+    ),
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py"),
     "optimizer": ("training", "training/optimizers.py"),

@@ -192,5 +192,5 @@ def test_network_of_the_user_is_checked_before_it_is_trained(data_copy, monkeypa
         networks.NETWORKS, "compact", lambda size, _: networks.classic_unet(size, 4)
     )
     monkeypatch.setattr(training.loop, "fit", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(UserError, match=r"classic_unet maps .*correct it in pipeline/training/"):
+    with pytest.raises(UserError, match=r"line \d+\) maps .*; correct it"):
         training.main(["--models-dir", str(data_copy)])
