@@ -88,8 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=None,
         metavar="MEAN_IOU",
         help="mean IoU that int8 may lose on the validation split; if it loses more, its most "
-        "sensitive operators stay float, and the file takes int8 pixels, 0..255 minus 128 "
-        "(default: no limit)",
+        "sensitive operators stay float (default: no limit)",
     )
     parser.add_argument(
         "--qat", action="store_true", help="fine-tune with simulated int8 before converting (QAT)"
@@ -120,6 +119,11 @@ def note_unknown_layers(models: dict[str, keras.Model]) -> None:
         console.say(f"note: GPTQ does not know {names}: rounded to the nearest step")
 
 
+def int8_types(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The types of the int8 file's input and output that the flags ask for."""
+    return arguments.int8_input, arguments.int8_output
+
+
 def within_limit(
     stage: Stage, source: keras.Model, content: bytes, calibration: np.ndarray
 ) -> tuple[bytes, dict[str, Any]]:
@@ -142,7 +146,7 @@ def within_limit(
         return content, {"sensitivity": rows}
     unrounded = convert.convert(source, "float32")
     content, about = sensitivity.int8_within(
-        limit, content, unrounded, (*ready, rows), (images, masks)
+        limit, content, unrounded, (*ready, rows), (images, masks), int8_types(stage.arguments)
     )
     return content, about | {"sensitivity": rows}
 
@@ -176,15 +180,17 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             name, wanted = "fine-tuned", class_maps(source, images)
             about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
             tables |= {"history": history, "resumption": resumption}
-        types = arguments.int8_input, arguments.int8_output
-        content = convert.convert(source, variant, calibration, *types)
+        content = convert.convert(source, variant, calibration, *int8_types(arguments))
         if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
             content, scan = within_limit(stage, source, content, calibration)
             tables["sensitivity"] = scan.pop("sensitivity")
             about |= scan
 
         # The contract goes in last; then what the record says of the file.
-        content = contract.add_contract(content, load_classes(models_dir).names)
+        classes = load_classes(models_dir).names
+        content = contract.add_contract(content, classes)
+        ends = contract.describe(content, classes)
+        about |= {f"{end}_type": ends[end]["type"] for end in ("input", "output")}
         if chosen.calibrated:
             about["calibration_rows"] = rows.tolist()
         elif chosen.weights == "int8":

@@ -110,7 +110,7 @@ def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
     """Sets the input of an interpreter to one uint8 image (height, width, 3).
 
     The pixel is converted to the input's type: uint8 as it is, int8 less 128, float32 divided by
-    255. Scale and zero point are not read: `verify.check_integers` has checked that they agree.
+    255. Scale and zero point are not read: `verify.check_input` has checked that they agree.
     """
     tensor = interpreter.get_input_details()[0]
     if tensor["dtype"] == np.float32:

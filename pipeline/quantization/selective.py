@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.base.console import silenced
 from pipeline.base.lazy import quantizer, quantizer_algorithms, quantizer_types
 from pipeline.inference.litert import Operator, operators
+from pipeline.inference.tflite_files import SharingBuilder, compacted
 from pipeline.quantization.calibration import Range
 
 DYNAMIC_DEPTH = 64  # products per sum from which a convolution is faster with dynamic range
@@ -82,6 +85,64 @@ def quantise_static(
         for name, values in ranges.items()
     }
     return quantised_file(job, limits)
+
+
+def with_types(content: bytes, input_type: str, output_type: str) -> bytes:
+    """Gives a file with int8 input and output other types: adds a QUANTIZE operator at that end.
+
+    The real values stay the same: as uint8, a value and its zero point are 128 larger.
+
+    Args:
+        content: a file with one input and one output, both int8.
+        input_type, output_type: "int8" or "uint8". `content` is returned if both are int8.
+    """
+    if (input_type, output_type) == ("int8", "int8"):
+        return content
+    model = schema.ModelT.InitFromPackedBuf(compacted(content), 0)
+    graph = model.subgraphs[0]
+    if input_type == "uint8":
+        inner, outer = int(graph.inputs[0]), add_uint8_form(graph, int(graph.inputs[0]))
+        graph.operators.insert(0, quantize_operator(model, outer, inner))
+        graph.inputs = [outer]
+        rename_in_signatures(model, "inputs", inner, outer)
+    if output_type == "uint8":
+        inner, outer = int(graph.outputs[0]), add_uint8_form(graph, int(graph.outputs[0]))
+        graph.operators.append(quantize_operator(model, inner, outer))
+        graph.outputs = [outer]
+        rename_in_signatures(model, "outputs", inner, outer)
+    builder = SharingBuilder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def add_uint8_form(graph: schema.SubGraphT, index: int) -> int:
+    """Adds a tensor like the int8 tensor `index` but in uint8, which takes its name; its index."""
+    tensor = graph.tensors[index]
+    other, scaling = copy.copy(tensor), copy.copy(tensor.quantization)
+    other.type, other.quantization, other.buffer = schema.TensorType.UINT8, scaling, 0
+    scaling.zeroPoint = [int(scaling.zeroPoint[0]) + 128]
+    tensor.name += b"_int8"
+    graph.tensors.append(other)
+    return len(graph.tensors) - 1
+
+
+def quantize_operator(model: schema.ModelT, source: int, target: int) -> schema.OperatorT:
+    """An operator that converts a tensor to the type, scale and zero point of another one."""
+    code, operator = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    code.version = 1
+    operator.opcodeIndex = len(model.operatorCodes)
+    operator.inputs, operator.outputs = [source], [target]
+    model.operatorCodes.append(code)
+    return operator
+
+
+def rename_in_signatures(model: schema.ModelT, end: str, before: int, after: int) -> None:
+    """Lets signatures name another tensor as their input or output (`end`: "inputs", "outputs")."""
+    for signature in model.signatureDefs or []:
+        for entry in getattr(signature, end):
+            if entry.tensorIndex == before:
+                entry.tensorIndex = after
 
 
 def quantised_file(job: Any, ranges: dict[str, Any] | None = None) -> bytes:

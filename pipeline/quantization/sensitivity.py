@@ -18,7 +18,7 @@ from pipeline.inference.timing import time_in_turns
 from pipeline.quantization.calibration import Range, activation_ranges
 from pipeline.quantization.convert import convert
 from pipeline.quantization.gptq import round_kernels
-from pipeline.quantization.selective import quantise_static
+from pipeline.quantization.selective import quantise_static, with_types
 
 SCAN_IMAGES = 128  # validation images that each operator is measured on, at most
 SCAN_LOGITS = 64_000_000  # logits of these images together, at most: they are held in memory
@@ -102,6 +102,7 @@ def int8_within(
     unrounded: bytes,
     scanned: tuple[bytes, dict[str, Range], list[dict[str, Any]]],
     split: Split,
+    types: tuple[str, str],
 ) -> tuple[bytes, dict[str, Any]]:
     """Returns an int8 file that loses at most `max_drop` mean IoU against the float32 file.
 
@@ -115,6 +116,7 @@ def int8_within(
         unrounded: the float32 file, kernels not rounded, that the drop is measured against.
         scanned: the two results of `ready_to_scan` and the rows of `scan_operators`.
         split: validation images and masks.
+        types: of input and output, each "uint8" or "int8"; `full` has them already.
 
     Returns:
         The file, and fields for its record: `validation_drop`, `float_operators` (layers), and if
@@ -130,7 +132,7 @@ def int8_within(
     while drop > max_drop and count < len(rows) // 2:
         count = max(1, 2 * count)
         kept_float = [all_operators[row["operator"]] for row in rows[:count]]
-        file = compacted(quantise_static(content, ranges, but=kept_float))
+        file = compacted(with_types(quantise_static(content, ranges, but=kept_float), *types))
         drop = float_iou - file_mean_iou(file, split)
     say(
         f"int8 with {count} operators in float: drop of validation mean IoU {drop:+.4f}, "

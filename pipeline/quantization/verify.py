@@ -40,14 +40,16 @@ def check(
 
     Raises:
         UserError: LiteRT refuses the file, fewer than LEAST_AGREEMENT of the pixels agree, or
-            `check_integers` fails.
+            `check_input` or `check_integers` fails.
     """
     try:
         interpreter = open_interpreter(path, made_here=True)
     except UserError as error:
         raise UserError(f"LiteRT refuses the new {variant} file: {error}") from None
-    if VARIANTS[variant].activations == "int8" and not mixed:
-        check_integers(interpreter, variant)
+    if VARIANTS[variant].activations == "int8":
+        if not mixed:
+            check_integers(interpreter, variant)
+        check_input(interpreter, variant)
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
         raise UserError(
@@ -59,19 +61,20 @@ def check(
 
 
 def check_integers(interpreter: Interpreter, variant: str) -> None:
-    """Checks that an int8 file has integer tensors only, and that its input takes plain pixels.
-
-    Raises:
-        UserError: a tensor is float16 or float32, or scale and zero point of the input do not map
-            pixels 0..255 to 0..1.
-    """
+    """Raises UserError if a tensor of an int8 file is float16 or float32."""
     for tensor in interpreter.get_tensor_details():
         if tensor["dtype"] in (np.float16, np.float32):
             raise UserError(
                 f"the {variant} file computes in float at {tensor['name']}; "
                 "replace that layer in pipeline/training/networks.py"
             )
+
+
+def check_input(interpreter: Interpreter, variant: str) -> None:
+    """Raises UserError if the input of an int8 file does not map pixels 0..255 to 0..1."""
     image = interpreter.get_input_details()[0]
+    if image["dtype"] not in (np.int8, np.uint8):
+        raise UserError(f"the {variant} input is {image['dtype'].__name__}, not an 8-bit pixel")
     scale, zero_point = image["quantization"]
     black = scale * (np.iinfo(image["dtype"]).min - zero_point)  # real value of pixel 0
     if not np.allclose((black, black + 255 * scale), (0, 1), atol=scale / 10):

@@ -5,18 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import quantization
 from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
+from pipeline.inference.contract import read
 from pipeline.inference.keras_files import load_model, save_model
 from pipeline.inference.litert import logits_of, open_interpreter, operators, predict_tflite
 from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample, convert
-from pipeline.quantization.selective import quantise_static
+from pipeline.quantization.selective import quantise_static, with_types
 
 FEW = ("--calibration-images", "20")
 
@@ -140,6 +142,44 @@ def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_r
     assert {row["layer"] for row in worst} <= {"up4_depthwise", "up4_mix"}
     with Image.open(fragile_run / "int8_sensitivity.png") as picture:
         assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize(
+    "types", [("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8"), ("int8", "int8")]
+)
+def test_file_with_operators_in_float_has_the_types_of_the_flags(fragile_run, types):
+    """It took int8 pixels and gave int8 logits whatever the flags and the record said."""
+    flags = ("--int8-input", types[0], "--int8-output", types[1], "--max-drop", "0.05")
+    quantization.main(["--models-dir", str(fragile_run), *FEW, *flags])
+    record, path = read_record(fragile_run, "int8"), artifact_path(fragile_run, "int8")
+    assert record["metrics"]["float_operators"]
+    interpreter = open_interpreter(path)
+    image, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    assert (image["dtype"].__name__, output["dtype"].__name__) == types
+    assert record["metrics"]["input_type"] == types[0]
+    assert record["metrics"]["output_type"] == types[1]
+    assert image["quantization"] == (pytest.approx(1 / 255), 0 if types[0] == "uint8" else -128)
+    contract = read(path)
+    assert (contract["input"]["type"], contract["output"]["type"]) == types
+    assert validation_loss(fragile_run) <= 0.0501
+
+
+def test_types_of_input_and_output_change_no_logits(fragile, ready):
+    content, ranges = ready
+    kept = operators(content)[2:3]
+    images = load_split(fragile[0], "validation")[0][:]
+    plain = quantise_static(content, ranges, but=kept)
+    expected = logits_of(plain, images)
+    for types in (("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")):
+        other = with_types(plain, *types)
+        np.testing.assert_allclose(logits_of(other, images), expected, atol=1e-5)
+        assert other != plain
+        # By name, as LiteRT's signatures are called on Android and in the browser.
+        signature = Interpreter(model_content=other).get_signature_runner()
+        (image,) = signature.get_input_details().values()
+        (output,) = signature.get_output_details().values()
+        assert (image["dtype"].__name__, output["dtype"].__name__) == types
+    assert with_types(plain, "int8", "int8") == plain
 
 
 def test_limit_that_no_file_keeps_leaves_the_old_file(fragile_run, rows, monkeypatch):

@@ -7,9 +7,11 @@ from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model
+from pipeline.inference.litert import operators
 from pipeline.quantization import calibration, verify
 from pipeline.quantization import convert as conversion
 from pipeline.quantization.convert import calibration_sample, convert
+from pipeline.quantization.selective import quantise_static
 from tests.helpers.small_network import PRUNED_LAYERS
 
 
@@ -46,11 +48,22 @@ def test_file_that_predicts_other_classes_is_refused(finished_run, validation, e
         verify.check(path, "float16", validation, (expected + 1) % 3, "pruned")
 
 
-def test_int8_file_with_float_tensors_is_refused_unless_mixed(finished_run, validation, expected):
-    path = artifact_path(finished_run, "dynamic")
+def test_int8_file_with_float_tensors_is_refused_unless_mixed(
+    finished_run, pruned, validation, expected, tmp_path
+):
+    content = convert(pruned, "float32")
+    ranges = calibration.activation_ranges(content, validation.astype(np.float32) / 255)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(quantise_static(content, ranges, but=operators(content)[2:3]))
     with pytest.raises(UserError, match="the int8 file computes in float at"):
         verify.check(path, "int8", validation, expected, "pruned")
     assert verify.check(path, "int8", validation, expected, "pruned", mixed=True) >= 0.9
+
+
+def test_int8_file_with_a_float_input_is_refused_even_if_mixed(finished_run, validation, expected):
+    path = artifact_path(finished_run, "dynamic")
+    with pytest.raises(UserError, match="the int8 input is float32, not an 8-bit pixel"):
+        verify.check(path, "int8", validation, expected, "pruned", mixed=True)
 
 
 def test_int8_file_with_another_input_scale_is_refused(
