@@ -1,7 +1,10 @@
-"""Stage 4 of 5: convert the pruned model to LiteRT, in three precisions.
+"""Stage 4 of 5: convert the models to LiteRT: float32 as the baselines, and three smaller types.
 
-Reads   models/pruned_model.h5, models/dataset/   (training images, for calibration)
-Writes  models/dynamic_quantized_model.tflite     int8 weights in the layers that get faster by it
+Reads   models/original_model.h5, pruned_model.h5
+        models/dataset/                           (training images, for calibration)
+Writes  models/float32_model.tflite               the original, float32
+        models/pruned_float32_model.tflite        the pruned model, float32
+        models/dynamic_quantized_model.tflite     int8 weights in the layers that get faster by it
         models/int8_quantized_model.tflite        int8 throughout, takes raw uint8 pixels
         models/float16_quantized_model.tflite     float16 weights
         models/int8_sensitivity.csv, .png         with --sensitivity or --max-drop: the accuracy
@@ -46,7 +49,7 @@ from pipeline.quantization import convert, gptq, selective, sensitivity
 from pipeline.quantization.verify import check, check_zeros
 from pipeline.report import charts, sidecars
 from pipeline.training.checkpoints import forget, left_by
-from pipeline.variants import VARIANTS, quantised
+from pipeline.variants import VARIANTS
 
 CALIBRATION_IMAGES = 200  # training images whose activations set the int8 ranges
 COMPARED_IMAGES = 16  # validation images on which a file is compared with its source model
@@ -99,7 +102,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def sources() -> list[str]:
     """Names of the Keras models that files are made from, each once."""
-    return list(dict.fromkeys(VARIANTS[variant].source for variant in quantised()))
+    return list(dict.fromkeys(variant.source for variant in VARIANTS.values()))
 
 
 def class_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -113,7 +116,7 @@ def note_unknown_layers(models: dict[str, keras.Model]) -> None:
     Args:
         models: the Keras models, by name.
     """
-    calibrated = {VARIANTS[name].source for name in quantised() if VARIANTS[name].calibrated}
+    calibrated = [variant.source for variant in VARIANTS.values() if variant.calibrated]
     unknown = [name for source in calibrated for name in gptq.left_to_converter(models[source])]
     if names := ", ".join(dict.fromkeys(unknown)):
         console.say(f"note: GPTQ does not know {names}: rounded to the nearest step")
@@ -164,8 +167,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     expected = {name: class_maps(model, images) for name, model in models.items()}
     note_unknown_layers(models)
 
-    for variant in quantised():
-        chosen = VARIANTS[variant]
+    for variant, chosen in VARIANTS.items():
         name, source, wanted = chosen.source, models[chosen.source], expected[chosen.source]
         about: dict[str, Any] = {}  # what the record says of the file
         tables: dict[str, Any] = {}  # what charts are drawn from
@@ -229,14 +231,28 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
     return files
 
 
+def begin(arguments: argparse.Namespace) -> Stage:
+    """This run, with what decides each file: a float32 file depends on its model alone.
+
+    Raises:
+        UserError: the data set or a model is missing, damaged or stale.
+    """
+    stage = Stage.begin(__file__, arguments, parse([])).ignoring("export")
+    stage = stage.require("dataset", *sources())
+    flags = set(vars(arguments)) - {"seed"}
+    for name, variant in VARIANTS.items():
+        if variant.quantised:
+            stage = stage.with_part(name, "dataset", variant.source)
+        else:
+            stage = stage.with_part(name, variant.source, ignoring=flags)
+    return stage
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage.begin(__file__, arguments, parse([])).ignoring("export")
-    stage = stage.require("dataset", *sources())
-    for variant in quantised():
-        stage = stage.with_part(variant, "dataset", VARIANTS[variant].source)
-    if stage.nothing_to_do(*quantised(), left=left_by({"qat": stage})):
+    stage = begin(arguments)
+    if stage.nothing_to_do(*VARIANTS, left=left_by({"qat": stage})):
         sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)
     else:
         with stage.working():

@@ -27,7 +27,7 @@ class Variant:
 
     @property
     def quantised(self) -> bool:
-        """Whether quantization.py makes the file. evaluation.py makes the others, its baselines."""
+        """Whether its numbers are smaller than float32. The other files are the baselines."""
         return self.weights != "float32"
 
     @property

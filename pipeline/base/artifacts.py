@@ -27,10 +27,7 @@ ARTIFACTS = {
     "dataset": ("dataset/dataset.json", "data_preparation.py"),
     "original": ("original_model.h5", "training.py"),
     "pruned": ("pruned_model.h5", "pruning.py"),
-    **{
-        name: (variant.file, "quantization.py" if variant.quantised else "evaluation.py")
-        for name, variant in VARIANTS.items()
-    },
+    **{name: (variant.file, "quantization.py") for name, variant in VARIANTS.items()},
     "evaluation": ("evaluation.json", "evaluation.py"),
     "report": ("report.html", "evaluation.py"),
 }

@@ -105,7 +105,7 @@ def results(models_dir: Path, stage: str) -> dict[str, str]:
             )
         return arrays
     if stage == "quantization":
-        return {path.name: digest(path.read_bytes()) for path in models_dir.glob("*quant*.tflite")}
+        return {path.name: digest(path.read_bytes()) for path in models_dir.glob("*.tflite")}
     models = json.loads((models_dir / "evaluation.json").read_text(encoding="utf-8"))["models"]
     keys = ("mean_iou", "mean_iou_interval", "iou", "bytes", "gzip_bytes", "activation_kb")
     return {row["name"]: digest(repr([row[key] for key in keys]).encode()) for row in models}

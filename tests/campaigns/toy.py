@@ -38,6 +38,7 @@ from pipeline.data.formats import synthetic
 from pipeline.evaluation import latency, memory
 from pipeline.report import charts, overlays, page
 from pipeline.training import checkpoints, networks
+from pipeline.variants import VARIANTS
 
 SIZE = 32
 STAGES = {
@@ -320,7 +321,7 @@ def facts(script: str, models_dir: Path) -> dict[str, Any]:
     names = {
         "training": ["original"],
         "pruning": ["pruned"],
-        "quantization": ["dynamic", "int8", "float16"],
+        "quantization": list(VARIANTS),
     }
     if script == "data_preparation":
         return {"arrays": sorted(digests(models_dir / "dataset", "*.npy").items())}  # no others

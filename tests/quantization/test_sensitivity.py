@@ -19,6 +19,7 @@ from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample, convert
 from pipeline.quantization.selective import quantise_static, with_types
+from pipeline.variants import VARIANTS
 
 FEW = ("--calibration-images", "20")
 
@@ -108,7 +109,7 @@ def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
         return images, masks
 
     monkeypatch.setattr(quantization, "load_split", with_own_masks)
-    monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))
+    monkeypatch.setattr(quantization, "VARIANTS", {"int8": VARIANTS["int8"]})
     monkeypatch.setattr(verify, "LEAST_AGREEMENT", 0.0)
     monkeypatch.setattr(conversion, "convert", lambda _, variant, *__: files[variant])
     monkeypatch.setattr(sensitivity, "ready_to_scan", lambda *_: ready)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import evaluation
+import quantization
 from pipeline.base.artifacts import (
     MODELS,
     artifact_path,
@@ -20,6 +21,7 @@ from pipeline.base.artifacts import (
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.variants import VARIANTS, quantised
+from tests.helpers.small_runs import CALIBRATION
 from tests.helpers.toy_networks import that_crashes
 
 
@@ -124,6 +126,7 @@ def test_no_file_is_stale(evaluated_run):
     for name in (*VARIANTS, "evaluation", "report"):
         assert stale_reason(evaluated_run, name) is None
     assert read_record(evaluated_run, "pruned_float32")["inputs"].keys() == {"pruned"}
+    assert read_record(evaluated_run, "evaluation")["inputs"].keys() == {"dataset", *MODELS}
     assert read_record(evaluated_run, "report")["inputs"].keys() == {"evaluation"}
 
 
@@ -136,7 +139,6 @@ def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
     times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
     keys = ("latency_ms", "latency_ms_all_threads", "memory_bytes")
     monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
-    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
     page = {}
     monkeypatch.setattr(evaluation.page, "page", lambda content, *_: page.update(content) or "page")
     assert evaluation.main(["--models-dir", str(evaluated_copy)]) == 0
@@ -165,7 +167,6 @@ def test_input_that_changes_while_it_is_measured_leaves_the_old_numbers(
         return {}
 
     monkeypatch.setattr(evaluation, "measure_machine", measure)
-    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
     monkeypatch.setattr(evaluation, "MODELS", ("original", "int8"))
     with pytest.raises(UserError, match=r"was changed( while it was measured| after it was made)?"):
         evaluation.main(["--models-dir", str(evaluated_copy)])
@@ -177,16 +178,66 @@ def test_file_that_crashes_litert_is_one_line_before_anything_is_measured(
 ):
     path = artifact_path(evaluated_copy, "int8")
     path.write_bytes(that_crashes(path.read_bytes()))
-    monkeypatch.setattr(evaluation, "write_baselines", lambda *_: None)
     monkeypatch.setattr(evaluation, "measure_machine", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match=r"int8_quantized_model.*run: LiteRT crashes"):
         evaluation.main(["--models-dir", str(evaluated_copy)])
 
 
-def test_missing_model_is_said_before_anything_is_measured(run_copy, unmeasured):
-    artifact_path(run_copy, "int8").unlink()
-    with pytest.raises(UserError, match=r"int8_quantized_model\.tflite is missing; make it with"):
+@pytest.mark.parametrize("name", ["int8", "float32"])
+def test_missing_model_is_said_before_anything_is_measured(run_copy, unmeasured, name):
+    """Also where quantization.py ran when it did not yet make the float32 files."""
+    artifact_path(run_copy, name).unlink()
+    record_path(run_copy, name).unlink()
+    words = rf"{VARIANTS[name].file} is missing; make it with: python .*quantization\.py"
+    with pytest.raises(UserError, match=words):
         evaluation.main(["--models-dir", str(run_copy)])
+
+
+# --- a models folder of before: this stage made the float32 files --------------------------
+
+
+@pytest.fixture
+def folder_of_before(evaluated_copy):
+    """The records as they were then: the float32 files were no inputs of this stage."""
+    for name in ("float32", "pruned_float32"):
+        record = read_record(evaluated_copy, name)
+        record |= {"stage": "evaluation", "settings": {"seed": 7}}
+        record |= {"code": {"evaluation.py": "0" * 16}, "metrics": {"bytes": 1}}
+        write_record(record_path(evaluated_copy, name), record)
+    record = read_record(evaluated_copy, "evaluation")
+    before = {k: v for k, v in record["inputs"].items() if k not in ("float32", "pruned_float32")}
+    write_record(record_path(evaluated_copy, "evaluation"), record | {"inputs": before})
+    return evaluated_copy
+
+
+def test_folder_of_before_needs_no_more_than_accepted_edits(folder_of_before, unmeasured, capsys):
+    for stage, flags in ((quantization, CALIBRATION), (evaluation, ())):
+        assert not stage.main(["--models-dir", str(folder_of_before), "--accept-edits", *flags])
+        assert "up to date, nothing to do" in capsys.readouterr().out
+        assert not stage.main(["--models-dir", str(folder_of_before), "--if-needed", *flags])
+        assert "up to date, nothing to do" in capsys.readouterr().out
+
+
+def test_float32_files_of_before_are_measured_as_they_are(
+    folder_of_before, monkeypatch, numbers, without_photos, known_counts
+):
+    times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
+    keys = ("latency_ms", "latency_ms_all_threads", "memory_bytes")
+    monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
+    artifact_path(folder_of_before, "evaluation").unlink()
+    assert evaluation.main(["--models-dir", str(folder_of_before)]) == 0
+    rows = json.loads((folder_of_before / "evaluation.json").read_text())["models"]
+    assert [row["name"] for row in rows] == list(MODELS)
+    assert all(row["stale"] is None for row in rows)
+    assert ask(folder_of_before) == 0  # and nothing more
+
+
+def test_float32_file_that_quantization_made_anew_is_measured(evaluated_copy, unmeasured, capsys):
+    path = record_path(evaluated_copy, "float32")
+    write_record(path, json.loads(path.read_text()) | {"sha256": "0" * 64})
+    with pytest.raises(AssertionError, match="measured again"):
+        ask(evaluated_copy)
+    assert "evaluation.py: runs, because float32 changed" in capsys.readouterr().out
 
 
 # --- what is up to date -------------------------------------------------------------------
