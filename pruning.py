@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from pipeline.training import loop
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Loss, distillation_loss, make_loss
+from pipeline.training.losses import Objective
 from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import layer_factors, make_optimizer, recorded_factors
 
@@ -107,7 +108,7 @@ def write_sensitivity(stage: Stage) -> None:
 
 
 def cut_channels(
-    stage: Stage, model: keras.Model, loss: Loss
+    stage: Stage, model: keras.Model, objective: Objective
 ) -> tuple[keras.Model, dict[str, Any], list[dict[str, Any]], Resumption]:
     """Removes the least important channels of a model.
 
@@ -118,7 +119,7 @@ def cut_channels(
     groups, share = channel_groups(model), stage.arguments.channels
     tried, masked = (keras_files.load_model(stage.models_dir, "original") for _ in range(2))
     batch_size = stage.arguments.batch_size
-    kept, resumption = channels.planned_channels(stage, tried, groups, share, batch_size, loss)
+    kept, resumption = channels.planned_channels(stage, tried, groups, share, batch_size, objective)
     small = channel_removal.remove_channels(model, groups, kept)
     channel_removal.mask_channels(masked, groups, kept)
     images, _ = load_split(stage.models_dir, "validation")
@@ -169,10 +170,10 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
 
     # First whole channels are removed, then the smallest weights of what is left are chosen.
     weights = read_record(models_dir, "original")["metrics"].get("class_weights")
-    truth_loss = make_loss(load_classes(models_dir), weights)
+    objective = Objective(weights)
     sparsity = magnitude.choose_sparsity(network, arguments.sparsity)
     if arguments.channels:
-        network, metrics, kept, resumption = cut_channels(stage, network, truth_loss)
+        network, metrics, kept, resumption = cut_channels(stage, network, objective)
         sparsity = magnitude.choose_sparsity(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * steps_per_epoch(images, batch_size)
@@ -200,7 +201,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         batch_size,
         arguments.seed,
         arguments.resume,
-        loss=distillation_loss(truth_loss, teacher, DISTILLATION_WEIGHT),
+        replace(objective, teacher=teacher, teacher_weight=DISTILLATION_WEIGHT),
         student=smaller,
         before_validation=lambda: callback.on_epoch_end(None),  # sets the zeros in EMA weights
         first_choice=ramp,  # the first epoch at full sparsity

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base import cli, console
@@ -49,7 +50,7 @@ from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Loss, balanced_weights, distillation_loss, make_loss
+from pipeline.training.losses import Objective, balanced_weights
 from pipeline.training.optimizers import layer_factors, make_optimizer
 
 EPOCHS = 40  # supervised
@@ -166,23 +167,16 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     if arguments.class_weights == "balanced":
         shares = data["splits"]["train"]["class_shares"]
         class_weights = balanced_weights([shares[name] for name in classes.names])
-    loss = make_loss(classes, class_weights)
+    objective = Objective(class_weights)
 
     # Supervised training, then self-distillation.
     if not arguments.resume:
         forget(stage, PHASES[1], ours_only=True)
-    phase = loop.Phase(
-        PHASES[0],
-        epochs,
-        batch_size,
-        arguments.seed,
-        arguments.resume,
-        loss=lambda images, masks, logits: loss(masks, logits),
-        total_epochs=epochs + arguments.taught_epochs,
-    )
+    phase = loop.Phase(PHASES[0], epochs, batch_size, arguments.seed, arguments.resume, objective)
+    phase = replace(phase, total_epochs=epochs + arguments.taught_epochs)
     trained = loop.fit(stage.ignoring(*ONLY_SELF_DISTILLATION), model, optimizer, phase, strategy)
     if arguments.taught_epochs:
-        trained = self_distill(stage, model, strategy, loss, factors, trained)
+        trained = self_distill(stage, model, strategy, objective, factors, trained)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
         plain, _ = build()  # without the policy and the strategy of the training
@@ -194,7 +188,7 @@ def self_distill(
     stage: Stage,
     model: keras.Model,
     strategy: tf.distribute.Strategy,
-    truth: Loss,
+    objective: Objective,
     factors: dict[str, float],
     supervised: loop.Trained,
 ) -> loop.Trained:
@@ -207,7 +201,7 @@ def self_distill(
     one is kept. A resumed run takes the teacher from the checkpoint of the supervised phase.
 
     Args:
-        truth: the loss from the masks.
+        objective: of the supervised phase; the teacher is added to it.
         factors: of the learning rate, by name of layer.
         supervised: result of the supervised phase.
 
@@ -230,7 +224,7 @@ def self_distill(
         asked.batch_size,
         asked.seed,
         asked.resume,
-        loss=distillation_loss(truth, teacher),
+        replace(objective, teacher=teacher),
         student=student,
         history=supervised.history,
         resumption=supervised.resumption,

@@ -17,7 +17,7 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.pruning.channel_removal import mask_channels, weight_at
 from pipeline.pruning.dependency_graph import ChannelGroup, Place, tied_sentence
 from pipeline.training.input_pipeline import epoch_batches
-from pipeline.training.losses import Loss, segmentation_loss
+from pipeline.training.losses import Loss
 
 ROUNDS = 8  # importance is measured anew in each round
 ROUND_BATCHES = 16  # training batches per round
@@ -29,7 +29,7 @@ def choose_channels(
     groups: list[ChannelGroup],
     share: float,
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
-    loss: Loss = segmentation_loss,
+    objective: Loss,
 ) -> list[np.ndarray]:
     """Choose the channels to keep, so that a fraction of all channels is removed.
 
@@ -44,7 +44,7 @@ def choose_channels(
         share: fraction of the channels of all groups to remove, 0 to 1.
         batches: at least ROUNDS * ROUND_BATCHES pairs of float32 images (batch, height, width, 3)
             in 0..1 and int32 masks (batch, height, width).
-        loss: of masks and logits.
+        objective: what the network was trained for, see `losses.Objective`.
 
     Returns:
         For each group the channels to keep, ascending.
@@ -56,7 +56,7 @@ def choose_channels(
     @tf.function
     def gradients(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            value = loss(masks, model(images, training=True))
+            value = objective(images, masks, model(images, training=True))
         return tape.gradient(value, list(read.values()))
 
     total, removed, batches = sum(group.channels for group in groups), 0, iter(batches)
@@ -147,7 +147,7 @@ def planned_channels(
     groups: list[ChannelGroup],
     share: float,
     batch_size: int,
-    loss: Loss = segmentation_loss,
+    objective: Loss,
 ) -> ChannelPlan:
     """Choose the channels to keep on training images, or take over the choice of a stopped run.
 
@@ -159,7 +159,7 @@ def planned_channels(
         model: masked in place where channels are chosen, see `choose_channels`.
         share: fraction of the channels of all groups to remove, 0 to 1.
         batch_size: images per batch; fewer if the training split has fewer.
-        loss: of masks and logits.
+        objective: what the network was trained for, see `losses.Objective`.
 
     Raises:
         UserError: so many channels cannot be removed.
@@ -186,7 +186,7 @@ def planned_channels(
         for epoch in epochs
         for batch in epoch_batches(images, masks, size, seed, epoch, ignored=classes.ignored)
     )
-    kept = choose_channels(model, groups, share, batches, loss)
+    kept = choose_channels(model, groups, share, batches, objective)
     lists = [channels.tolist() for channels in kept]
     unfinished.write(path, stage.identity.as_dict(), {"kept": lists})
     return ChannelPlan(kept, NOT_RESUMED)

@@ -14,13 +14,12 @@ import numpy as np
 from pipeline.base.artifacts import read_record
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.stage import Stage
-from pipeline.data.dataset import load_classes
 from pipeline.inference.keras_files import kernel_name, load_model
 from pipeline.inference.litert import operators
 from pipeline.quantization.convert import convert
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.loop import Phase, Trained, fit
-from pipeline.training.losses import distillation_loss, make_loss
+from pipeline.training.losses import Objective
 from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import make_optimizer
 
@@ -138,8 +137,6 @@ def train_for_int8(
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
     weights = read_record(stage.models_dir, source)["metrics"].get("class_weights")
-    truth = make_loss(load_classes(stage.models_dir), weights)
-
     teacher, smaller = distillation_pair(teacher, student)
     phase = Phase(
         "qat",
@@ -147,7 +144,7 @@ def train_for_int8(
         arguments.batch_size,
         arguments.seed,
         arguments.resume,
-        loss=distillation_loss(truth, teacher),
+        Objective(weights, teacher),
         student=smaller,
     )
     return model, fit(stage, student, optimizer, phase)

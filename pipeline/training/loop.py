@@ -21,6 +21,7 @@ from pipeline.inference.keras_files import Predictor, validation_iou
 from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
+from pipeline.training.losses import Loss
 from pipeline.training.optimizers import ema_weights
 from pipeline.training.random_layers import seeded_layers
 
@@ -34,8 +35,7 @@ class Phase:
     batch_size: int  # images per step, over all devices
     seed: int  # of order and augmentation
     resume: bool  # continue from the checkpoint, if there is one of the same run
-    # float32 images, int32 masks and float32 logits to a scalar, see `losses.distillation_loss`.
-    loss: Callable[..., tf.Tensor]
+    objective: Loss  # see `losses.Objective`
     # Trained in the model's place: another network on the weights of the model, such as the
     # student of `networks.distillation_pair`. None: the model itself.
     student: keras.Model | None = None
@@ -65,14 +65,14 @@ def make_train_step(
     network: keras.Model,
     optimizer: Any,
     strategy: tf.distribute.Strategy,
-    loss: Callable[..., tf.Tensor],
+    objective: Loss,
 ) -> Callable[..., tf.Tensor]:
     """Compile a training step over all devices of a strategy.
 
     Args:
         network: the model that is called and whose trainable weights are updated.
         optimizer: built for these weights.
-        loss: as in `Phase`.
+        objective: as in `Phase`.
 
     Returns:
         A function of a batch of float32 images in 0..1 and int32 masks, as the strategy
@@ -81,7 +81,7 @@ def make_train_step(
 
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            value = loss(images, masks, network(images, training=True))
+            value = objective(images, masks, network(images, training=True))
             share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
         gradients = tape.gradient(share, network.trainable_variables)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables))
@@ -122,7 +122,7 @@ def fit(
     strategy, network = strategy or tf.distribute.get_strategy(), phase.student or model
     with strategy.scope():
         optimizer.build(model.trainable_variables)
-    step = make_train_step(network, optimizer, strategy, phase.loss)
+    step = make_train_step(network, optimizer, strategy, phase.objective)
     state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
     state.history, state.best = list(phase.history), start

@@ -1,64 +1,51 @@
-"""The losses of training and distillation."""
+"""The objective of a training: the loss from masks, and the one from a teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.base.lazy import tf
-from pipeline.data.classes import IGNORED, Classes
+from pipeline.data.classes import IGNORED
 
 JACCARD_WEIGHT = 1.0  # of the soft Jaccard term, relative to cross-entropy
 
-Loss = Callable[..., Any]  # (masks, logits) -> scalar
+Loss = Callable[[Any, Any, Any], Any]  # (images, masks, logits) -> scalar, see `Objective`
 
 
-def make_loss(classes: Classes, weights: list[float] | None = None) -> Loss:
-    """Return the segmentation loss for a data set.
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises: the loss from the masks and, with a teacher, one from the teacher.
 
-    Args:
-        classes: the classes of the masks, and whether masks may hold IGNORED.
-        weights: of each class in cross-entropy, see `balanced_weights`; None: all 1.
-
-    Returns:
-        A function of int32 masks (batch, height, width) and float32 logits (batch, height, width,
-        classes) to a float32 scalar, see `segmentation_loss` and `weighted_loss`.
+    It is called with float32 images (batch, height, width, 3) in 0..1, int32 masks (batch, height,
+    width) and float32 logits (batch, height, width, classes), and returns a float32 scalar.
     """
 
-    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        if weights is None and not classes.ignored:
-            return segmentation_loss(masks, logits)
-        return weighted_loss(masks, logits, weights or [1.0] * len(classes))
+    class_weights: Sequence[float] | None = None  # see `segmentation_loss`
+    # From float32 images to logits. It predicts each augmented image anew.
+    teacher: Callable[..., Any] | None = None
+    teacher_weight: float = 1.0  # of the term from the teacher
 
-    return loss
+    def __call__(self, images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The value to minimise, a float32 scalar."""
+        from_masks = segmentation_loss(masks, logits, self.class_weights)
+        if self.teacher is None:
+            return from_masks
+        from_teacher = soft_cross_entropy(mirrored_probabilities(self.teacher, images), logits)
+        return from_masks + self.teacher_weight * from_teacher
 
 
-def segmentation_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def segmentation_loss(
+    masks: tf.Tensor, logits: tf.Tensor, class_weights: Sequence[float] | None = None
+) -> tf.Tensor:
     """Cross-entropy, averaged over pixels, plus the soft Jaccard distance, averaged over classes.
 
     The Jaccard term follows the mean IoU, by which models are compared, and gives thin and small
     classes the weight of large ones (Rahman and Wang, *Optimizing Intersection-Over-Union in Deep
     Neural Networks for Image Segmentation*, 2016).
-
-    Args:
-        masks: int32 (batch, height, width), class of each pixel.
-        logits: float32 (batch, height, width, classes).
-
-    Returns:
-        A float32 scalar.
-    """
-    cross_entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(masks, logits))
-    truth = tf.one_hot(masks, logits.shape[-1])
-    probabilities = tf.nn.softmax(logits)
-    intersection = tf.reduce_sum(truth * probabilities, axis=(0, 1, 2))
-    union = tf.reduce_sum(truth + probabilities, axis=(0, 1, 2)) - intersection
-    return cross_entropy + JACCARD_WEIGHT * tf.reduce_mean(1 - (intersection + 1) / (union + 1))
-
-
-def weighted_loss(masks: tf.Tensor, logits: tf.Tensor, weights: list[float]) -> tf.Tensor:
-    """`segmentation_loss` for masks with IGNORED pixels, and for weighted classes.
 
     IGNORED pixels count for nothing. Cross-entropy is the weighted mean over the other pixels; the
     weight of a pixel is that of its class. Without any labelled pixel the loss is 0.
@@ -66,16 +53,20 @@ def weighted_loss(masks: tf.Tensor, logits: tf.Tensor, weights: list[float]) -> 
     Args:
         masks: int32 (batch, height, width), class of each pixel, or IGNORED.
         logits: float32 (batch, height, width, classes).
-        weights: of each class, at least 0.
+        class_weights: at least 0, see `balanced_weights`; None: all 1.
 
     Returns:
         A float32 scalar.
     """
     labelled = tf.cast(tf.not_equal(masks, IGNORED), tf.float32)
     masks = tf.where(tf.equal(masks, IGNORED), 0, masks)
+    weights = labelled
+    if class_weights is not None:
+        weights *= tf.gather(tf.constant(class_weights, tf.float32), masks)
     entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(masks, logits)
-    weight = labelled * tf.gather(tf.constant(weights, tf.float32), masks)
-    cross_entropy = tf.math.divide_no_nan(tf.reduce_sum(weight * entropies), tf.reduce_sum(weight))
+    cross_entropy = tf.math.divide_no_nan(
+        tf.reduce_sum(weights * entropies), tf.reduce_sum(weights)
+    )
     truth = tf.one_hot(masks, logits.shape[-1]) * labelled[..., None]
     probabilities = tf.nn.softmax(logits) * labelled[..., None]
     intersection = tf.reduce_sum(truth * probabilities, axis=(0, 1, 2))
@@ -96,26 +87,6 @@ def balanced_weights(shares: list[float]) -> list[float]:
     """
     present = np.count_nonzero(shares)
     return [round(1 / (present * share), 4) if share else 0.0 for share in shares]
-
-
-def distillation_loss(truth: Loss, teacher: Any, weight: float = 1.0) -> Callable[..., Any]:
-    """Return a loss from the masks and from the predictions of a teacher, for `loop.fit`.
-
-    Args:
-        truth: the loss from the masks.
-        teacher: model from float32 images to logits. It predicts each augmented image anew.
-        weight: of the term from the teacher.
-
-    Returns:
-        A function of float32 images (batch, height, width, 3) in 0..1, int32 masks (batch, height,
-        width) and float32 logits (batch, height, width, classes) to a scalar.
-    """
-
-    def loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        from_teacher = soft_cross_entropy(mirrored_probabilities(teacher, images), logits)
-        return truth(masks, logits) + weight * from_teacher
-
-    return loss
 
 
 def mirrored_probabilities(model: Any, images: tf.Tensor) -> tf.Tensor:

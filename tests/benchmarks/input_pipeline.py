@@ -47,7 +47,7 @@ def train_step(model: keras.Model) -> Callable[..., tf.Tensor]:
         model,
         optimizer,
         tf.distribute.get_strategy(),
-        lambda images, masks, logits: losses.segmentation_loss(masks, logits),
+        losses.Objective(),
     )
 
 

@@ -105,7 +105,7 @@ def cutout() -> None:
 def lovasz() -> None:
     """Lovasz-softmax (Berman et al. 2018) instead of the soft Jaccard term."""
 
-    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def loss(masks: tf.Tensor, logits: tf.Tensor, _: Any = None) -> tf.Tensor:
         entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(masks, logits)
         classes = logits.shape[-1]
         probabilities = tf.reshape(tf.nn.softmax(logits), (-1, classes))
@@ -122,13 +122,13 @@ def lovasz() -> None:
             terms.append(tf.reduce_sum(errors * tf.stop_gradient(steps)))
         return tf.reduce_mean(entropies) + tf.add_n(terms) / len(terms)
 
-    losses.segmentation_loss = loss  # where `make_loss` looks it up
+    losses.segmentation_loss = loss  # where `Objective` looks it up
 
 
 def soft_edges() -> None:
     """Cross-entropy against masks blurred by 3 x 3 pixels: an edge may lie a pixel off."""
 
-    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def loss(masks: tf.Tensor, logits: tf.Tensor, _: Any = None) -> tf.Tensor:
         truth = tf.one_hot(masks, logits.shape[-1])
         ring = tf.pad(truth, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")
         rows = (ring[:, :-2] + 2 * ring[:, 1:-1] + ring[:, 2:]) / 4
@@ -142,7 +142,7 @@ def soft_edges() -> None:
 def heavy_edges() -> None:
     """Cross-entropy in which a pixel beside one of another class counts three times."""
 
-    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def loss(masks: tf.Tensor, logits: tf.Tensor, _: Any = None) -> tf.Tensor:
         classes = tf.cast(masks[..., None], tf.float32)
         high = tf.nn.max_pool2d(classes, 3, 1, "SAME")
         low = -tf.nn.max_pool2d(-classes, 3, 1, "SAME")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.lazy import keras, layers
 from pipeline.base.stage import Stage
 from pipeline.training import checkpoints, loop
 from pipeline.training.epoch_rows import Row
-from pipeline.training.losses import segmentation_loss
+from pipeline.training.losses import Objective
 from pipeline.training.optimizers import make_optimizer
 
 
@@ -21,11 +21,6 @@ def tiny(*more_layers: layers.Layer) -> tuple[keras.Model, Any]:
     optimizer = make_optimizer(100, 1e-2, 5)
     optimizer.build(model.trainable_variables)
     return model, optimizer
-
-
-def plain_loss(images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """`segmentation_loss` with the arguments of the loss of a phase."""
-    return segmentation_loss(masks, logits)
 
 
 def train(
@@ -41,7 +36,7 @@ def train(
     Args:
         settings: further fields of `loop.Phase`.
     """
-    chosen = {"batch_size": 8, "seed": 7, "loss": plain_loss, **settings}
+    chosen = {"batch_size": 8, "seed": 7, "objective": Objective(), **settings}
     phase = loop.Phase("tiny", epochs, resume=resume, **chosen)
     return loop.fit(stage, model, optimizer, phase)
 

@@ -17,6 +17,7 @@ from pipeline.pruning import channel_removal, channels
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.training import networks
 from pipeline.training.input_pipeline import epoch_batches
+from pipeline.training.losses import Objective
 from tests.helpers.runs import CLASSES, SIZE
 
 
@@ -65,7 +66,7 @@ def test_channels_that_nothing_depends_on_are_removed_first(small_data):
     kernel.assign(values)
     total = sum(group.channels for group in groups)
     batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
-    kept = channels.choose_channels(model, groups, 240 / total, batches)
+    kept = channels.choose_channels(model, groups, 240 / total, batches, Objective())
     np.testing.assert_array_equal(kept[index], np.setdiff1d(np.arange(480), unread))
     assert sum(map(len, kept)) == total - 240
 
@@ -86,7 +87,7 @@ def plan(data_copy, classic, monkeypatch):
     """
     groups, choices = channel_groups(classic), []
 
-    def choose(model, groups, share, batches, loss):
+    def choose(model, groups, share, batches, objective):
         assert next(iter(batches))[0].shape == (4, SIZE, SIZE, 3)
         choices.append(share)
         return [np.arange(8 * len(choices), group.channels) for group in groups]
@@ -96,7 +97,7 @@ def plan(data_copy, classic, monkeypatch):
     def make_plan(*flags, share=0.3):
         flags = ["--models-dir", str(data_copy), "--channels", str(share), *flags]
         stage = Stage.begin(pruning.__file__, pruning.parse(flags))
-        kept, resumption = channels.planned_channels(stage, classic, groups, share, 4)
+        kept, resumption = channels.planned_channels(stage, classic, groups, share, 4, Objective())
         assert resumption == Resumption()
         return [rows.tolist() for rows in kept], len(choices)
 
@@ -166,7 +167,9 @@ def test_edits_accepted_since_the_plan_was_made_are_passed_on(plan, data_copy, c
     path.write_text(json.dumps(content), encoding="utf-8")
     flags = ["--models-dir", str(data_copy), "--channels", "0.3", "--resume", "--accept-edits"]
     stage = Stage.begin(pruning.__file__, pruning.parse(flags))
-    kept, resumption = channels.planned_channels(stage, classic, channel_groups(classic), 0.3, 4)
+    kept, resumption = channels.planned_channels(
+        stage, classic, channel_groups(classic), 0.3, 4, Objective()
+    )
     assert [rows.tolist() for rows in kept] == first
     assert resumption == Resumption(("pipeline/pruning/channels.py was edited",))
     assert plan("--resume") == (first, 1), "after a second stop, the edit is no reason any more"
@@ -206,7 +209,9 @@ def test_largest_share_is_removed_if_asked_for(small_data):
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1)(x))
     groups = channel_groups(model)
     batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
-    kept = channels.choose_channels(model, groups, channels.removable_share(groups), batches)
+    kept = channels.choose_channels(
+        model, groups, channels.removable_share(groups), batches, Objective()
+    )
     assert [len(rows) for rows in kept] == [8, 1]
 
 
@@ -218,7 +223,7 @@ def test_more_than_can_be_removed_is_refused_before_channels_are_chosen(data_cop
     stage = Stage.begin(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
     words = r"at most 89% of the channels of narrow can go.*use --channels 0\.88 or less"
     with pytest.raises(UserError, match=words):
-        channels.planned_channels(stage, model, channel_groups(model), 0.9, 4)
+        channels.planned_channels(stage, model, channel_groups(model), 0.9, 4, Objective())
 
 
 def test_layer_that_ties_all_channels_is_named_where_none_can_be_removed(data_copy):

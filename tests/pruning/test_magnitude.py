@@ -9,7 +9,7 @@ from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.pruning import magnitude
 from pipeline.training import networks
 from pipeline.training.loop import make_train_step
-from pipeline.training.losses import segmentation_loss
+from pipeline.training.losses import Objective
 from pipeline.training.optimizers import make_optimizer
 from tests.helpers.runs import CLASSES, SIZE
 
@@ -52,10 +52,7 @@ def test_classic_network_is_pruned_and_unwrapped_too():
     optimizer = make_optimizer(4, 1e-3, 1, average=False)
     optimizer.build(student.trainable_variables)
 
-    def loss(images, masks, logits):
-        return segmentation_loss(masks, logits)
-
-    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), loss)
+    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), Objective())
     random = np.random.default_rng(0)
     images = random.random((2, SIZE, SIZE, 3), np.float32)
     masks = random.integers(0, 3, (2, SIZE, SIZE), np.int32)

@@ -15,7 +15,7 @@ from pipeline.quantization.convert import calibration_sample
 from pipeline.training import networks
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.loop import make_train_step
-from pipeline.training.losses import segmentation_loss
+from pipeline.training.losses import Objective
 from pipeline.training.optimizers import make_optimizer
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.toy_networks import with_statistics
@@ -103,10 +103,7 @@ def test_fine_tuning_changes_the_weights_of_the_model_but_not_its_zeros_and_norm
     optimizer = make_optimizer(4, 1e-2, 0, average=False)
     optimizer.build(student.trainable_variables)
 
-    def loss(images, masks, logits):
-        return segmentation_loss(masks, logits)
-
-    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), loss)
+    step = make_train_step(student, optimizer, tf.distribute.get_strategy(), Objective())
     for batch in epoch_batches(*load_split(finished_run, "train"), 8, 7, 0):
         step(*batch)
     for variable in model.variables:

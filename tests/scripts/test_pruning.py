@@ -182,7 +182,7 @@ def test_network_with_fewer_channels_goes_through_the_later_stages(without_chann
 def chosen_at_once(monkeypatch):
     """Channels are chosen by their numbers: `without_channels` tests the real choice."""
 
-    def choose(model, groups, share, batches, loss):
+    def choose(model, groups, share, batches, objective):
         return [np.arange(8, group.channels) for group in groups]
 
     monkeypatch.setattr(channels, "choose_channels", choose)

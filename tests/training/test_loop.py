@@ -10,9 +10,9 @@ from pipeline.data.classes import make_classes
 from pipeline.training import loop
 from pipeline.training.epoch_rows import best_epoch, epoch_line
 from pipeline.training.input_pipeline import epoch_batches
-from pipeline.training.losses import segmentation_loss
+from pipeline.training.losses import Objective, segmentation_loss
 from tests.helpers.pictures import blobs
-from tests.helpers.tiny_trainings import fit, plain_loss, state_file, tiny, train
+from tests.helpers.tiny_trainings import fit, state_file, tiny, train
 
 # --- training -----------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ def test_training_learns():
         model,
         optimizer,
         tf.distribute.get_strategy(),
-        plain_loss,
+        Objective(),
     )
     losses = [
         float(step(*batch))
@@ -182,14 +182,14 @@ def nan_from(optimizer, steps):
 def test_loss_that_is_not_finite_stops_the_training_with_a_remedy(stage):
     model, optimizer = tiny()
     with pytest.raises(UserError, match=r"loss of epoch 1 is not finite.*lower --learning-rate"):
-        fit(stage, model, optimizer, 2, loss=nan_from(optimizer, 3))
+        fit(stage, model, optimizer, 2, objective=nan_from(optimizer, 3))
     assert not state_file(stage).exists(), "a resumed run would continue with weights that are NaN"
 
 
 def test_epochs_before_a_loss_that_is_not_finite_are_kept(stage, capsys):
     model, optimizer = tiny()
     with pytest.raises(UserError, match="loss of epoch 2 is not finite"):
-        fit(stage, model, optimizer, 2, loss=nan_from(optimizer, 6))
+        fit(stage, model, optimizer, 2, objective=nan_from(optimizer, 6))
     model, optimizer = tiny()
     history = fit(stage, model, optimizer, 2, resume=True)
     assert "going on after epoch 1" in capsys.readouterr().out

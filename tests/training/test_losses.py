@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.lazy import keras, tf
-from pipeline.data.classes import IGNORED, make_classes
+from pipeline.data.classes import IGNORED
 from pipeline.training import losses
 
 
@@ -35,11 +35,10 @@ def test_ignored_pixels_count_for_nothing(weights):
     masks = random.integers(0, 3, (2, 8, 8)).astype(np.int32)
     masks[:, :, 5:] = IGNORED
     logits = random.normal(0, 2, (2, 8, 8, 3)).astype(np.float32)
-    loss = losses.make_loss(make_classes(("a", "b", "c"), ignored=True), weights)
-    without_ignored = losses.make_loss(make_classes(("a", "b", "c")), weights)
-    expected = float(without_ignored(masks[:, :, :5], logits[:, :, :5]))
-    assert float(loss(masks, logits)) == pytest.approx(expected, rel=1e-5)
-    assert float(loss(np.full_like(masks, IGNORED), logits)) == 0
+    expected = float(losses.segmentation_loss(masks[:, :, :5], logits[:, :, :5], weights))
+    loss = float(losses.segmentation_loss(masks, logits, weights))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert float(losses.segmentation_loss(np.full_like(masks, IGNORED), logits, weights)) == 0
 
 
 def test_class_weights_in_cross_entropy_against_keras():
@@ -51,7 +50,7 @@ def test_class_weights_in_cross_entropy_against_keras():
     expected = np.sum(per_pixel(masks, logits).numpy() * pixel_weights) / pixel_weights.sum()
     unweighted = float(losses.segmentation_loss(masks, logits))
     jaccard = unweighted - float(tf.reduce_mean(per_pixel(masks, logits)))
-    weighted = float(losses.make_loss(make_classes("abc"), weights)(masks, logits))
+    weighted = float(losses.segmentation_loss(masks, logits, weights))
     assert weighted - jaccard == pytest.approx(expected, rel=1e-4)
 
 
@@ -91,11 +90,13 @@ def test_probabilities_are_averaged_over_an_image_and_its_mirror_image():
     np.testing.assert_allclose(mean, expected, atol=1e-6)
 
 
-def test_distillation_loss_is_the_sum_of_the_terms_from_masks_and_teacher():
+def test_objective_is_the_loss_from_the_masks_and_with_a_teacher_the_sum_of_both():
     masks = np.random.default_rng(0).integers(0, 3, (2, 4, 6))
     images, logits = np.random.default_rng(1).normal(0, 1, (2, 2, 4, 6, 3)).astype(np.float32)
-    loss = losses.distillation_loss(
-        lambda masks, logits: 5.0, lambda batch, training: 2 * batch, 3.0
-    )
+    from_masks = losses.segmentation_loss(masks, logits, [0.5, 2.0, 1.0])
+    objective = losses.Objective([0.5, 2.0, 1.0])
+    assert float(objective(images, masks, logits)) == float(from_masks)
+    taught = losses.Objective([0.5, 2.0, 1.0], lambda batch, training: 2 * batch, 3.0)
     from_teacher = losses.soft_cross_entropy(softmax(2 * images), logits)
-    assert float(loss(images, masks, logits)) == pytest.approx(5 + 3 * float(from_teacher))
+    expected = float(from_masks) + 3 * float(from_teacher)
+    assert float(taught(images, masks, logits)) == pytest.approx(expected)
