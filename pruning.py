@@ -54,8 +54,8 @@ from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Objective
-from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import layer_factors, make_optimizer, recorded_factors
+from pipeline.training.views import distillation_pair
 
 SPARSITY = 0.6  # fraction of zeros in all pruned kernels together
 EPOCHS = 20

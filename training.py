@@ -52,6 +52,7 @@ from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Objective, balanced_weights
 from pipeline.training.optimizers import layer_factors, make_optimizer
+from pipeline.training.views import distillation_pair
 
 EPOCHS = 40  # supervised
 BATCH_SIZE = 16  # images, over all devices together
@@ -196,7 +197,7 @@ def self_distill(
 
     (Born-again networks: Furlanello et al. 2018.) The teacher's probabilities are averaged over
     each image and its mirror image, and it sees a larger image than the student does
-    (`networks.distillation_pair`). After each epoch two sets of weights are validated: the EMA
+    (`views.distillation_pair`). After each epoch two sets of weights are validated: the EMA
     weights, and their mean with the weights before self-distillation (WISE_FT_WEIGHT). The better
     one is kept. A resumed run takes the teacher from the checkpoint of the supervised phase.
 
@@ -213,7 +214,7 @@ def self_distill(
     with strategy.scope():
         teacher = keras.models.clone_model(model)
         teacher.set_weights(model.get_weights())
-        teacher, student = networks.distillation_pair(teacher, model)
+        teacher, student = distillation_pair(teacher, model)
         images = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
         steps = steps_per_epoch(images, asked.batch_size) * asked.taught_epochs
         schedule = (steps, DISTILLATION_RATE * asked.learning_rate, WARM_UP_STEPS)

@@ -20,8 +20,8 @@ from pipeline.quantization.convert import convert
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.loop import Phase, Trained, fit
 from pipeline.training.losses import Objective
-from pipeline.training.networks import distillation_pair
 from pipeline.training.optimizers import make_optimizer
+from pipeline.training.views import distillation_pair
 
 LEARNING_RATE = 2e-4  # the peak; low, so that fine-tuning keeps the accuracy of the start
 

@@ -37,7 +37,7 @@ class Phase:
     resume: bool  # continue from the checkpoint, if there is one of the same run
     objective: Loss  # see `losses.Objective`
     # Trained in the model's place: another network on the weights of the model, such as the
-    # student of `networks.distillation_pair`. None: the model itself.
+    # student of `views.distillation_pair`. None: the model itself.
     student: keras.Model | None = None
     # Called before each validation, when the weights to validate are in the model.
     before_validation: Callable[[], None] | None = None

@@ -13,13 +13,11 @@ own, write it here and add it to NETWORKS, or replace one that is there:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.training.keras_private import producing_layer, tensors_read
 
 NORM_MOMENTUM = 0.95  # of the moving mean and variance of batch normalisation, per step
 
@@ -35,7 +33,6 @@ ENCODER_STAGES = (
     (5, 2, 6, 192, 1),
 )
 DECODER_KERNELS = (5, 3)  # kernel sizes of the depthwise convolutions at each decoder scale
-STUDENT_RESOLUTION = 0.8  # side of a student's image over that of its teacher
 
 
 class Preset(NamedTuple):
@@ -187,65 +184,6 @@ def logits_of_size(x: Any, block: int, size: tuple[int, int]) -> Any:
     if x.shape[1:3] == tuple(size):
         return x
     return layers.Resizing(*size, dtype="float32", name="shrink")(x)
-
-
-def distillation_pair(
-    teacher: keras.Model, student: keras.Model
-) -> tuple[keras.Model, keras.Model]:
-    """Return (teacher, student) that share their weights with the given models.
-
-    The student runs at STUDENT_RESOLUTION of the teacher's resolution, or slightly above. Crops
-    enlarge objects in training; on a smaller image they have the size again that they have in use
-    (Touvron et al., *Fixing the train-test resolution discrepancy*, 2019). The teacher sees them
-    large, where it is more accurate. If the student's image cannot shrink, because its sides are
-    multiples of 32 pixels, the teacher's image is enlarged instead (docs/choices.md).
-
-    Returns:
-        Models of the same inputs and outputs, whose weights are those of the given models, not
-        copies. The given models themselves, if they are not compact networks or if neither image
-        can change.
-    """
-    smaller = at_resolution(student, STUDENT_RESOLUTION)
-    if smaller is not student:
-        return teacher, smaller
-    return at_resolution(teacher, 1 / STUDENT_RESOLUTION), student
-
-
-def at_resolution(model: keras.Model, scale: float) -> keras.Model:
-    """The compact network with its layers run on an image of another resolution.
-
-    Args:
-        model: a compact network, maybe with wrapped layers. Other models are returned as they are.
-        scale: factor of both sides of the image that the layers see. The sides are rounded to
-            multiples of 32 pixels, towards the present side.
-
-    Returns:
-        A model of the same input and output sizes that shares the weights of the given one; the
-        given one itself, if the rounded sides are the present ones.
-    """
-    inner_layers = {layer.name: getattr(layer, "layer", layer) for layer in model.layers}
-    if "logits_block" not in inner_layers:
-        return model
-    size, enlarge = model.input_shape[1:3], inner_layers.get("enlarge")
-    inner = (enlarge.height, enlarge.width) if enlarge else size
-    towards = math.ceil if scale < 1 else math.floor
-    sides = tuple(towards(round(side * scale / 32, 6)) * 32 for side in inner)
-    if sides == inner:
-        return model
-
-    last = model.output
-    while producing_layer(last).name != "logits_block":
-        last = tensors_read(last)[0]
-
-    def reuse(layer: layers.Layer) -> layers.Layer:
-        return layers.Activation("linear") if layer.name == "enlarge" else layer
-
-    trunk = keras.Model(model.input, last)
-    trunk = keras.models.clone_model(trunk, layers.Input((*sides, 3)), reuse)
-    image = layers.Input((*size, 3))
-    x = trunk(layers.Resizing(*sides)(image))
-    block = math.isqrt(last.shape[-1] // model.output_shape[-1])
-    return keras.Model(image, logits_of_size(x, block, size))
 
 
 def classic_unet(size: tuple[int, int], classes: int) -> keras.Model:

@@ -37,7 +37,7 @@ KINDS = {
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),
-        "training/imagenet.py",
+        *("training/views.py", "training/imagenet.py"),
     ),
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py"),

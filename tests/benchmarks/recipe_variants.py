@@ -42,7 +42,7 @@ from pipeline.evaluation.accuracy import counts_per_image
 from pipeline.evaluation.bootstrap import bootstrap_mean_iou, interval
 from pipeline.inference import keras_files
 from pipeline.quantization.convert import calibration_sample, convert
-from pipeline.training import input_pipeline, losses, networks, optimizers
+from pipeline.training import input_pipeline, losses, networks, optimizers, views
 
 LATENCY_RUNS = 300
 
@@ -286,7 +286,7 @@ VARIANTS: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "masks_alone": ("never its own teacher", nothing, ["--taught-epochs", "0"]),
     "same_size": (
         "its own teacher on images of the same size",
-        setting(networks, STUDENT_RESOLUTION=1.0),
+        setting(views, STUDENT_RESOLUTION=1.0),
         [],
     ),
     "not_mirrored": (
