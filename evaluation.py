@@ -54,6 +54,7 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
 from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan
 from pipeline.inference import litert
+from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.tflite_files import gzip_bytes, weight_counts
 from pipeline.prediction import predict
 from pipeline.report import gallery, gates, page, sidecars, tables
@@ -91,6 +92,19 @@ def device_needs(path: Path) -> dict[str, Any]:
     }
 
 
+def file_fields(path: Path) -> dict[str, Any]:
+    """Size of a model's file, its parameters, and what it needs of a device."""
+    parameters, nonzero = weight_counts(path)
+    row = {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "gzip_bytes": gzip_bytes(path),
+        "parameters": parameters,
+        "nonzero_share": round(nonzero / parameters, 4),
+    }
+    return row | device_needs(path)
+
+
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
     """Latency on one thread and on all, and memory, of every model."""
     models_dir = stage.models_dir
@@ -118,25 +132,18 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
     digests = {name: sha256(artifact_path(models_dir, name)) for name in MODELS}
     machine = measure_machine(stage, images[0])
 
-    rows, counts = [], {}
+    counts = {}
     for name in MODELS:
-        path = artifact_path(models_dir, name)
         counts[name] = accuracy.counts_per_image(models_dir, name, images, masks, len(names))
-        parameters, nonzero = weight_counts(path)
-        row = {
-            "name": name,
-            "file": path.name,
-            "bytes": path.stat().st_size,
-            "gzip_bytes": gzip_bytes(path),
-            "parameters": parameters,
-            "nonzero_share": round(nonzero / parameters, 4),
-        }
-        row |= device_needs(path)
+        score, seconds = mean_iou(iou_per_class(counts[name].sum(axis=0))), stage.seconds()
+        console.say(f"{name}: mean IoU {score:.4f}, {seconds:.0f} s since the start")
+    samples = bootstrap.bootstrap_mean_iou(counts, seed)
+    rows = []
+    for name in MODELS:
+        row = file_fields(artifact_path(models_dir, name))
         row |= {key: values[name] for key, values in machine.items()}
-        row |= accuracy.fields(counts[name], counts["original"], names, seed)
-        rows.append(row | {"stale": stale_reason(models_dir, name)})
-        seconds = stage.seconds()
-        console.say(f"{name}: mean IoU {row['mean_iou']:.4f}, {seconds:.0f} s since the start")
+        row |= accuracy.fields(name, counts, samples, names)
+        rows.append({"name": name, **row, "stale": stale_reason(models_dir, name)})
     refuse_changes(models_dir, digests)
 
     constant, least = bootstrap.constant_baseline(counts["original"][:, 1].sum(axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.base.artifacts import KERAS_MODELS, artifact_path
 from pipeline.base.console import progress
 from pipeline.base.system import cores
 from pipeline.data.dataset import Rows
-from pipeline.evaluation.bootstrap import bootstrap_mean_iou, interval
+from pipeline.evaluation.bootstrap import interval
 from pipeline.inference.iou import class_counts, iou_per_class, mean_iou
 from pipeline.inference.keras_files import Predictor, load_model
 from pipeline.inference.litert import open_interpreter, predict_tflite
@@ -75,33 +76,35 @@ def class_maps(models_dir: Path, name: str, images: np.ndarray) -> np.ndarray:
 
 
 def fields(
-    counts: np.ndarray, original: np.ndarray, names: tuple[str, ...], seed: int
+    name: str,
+    counts: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
+    classes: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of evaluation.json on a model's accuracy and its drop against the original model.
 
     Args:
-        counts, original: of the model and the original, int (n, 3, classes) as `class_counts`.
-        names: of the classes.
-        seed: of the bootstrap.
+        name: the model.
+        counts: by model, int (n, 3, classes) as `class_counts`.
+        samples: by model, of its mean IoU, as from `bootstrap_mean_iou`.
+        classes: names of the classes.
 
     Returns:
         `mean_iou`, `iou` (by class), `pixel_accuracy`, all in 0..1; `mean_iou_drop` and `iou_drop`
         (by class), original minus model; and 95 % intervals of the mean IoU and of its drop.
     """
-    total = counts.sum(axis=0)
-    iou, original_iou = iou_per_class(total), iou_per_class(original.sum(axis=0))
+    total = counts[name].sum(axis=0)
+    iou, original_iou = iou_per_class(total), iou_per_class(counts["original"].sum(axis=0))
     mean, original_mean = mean_iou(iou), mean_iou(original_iou)
-    samples = bootstrap_mean_iou(counts, seed)
-    drops = bootstrap_mean_iou(original, seed) - samples
     correct, truth, _ = total.sum(axis=-1)
     return {
         "mean_iou": round(float(mean), 5),
-        "mean_iou_interval": interval(samples),
-        "iou": by_class(names, iou),
+        "mean_iou_interval": interval(samples[name]),
+        "iou": by_class(classes, iou),
         "pixel_accuracy": round(float(correct / max(1, truth)), 5),
         "mean_iou_drop": round(float(original_mean - mean), 5),
-        "mean_iou_drop_interval": interval(drops),
-        "iou_drop": by_class(names, original_iou - iou),
+        "mean_iou_drop_interval": interval(samples["original"] - samples[name]),
+        "iou_drop": by_class(classes, original_iou - iou),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pipeline.inference.iou import iou_per_class, mean_iou
@@ -24,27 +26,31 @@ def constant_baseline(truth: np.ndarray) -> tuple[int, float]:
     return best, float(truth[best] / max(1, truth.sum()) / max(1, np.count_nonzero(truth)))
 
 
-def bootstrap_mean_iou(counts: np.ndarray, seed: int) -> np.ndarray:
+def bootstrap_mean_iou(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Mean IoU of bootstrap resamples of the images (Efron 1979, *Another Look at the Jackknife*).
 
-    One seed gives the same resamples for every model, so that differences between models are
-    paired.
+    The resamples are drawn once and are those of every model, so that differences between models
+    are paired.
 
     Args:
-        counts: of each image, integers (n, 3, classes) as from `class_counts`.
+        counts: by model, integers (n, 3, classes) as from `class_counts`, of the same n images.
 
     Returns:
-        float64 (BOOTSTRAP_SAMPLES,) in 0..1, not sorted.
+        By model, float64 (BOOTSTRAP_SAMPLES,) in 0..1, not sorted.
     """
-    random, images = np.random.default_rng(seed), len(counts)
-    flat, probabilities = counts.reshape(images, -1).astype(np.float64), np.full(images, 1 / images)
-    block, samples = max(1, BLOCK_DRAWS // images), []
+    (images,) = {len(of_model) for of_model in counts.values()}
+    random, probabilities = np.random.default_rng(seed), np.full(images, 1 / images)
+    flat = {name: array.reshape(images, -1).astype(np.float64) for name, array in counts.items()}
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in counts}
+    block = max(1, BLOCK_DRAWS // images)
     for start in range(0, BOOTSTRAP_SAMPLES, block):
         # How often each image is drawn.
-        drawn = random.multinomial(images, probabilities, min(block, BOOTSTRAP_SAMPLES - start))
-        resampled = (drawn.astype(np.float64) @ flat).reshape(-1, *counts.shape[1:])
-        samples.append(mean_iou(iou_per_class(resampled)))
-    return np.concatenate(samples)
+        number = min(block, BOOTSTRAP_SAMPLES - start)
+        drawn = random.multinomial(images, probabilities, number).astype(np.float64)
+        for name, array in flat.items():
+            resampled = (drawn @ array).reshape(-1, *counts[name].shape[1:])
+            samples[name].append(mean_iou(iou_per_class(resampled)))
+    return {name: np.concatenate(blocks) for name, blocks in samples.items()}
 
 
 def interval(samples: np.ndarray) -> list[float]:

@@ -174,7 +174,7 @@ def judge(network: Network, images: np.ndarray, masks: np.ndarray) -> dict[str, 
         logits = network.output()[0]
         counts += [iou.class_counts(mask[None], logits.argmax(-1)[None], logits.shape[-1])[0]]
     found = iou.mean_iou(iou.iou_per_class(np.sum(counts, axis=0)))
-    samples = bootstrap.bootstrap_mean_iou(np.array(counts), SEED)
+    samples = bootstrap.bootstrap_mean_iou({"network": np.array(counts)}, SEED)["network"]
     return {"validation_mean_iou": float(found), "mean_iou_interval": bootstrap.interval(samples)}
 
 

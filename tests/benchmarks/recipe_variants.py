@@ -346,10 +346,8 @@ def table(folders: list[Path]) -> None:
             "no variant of these epochs and seed has been trained yet; run this without --table"
         )
     rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
-    samples = {
-        row["name"]: bootstrap_mean_iou(np.load(folder / "counts.npy"), row["seed"])
-        for row, folder in zip(rows, folders)
-    }
+    counts = {row["name"]: np.load(folder / "counts.npy") for row, folder in zip(rows, folders)}
+    samples = bootstrap_mean_iou(counts, rows[0]["seed"])  # all rows are of one seed
     means = {row["name"]: row["validation_mean_iou"] for row in rows}
     files = {row["name"]: artifact_path(folder, "int8") for row, folder in zip(rows, folders)}
     times = time_files(files, 1, LATENCY_RUNS)

@@ -6,6 +6,7 @@ import pytest
 from pipeline.base.artifacts import MODELS
 from pipeline.data.dataset import load_split
 from pipeline.evaluation import accuracy
+from pipeline.evaluation.bootstrap import bootstrap_mean_iou
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,9 @@ def test_fields_with_a_class_that_does_not_occur():
     """Two images of 10 pixels with two classes; a third class neither occurs nor is predicted."""
     original = np.array([[[4, 4, 0], [5, 5, 0], [5, 5, 0]]] * 2)
     worse = np.array([[[3, 4, 0], [5, 5, 0], [4, 6, 0]]] * 2)
-    fields = accuracy.fields(worse, original, ("cat", "dog", "cow"), 7)
+    counts = {"original": original, "worse": worse}
+    samples = bootstrap_mean_iou(counts, 7)
+    fields = accuracy.fields("worse", counts, samples, ("cat", "dog", "cow"))
     assert fields["iou"] == {"cat": 0.5, "dog": round(4 / 7, 5), "cow": None}
     assert fields["mean_iou"] == round((0.5 + 4 / 7) / 2, 5)
     assert fields["mean_iou_drop"] == round(4 / 6 - (0.5 + 4 / 7) / 2, 5)

@@ -26,6 +26,10 @@ def counts_of(shared):
     return np.stack([shared, np.full_like(shared, 300), np.full_like(shared, 300)], axis=1)
 
 
+def interval_of(counts, seed):
+    return interval(bootstrap_mean_iou({"model": counts}, seed)["model"])
+
+
 def test_interval_holds_the_estimate_and_depends_on_the_seed_alone(monkeypatch):
     random = np.random.default_rng(2)
     masks = random.integers(0, 3, (60, 16, 16))
@@ -33,18 +37,36 @@ def test_interval_holds_the_estimate_and_depends_on_the_seed_alone(monkeypatch):
     guesses = random.integers(0, 3, masks.shape)
     predictions = np.where(random.random(masks.shape) < correct, masks, guesses)
     counts = class_counts(masks, predictions, 3)
-    low, high = interval(bootstrap_mean_iou(counts, 7))
+    low, high = interval_of(counts, 7)
     assert low < mean_iou(iou_per_class(counts.sum(axis=0))) < high
     assert high - low < 0.1
-    assert [low, high] != interval(bootstrap_mean_iou(counts, 8))
+    assert [low, high] != interval_of(counts, 8)
     monkeypatch.setattr(bootstrap, "BLOCK_DRAWS", 60 * 7)
-    assert [low, high] == interval(bootstrap_mean_iou(counts, 7)), "depends on the block size"
+    assert [low, high] == interval_of(counts, 7), "depends on the block size"
 
 
-def test_resamples_are_the_same_for_every_model():
+def test_resamples_are_drawn_once_for_all_models(monkeypatch):
     """So the interval of a difference does not contain the variance of the images."""
     shared = np.random.default_rng(3).integers(50, 200, (60, 3))
-    samples = bootstrap_mean_iou(counts_of(shared), 7)
-    differences = bootstrap_mean_iou(counts_of(shared + 1), 7) - samples
-    assert differences.std() < 0.1 * samples.std()
+    counts = {"one": counts_of(shared), "other": counts_of(shared + 1)}
+    samples = bootstrap_mean_iou(counts, 7)
+    differences = samples["other"] - samples["one"]
+    assert differences.std() < 0.1 * samples["one"].std()
     assert (differences > 0).all()
+    # As if each model was resampled alone.
+    for name, of_model in counts.items():
+        alone = bootstrap_mean_iou({name: of_model}, 7)[name]
+        np.testing.assert_array_equal(samples[name], alone)
+
+    class Recording(np.random.Generator):
+        def multinomial(self, n, pvals, size):
+            draws.append(size)
+            return super().multinomial(n, pvals, size)
+
+    draws = []
+    monkeypatch.setattr(
+        bootstrap.np.random, "default_rng", lambda seed: Recording(np.random.PCG64(seed))
+    )
+    again = bootstrap_mean_iou(counts, 7)
+    assert sum(draws) == bootstrap.BOOTSTRAP_SAMPLES
+    np.testing.assert_array_equal(again["one"], samples["one"])
