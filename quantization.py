@@ -128,28 +128,30 @@ def int8_types(arguments: argparse.Namespace) -> tuple[str, str]:
 
 
 def within_limit(
-    stage: Stage, source: keras.Model, content: bytes, calibration: np.ndarray
+    stage: Stage, source: convert.Source, content: bytes
 ) -> tuple[bytes, dict[str, Any]]:
     """Measures what each operator costs in int8, and keeps to --max-drop if there is one.
+
+    Args:
+        source: the model of the int8 file, with calibration images.
+        content: that file.
 
     Returns:
         The int8 file, which is `content` if that keeps to the limit; what its record says of it,
         with a row for each operator under "sensitivity".
     """
     images, masks = load_split(stage.models_dir, "validation")
-    number = sensitivity.scanned_images(source.output_shape)
+    number = sensitivity.scanned_images(source.model.output_shape)
     few = images[:number], masks[:number]
-    ready = sensitivity.ready_to_scan(source, calibration)
-    rows = sensitivity.scan_operators(*ready, few)
+    rows = sensitivity.scan_operators(source.rounded_file, source.ranges, few)
     worst = ", ".join(f"{row['layer']} ({row['snr_db']:.0f} dB)" for row in rows[:3])
     console.say(f"worst operators in int8 alone: {worst}")
     console.say(f"all of them: {stage.models_dir / 'int8_sensitivity.png'}")
     limit = stage.arguments.max_drop
     if limit is None:
         return content, {"sensitivity": rows}
-    unrounded = convert.convert(source, "float32")
     content, about = sensitivity.int8_within(
-        limit, content, unrounded, (*ready, rows), (images, masks), int8_types(stage.arguments)
+        limit, content, source, rows, (images, masks), int8_types(stage.arguments)
     )
     return content, about | {"sensitivity": rows}
 
@@ -165,10 +167,12 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
     models = {name: load_model(models_dir, name) for name in sources()}
     expected = {name: class_maps(model, images) for name, model in models.items()}
+    prepared = {name: convert.Source(model, calibration) for name, model in models.items()}
     note_unknown_layers(models)
 
     for variant, chosen in VARIANTS.items():
-        name, source, wanted = chosen.source, models[chosen.source], expected[chosen.source]
+        name = chosen.source  # of the model that the file is compared with
+        source, wanted = prepared[name], expected[name]
         about: dict[str, Any] = {}  # what the record says of the file
         tables: dict[str, Any] = {}  # what charts are drawn from
 
@@ -176,15 +180,16 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
         if variant == "int8" and arguments.qat:
             from pipeline.quantization import qat  # needs Keras at once
 
-            source, (history, resumption) = qat.train_for_int8(
+            model, (history, resumption) = qat.train_for_int8(
                 stage.part(variant), chosen.source, calibration
             )
-            name, wanted = "fine-tuned", class_maps(source, images)
+            name, wanted = "fine-tuned", class_maps(model, images)
+            source = convert.Source(model, calibration)
             about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
             tables |= {"history": history, "resumption": resumption}
-        content = convert.convert(source, variant, calibration, *int8_types(arguments))
+        content = source.convert(variant, *int8_types(arguments))
         if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
-            content, scan = within_limit(stage, source, content, calibration)
+            content, scan = within_limit(stage, source, content)
             tables["sensitivity"] = scan.pop("sensitivity")
             about |= scan
 

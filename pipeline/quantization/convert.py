@@ -5,6 +5,7 @@ All variants have the same input: one RGB image (1, height, width, 3) with real 
 
 from __future__ import annotations
 
+import functools
 import gc
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.base.console import silenced
 from pipeline.base.lazy import keras, tf
 from pipeline.data.dataset import load_split
 from pipeline.inference.tflite_files import compacted
-from pipeline.quantization.calibration import activation_ranges, with_ranges
+from pipeline.quantization.calibration import Range, activation_ranges, with_ranges
 from pipeline.quantization.gptq import round_kernels
 from pipeline.quantization.selective import dynamic_range_operators, quantise_dynamic
 from pipeline.quantization.tensorflow_private import quantise_calibrated, stop_after_calibration
@@ -37,6 +38,93 @@ def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.nda
     return rows, images[rows].astype(np.float32) / 255
 
 
+class Source:
+    """A Keras model and what its .tflite files have in common.
+
+    Each part is made when it is first read, once: GPTQ and the ranges take most of the time.
+
+    Args:
+        model: float32 images (batch, height, width, 3) in 0..1 to logits.
+        calibration: images, float32 (n, height, width, 3) in 0..1, for variants with activation
+            ranges that are fixed at conversion; None: it has no such files.
+    """
+
+    def __init__(self, model: keras.Model, calibration: np.ndarray | None = None) -> None:
+        self.model = model
+        self.calibration: np.ndarray = np.empty(0) if calibration is None else calibration
+
+    @functools.cached_property
+    def float_file(self) -> bytes:
+        """The float32 file, as the converter makes it."""
+        return run_converter(fixed_batch_converter(self.model))
+
+    @functools.cached_property
+    def rounded(self) -> keras.Model:
+        """The model with the kernels that int8 weights have, see `gptq.round_kernels`."""
+        return round_kernels(self.model, self.calibration)
+
+    @functools.cached_property
+    def rounded_file(self) -> bytes:
+        """The float32 file of `rounded`, compacted."""
+        return compacted(run_converter(fixed_batch_converter(self.rounded)))
+
+    @functools.cached_property
+    def ranges(self) -> dict[str, Range]:
+        """The int8 ranges of the activations of `rounded_file`, by tensor.
+
+        The tensors of the file that the converter quantises have the same names and values.
+        """
+        return activation_ranges(self.rounded_file, self.calibration)
+
+    def convert(self, variant: str, int8_input: str = "uint8", int8_output: str = "int8") -> bytes:
+        """Converts the model.
+
+        Args:
+            variant: a key of VARIANTS.
+            int8_input, int8_output: "uint8" or "int8", types of input and output of an int8 file.
+                A uint8 output costs one more operator and changes no class.
+
+        Returns:
+            The bytes of the .tflite file, compacted.
+
+        Raises:
+            ValueError: the variant needs calibration images.
+        """
+        settings = VARIANTS[variant]
+        if settings.calibrated and not len(self.calibration):
+            raise ValueError(f"{variant} needs calibration images")
+        if settings.activations == "int8":
+            content = self.quantised_throughout(int8_input, int8_output)
+        elif settings.calibrated:
+            content = run_converter(calibrating(self.rounded, self.calibration, "int16"))
+        elif settings.weights == "int8":
+            chosen = dynamic_range_operators(self.float_file)
+            content = quantise_dynamic(self.float_file, chosen)
+        elif settings.weights == "float16":
+            converter = fixed_batch_converter(self.model)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+            content = run_converter(converter)
+        else:
+            content = self.float_file
+        return compacted(content)
+
+    def quantised_throughout(self, input_type: str, output_type: str) -> bytes:
+        """The file in int8, with the ranges of `activation_ranges`.
+
+        Replaces the ranges between the two halves of TensorFlow's converter
+        (tensorflow_private.py). The converter's own ranges are the extremes, with which the noise
+        of the logits is 2 to 3 dB higher (docs/choices.md).
+        """
+        # One image is enough to mark the tensors that need a range.
+        converter = calibrating(self.rounded, self.calibration[:1], "int8")
+        stop_after_calibration(converter)
+        content = with_ranges(run_converter(converter), self.ranges)
+        with silenced():
+            types = (tf.dtypes.as_dtype(kind) for kind in (input_type, output_type))
+            return quantise_calibrated(content, *types)
+
+
 def convert(
     model: keras.Model,
     variant: str,
@@ -44,65 +132,25 @@ def convert(
     int8_input: str = "uint8",
     int8_output: str = "int8",
 ) -> bytes:
-    """Converts a Keras model.
+    """Converts a Keras model once; arguments, result and errors as `Source` and its `convert`."""
+    return Source(model, calibration).convert(variant, int8_input, int8_output)
 
-    Args:
-        variant: a key of VARIANTS.
-        calibration: images, float32 (n, height, width, 3) in 0..1, for variants with activation
-            ranges that are fixed at conversion.
-        int8_input, int8_output: "uint8" or "int8", types of input and output of the int8 file.
-            A uint8 output costs one more operator and changes no class.
 
-    Returns:
-        The bytes of the .tflite file, compacted.
+def run_converter(converter: tf.lite.TFLiteConverter) -> bytes:
+    """Runs a converter without its output on the terminal; returns the file."""
+    with silenced():
+        return converter.convert()
 
-    Raises:
-        ValueError: the variant needs calibration images.
-    """
-    settings = VARIANTS[variant]
-    images: np.ndarray = np.empty(0) if calibration is None else calibration
-    if settings.calibrated:
-        if not len(images):
-            raise ValueError(f"{variant} needs calibration images")
-        model = round_kernels(model, images)
+
+def calibrating(
+    model: keras.Model, images: np.ndarray, activations: str
+) -> tf.lite.TFLiteConverter:
+    """A converter that runs images, float32 (n, height, width, 3), to find activation ranges."""
     converter = fixed_batch_converter(model)
-    if settings.weights == "float16":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]
-    if settings.calibrated:
-        samples = images
-        if settings.activations == "int8":
-            # One image is enough to mark the tensors that need a range; `activation_ranges` finds
-            # the ranges.
-            samples = images[:1]
-            stop_after_calibration(converter)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in samples)
-        converter.target_spec.supported_ops = operator_sets(settings.activations)
-    with silenced():
-        content = converter.convert()
-    del converter
-    gc.collect()  # TensorFlow's graphs are reference cycles; they would pile up over conversions
-    if settings.activations == "int8":
-        types = (tf.dtypes.as_dtype(kind) for kind in (int8_input, int8_output))
-        content = quantise_throughout(content, images, *types)
-    if settings.weights == "int8" and not settings.calibrated:
-        content = quantise_dynamic(content, dynamic_range_operators(content))
-    return compacted(content)
-
-
-def quantise_throughout(
-    content: bytes, calibration: np.ndarray, input_type: tf.DType, output_type: tf.DType
-) -> bytes:
-    """Quantises a calibrated .tflite file to int8 with the ranges of `activation_ranges`.
-
-    Replaces the ranges between the two halves of TensorFlow's converter (tensorflow_private.py).
-    The converter's own ranges are the extremes, with which the noise of the logits is 2 to 3 dB
-    higher (docs/choices.md).
-    """
-    content = with_ranges(content, activation_ranges(content, calibration))
-    with silenced():
-        return quantise_calibrated(content, input_type, output_type)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in images)
+    converter.target_spec.supported_ops = operator_sets(activations)
+    return converter
 
 
 def operator_sets(activations: str) -> list[tf.lite.OpsSet]:
@@ -123,6 +171,7 @@ def fixed_batch_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
     With a batch size left open, XNNPACK does not run transposed convolutions, and the classic
     U-Net with dynamic range is several times slower than in float32.
     """
+    gc.collect()  # the graphs of conversions before are reference cycles and would pile up
     function = tf.function(lambda image: model(image, training=False))
     shape = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="image")
     concrete = function.get_concrete_function(shape)

@@ -8,16 +8,14 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.console import UserError, progress, say
-from pipeline.base.lazy import keras
 from pipeline.base.system import cores
 from pipeline.data.dataset import Split
 from pipeline.inference import iou
 from pipeline.inference.litert import logits_of, operators, predict_tflite, set_image
 from pipeline.inference.tflite_files import compacted
 from pipeline.inference.timing import time_in_turns
-from pipeline.quantization.calibration import Range, activation_ranges
-from pipeline.quantization.convert import convert
-from pipeline.quantization.gptq import round_kernels
+from pipeline.quantization.calibration import Range
+from pipeline.quantization.convert import Source
 from pipeline.quantization.selective import quantise_static, with_types
 
 SCAN_IMAGES = 128  # validation images that each operator is measured on, at most
@@ -49,26 +47,14 @@ def file_mean_iou(content: bytes, split: Split) -> float:
     return float(iou.mean_iou(iou.iou_per_class(counts)))
 
 
-def ready_to_scan(model: keras.Model, calibration: np.ndarray) -> tuple[bytes, dict[str, Range]]:
-    """Prepares a model for `scan_operators`.
-
-    Args:
-        calibration: float32 images (n, height, width, 3) in 0..1.
-
-    Returns:
-        Its float32 file with kernels rounded by GPTQ, and the activation ranges for int8.
-    """
-    content = convert(round_kernels(model, calibration), "float32")
-    return content, activation_ranges(content, calibration)
-
-
 def scan_operators(
     content: bytes, ranges: dict[str, Range], split: tuple[np.ndarray, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Measures the error that each operator causes when it alone is quantised to int8.
 
     Args:
-        content, ranges: as from `ready_to_scan`.
+        content: a float32 file; kernels rounded as those of the int8 file, see `convert.Source`.
+        ranges: of its activations, for int8, by tensor.
         split: images uint8 (n, height, width, 3) and masks (n, height, width) to measure on.
 
     Returns:
@@ -99,8 +85,8 @@ def scan_operators(
 def int8_within(
     max_drop: float,
     full: bytes,
-    unrounded: bytes,
-    scanned: tuple[bytes, dict[str, Range], list[dict[str, Any]]],
+    source: Source,
+    rows: list[dict[str, Any]],
     split: Split,
     types: tuple[str, str],
 ) -> tuple[bytes, dict[str, Any]]:
@@ -113,8 +99,8 @@ def int8_within(
     Args:
         max_drop: of the mean IoU, 0..1.
         full: the file with all operators in int8.
-        unrounded: the float32 file, kernels not rounded, that the drop is measured against.
-        scanned: the two results of `ready_to_scan` and the rows of `scan_operators`.
+        source: the model of the file, whose float32 file the drop is measured against.
+        rows: of `scan_operators`.
         split: validation images and masks.
         types: of input and output, each "uint8" or "int8"; `full` has them already.
 
@@ -125,8 +111,8 @@ def int8_within(
     Raises:
         UserError: the limit is not kept with half of the operators in float32.
     """
-    content, ranges, rows = scanned
-    float_iou, all_operators = file_mean_iou(unrounded, split), operators(content)
+    content, ranges = source.rounded_file, source.ranges
+    float_iou, all_operators = file_mean_iou(source.float_file, split), operators(content)
     file, count, kept_float = full, 0, []
     drop = float_iou - file_mean_iou(full, split)
     while drop > max_drop and count < len(rows) // 2:

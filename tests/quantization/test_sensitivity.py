@@ -17,10 +17,11 @@ from pipeline.inference.keras_files import load_model, save_model
 from pipeline.inference.litert import logits_of, open_interpreter, operators, predict_tflite
 from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
-from pipeline.quantization.convert import calibration_sample, convert
+from pipeline.quantization.convert import calibration_sample
 from pipeline.quantization.selective import quantise_static, with_types
 from pipeline.variants import VARIANTS
 
+SOURCE = conversion.Source
 FEW = ("--calibration-images", "20")
 
 
@@ -52,9 +53,15 @@ def calibration(finished_run):
 
 
 @pytest.fixture(scope="module")
-def ready(fragile, calibration):
+def source(fragile, calibration):
+    """The model with its calibration images."""
+    return conversion.Source(fragile[1], calibration)
+
+
+@pytest.fixture(scope="module")
+def ready(source):
     """The float32 file to scan and its activation ranges."""
-    return sensitivity.ready_to_scan(fragile[1], calibration)
+    return source.rounded_file, source.ranges
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +93,34 @@ def test_scan_measures_signal_to_noise_and_drop_of_each_operator(fragile, ready,
         assert row["drop"] == pytest.approx(float_iou - int8_iou, abs=2e-4)
 
 
+def test_kernels_and_ranges_are_prepared_once(fragile_run, source, monkeypatch, tmp_path):
+    """They take most of the time, and ran again for --sensitivity and --max-drop."""
+    calls = []
+
+    def counted(name):
+        plain = getattr(conversion, name)
+
+        def call(*arguments):
+            calls.append(name)
+            return plain(*arguments)
+
+        monkeypatch.setattr(conversion, name, call)
+
+    for name in ("round_kernels", "activation_ranges"):
+        counted(name)
+    fresh = SOURCE(source.model, source.calibration)
+    monkeypatch.setattr(conversion, "Source", lambda *_: fresh)
+    quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.05"])
+    assert read_record(fragile_run, "int8")["metrics"]["float_operators"]
+    assert calls == ["round_kernels", "activation_ranges"]
+
+
 # --- a limit on the loss --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def files(fragile, calibration):
-    return {name: convert(fragile[1], name, calibration) for name in ("int8", "float32")}
-
-
 @pytest.fixture
-def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
-    """A copy of that run; conversions and scan are taken from the fixtures, to save time.
+def fragile_run(fragile, source, rows, tmp_path, monkeypatch):
+    """A copy of that run; what is prepared and the scan are taken from the fixtures, to save time.
 
     The validation masks are the model's own predictions, so that every changed pixel is a loss.
     """
@@ -111,8 +135,7 @@ def fragile_run(fragile, ready, rows, files, tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "load_split", with_own_masks)
     monkeypatch.setattr(quantization, "VARIANTS", {"int8": VARIANTS["int8"]})
     monkeypatch.setattr(verify, "LEAST_AGREEMENT", 0.0)
-    monkeypatch.setattr(conversion, "convert", lambda _, variant, *__: files[variant])
-    monkeypatch.setattr(sensitivity, "ready_to_scan", lambda *_: ready)
+    monkeypatch.setattr(conversion, "Source", lambda *_: source)
     monkeypatch.setattr(sensitivity, "scan_operators", lambda *_: rows)
     return shutil.copytree(models_dir, tmp_path / "models")
 

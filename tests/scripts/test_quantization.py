@@ -67,7 +67,7 @@ def test_float32_file_is_made_and_checked_like_the_others(run_copy, monkeypatch,
     before = hashes(run_copy)
     content = convert.convert(inverted(run_copy), "float32")
     monkeypatch.setattr(quantization, "VARIANTS", {variant: VARIANTS[variant]})
-    monkeypatch.setattr(convert, "convert", lambda *_: content)
+    monkeypatch.setattr(convert.Source, "convert", lambda *_: content)
     words = rf"the {variant} file agrees with the {source} model on only \d+\.\d%"
     with pytest.raises(UserError, match=words):
         quantization.main(["--models-dir", str(run_copy)])
@@ -199,7 +199,7 @@ def test_refusal_names_the_source_of_the_file(run_copy, monkeypatch):
     monkeypatch.setitem(VARIANTS, "dynamic", changed)
     monkeypatch.setattr(quantization, "VARIANTS", {"dynamic": changed})
     content = convert.convert(inverted(run_copy), "float16")
-    monkeypatch.setattr(convert, "convert", lambda *_: content)
+    monkeypatch.setattr(convert.Source, "convert", lambda *_: content)
     words = r"the dynamic file agrees with the original model on only \d+\.\d%"
     with pytest.raises(UserError, match=words):
         quantization.main(["--models-dir", str(run_copy)])
@@ -216,7 +216,7 @@ def inverted(models_dir):
 def test_file_that_disagrees_with_its_source_is_not_put_in_place(run_copy, monkeypatch):
     before = hashes(run_copy)
     content = convert.convert(inverted(run_copy), "float16")
-    monkeypatch.setattr(convert, "convert", lambda *_: content)
+    monkeypatch.setattr(convert.Source, "convert", lambda *_: content)
     words = r"the float32 file agrees with the original model on only \d+\.\d%"
     with pytest.raises(UserError, match=words):
         quantization.main(["--models-dir", str(run_copy)])
