@@ -12,7 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -121,6 +121,13 @@ def foreign_part(config: Any, layer: bool = True) -> str | None:
     return next(filter(None, (foreign_part(value, is_layer) for value, is_layer in inner)), None)
 
 
+class Calls(NamedTuple):
+    """The calls of one layer, as the configuration of a model lists them."""
+
+    first: int  # number by which other layers name the first one
+    reads: list[list[tuple[str, int]]]  # for each call what it reads, see `sources`
+
+
 def unconnected_layer(config: Any) -> str | None:
     """A layer whose inputs can never be built, for which Keras would wait forever; None if none is.
 
@@ -131,25 +138,35 @@ def unconnected_layer(config: Any) -> str | None:
     for layer_config in layer_configs:
         if fault := unconnected_layer(layer_config):
             return fault
-    # The calls of each layer, each as the list of calls that it reads.
-    calls = {
-        layer_config["config"]["name"]: [
-            list(sources(call)) for call in layer_config.get("inbound_nodes", [])
-        ]
-        for layer_config in layer_configs
-    }
-    built = {name: int(not own_calls) for name, own_calls in calls.items()}  # calls, by layer
-    ready = list(calls)
-    while ready:
-        ready = [
-            name
-            for name, own_calls in calls.items()
-            if built[name] < len(own_calls)
-            and all(number < built.get(source, 0) for source, number in own_calls[built[name]])
-        ]
+    graph = {layer["config"]["name"]: calls_of(layer) for layer in layer_configs}
+    built = dict.fromkeys(graph, 0)  # calls, by layer
+
+    def can_be_built(name: str) -> bool:
+        """Whether all is built that the next call of a layer reads."""
+        reads = graph[name].reads
+        return built[name] < len(reads) and all(
+            source in graph and number < graph[source].first + built[source]
+            for source, number in reads[built[name]]
+        )
+
+    while ready := [name for name in graph if can_be_built(name)]:
         for name in ready:
             built[name] += 1
-    return next((name for name, own_calls in calls.items() if built[name] < len(own_calls)), None)
+    return next((name for name in graph if built[name] < len(graph[name].reads)), None)
+
+
+def calls_of(layer_config: Any) -> Calls:
+    """The calls of a layer, from its configuration.
+
+    A layer without calls is an input: it has an output at once, as if it had been called. Keras
+    counts such a call for a model inside the model, too, if that knows its input: it was called
+    on that when it was made. The configuration does not list it.
+    """
+    settings, reads = layer_config["config"], layer_config.get("inbound_nodes", [])
+    layers_inside = settings.get("layers") or [{}]
+    knows_input = layers_inside[0].get("class_name") == "InputLayer"
+    own_calls = not reads or knows_input or settings.get("build_input_shape") is not None
+    return Calls(int(own_calls), [list(sources(call)) for call in reads])
 
 
 def sources(call: Any) -> Iterator[tuple[str, int]]:

@@ -151,6 +151,67 @@ def test_layers_whose_inputs_can_never_be_built_are_refused(saved, tmp_path, kin
     assert first["name"] in refused(path)
 
 
+def inner(*inner_layers):
+    return keras.Sequential([layers.Input((32, 32, 3)), *inner_layers])
+
+
+def functional():
+    image = layers.Input((32, 32, 3))
+    return keras.Model(image, layers.Conv2D(3, 3, padding="same")(image))
+
+
+# Of an image, what networks with models inside them make.
+NESTED = {
+    "functional": lambda image: functional()(image),
+    "sequential": lambda image: inner(layers.Conv2D(3, 1))(image),
+    "sequential without an input": lambda image: keras.Sequential([layers.Conv2D(3, 1)])(image),
+    "in one another": lambda image: inner(layers.ReLU(), inner(functional()))(image),
+    "first": lambda image: layers.Conv2D(3, 1)(functional()(image)),
+    "two, one behind the other": lambda image: functional()(inner(layers.ReLU())(image)),
+}
+
+
+def called_twice(network):
+    """A model that is called on an image and on its own output."""
+    return lambda image: layers.Add()([network(image), network(network(image))])
+
+
+def twice_inside():
+    image = layers.Input((32, 32, 3))
+    return keras.Model(image, called_twice(inner(layers.Conv2D(3, 1)))(image))
+
+
+SHARED = {
+    "shared functional": lambda image: called_twice(functional())(image),
+    "shared sequential": lambda image: called_twice(inner(layers.Conv2D(3, 1)))(image),
+    "shared inside shared": lambda image: called_twice(twice_inside())(image),
+}
+
+
+@pytest.mark.parametrize("kind", [*NESTED, *SHARED])
+def test_model_with_models_inside_is_read_back(tmp_path, kind):
+    keras.utils.set_random_seed(0)
+    image = layers.Input((32, 32, 3))
+    model = keras.Model(image, layers.Conv2D(3, 1)((NESTED | SHARED)[kind](image)))
+    keras_files.save_model(model, tmp_path / "model.h5")
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    loaded = keras_files.open_model(tmp_path / "model.h5")
+    np.testing.assert_array_equal(loaded(images).numpy(), model(images).numpy())
+
+
+def test_model_inside_that_waits_for_itself_is_refused(tmp_path):
+    """Of a model that is called twice, the first call reads what the second one makes."""
+    path = tmp_path / "waits.h5"
+    image, network = layers.Input((32, 32, 3)), functional()
+    keras_files.save_model(keras.Model(image, network(network(image))), path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        (layer,) = (each for each in config["config"]["layers"] if each["name"] == network.name)
+        layer["inbound_nodes"].reverse()
+        file.attrs["model_config"] = json.dumps(config)
+    assert network.name in refused(path)
+
+
 def test_own_models_hold_nothing_foreign(saved):
     with h5py.File(saved[1]) as file:
         assert keras_files.foreign_part(json.loads(file.attrs["model_config"])) is None
