@@ -235,7 +235,7 @@ def test_layer_that_ties_all_channels_is_named_where_none_can_be_removed(data_co
     stage = Stage.begin(pruning.__file__, pruning.parse(["--models-dir", str(data_copy)]))
     words = r"no channels of tied can go.*\(over_channels ties those of first\); prune without"
     with pytest.raises(UserError, match=words):
-        channels.planned_channels(stage, model, channel_groups(model), 0.3, 4)
+        channels.planned_channels(stage, model, channel_groups(model), 0.3, 4, Objective())
 
 
 def test_smaller_network_with_other_logits_is_refused():
