@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,37 +60,73 @@ def choose_channels(
             value = objective(images, masks, model(images, training=True))
         return tape.gradient(value, list(read.values()))
 
-    total, removed, batches = sum(group.channels for group in groups), 0, iter(batches)
+    total, left = sum(group.channels for group in groups), iter(batches)
     with progress("choosing channels", ROUNDS, "rounds") as bar:
         for number in range(ROUNDS):
             importance = [np.zeros(group.channels) for group in groups]
-            for _ in range(ROUND_BATCHES):
-                by_weight = dict(zip(read, gradients(*next(batches))))
+            for batch in itertools.islice(left, ROUND_BATCHES):
+                by_weight = dict(zip(read, gradients(*batch)))
                 for values, group in zip(importance, groups):
-                    values += (
-                        sum(
-                            gate_gradient(place, read[place[:2]], by_weight[place[:2]], len(values))
-                            for place in group.read
-                        )
-                        ** 2
-                    )
-            # Blocks that can be removed, as (importance per cost, group). Each block has the least
-            # important channels left in its group, and one block of each group stays.
-            blocks = []
-            for k, values in enumerate(importance):
-                ranked = np.sort(values[kept[k]])
-                for start in range(0, len(ranked) - BLOCK, BLOCK):
-                    blocks.append((ranked[start : start + BLOCK].sum() / groups[k].cost, k))
-            target = share * total * (number + 1) / ROUNDS
-            for _, k in sorted(blocks):
-                if removed + BLOCK > target:
-                    break
-                ranking = np.argsort(importance[k][kept[k]], kind="stable")
-                kept[k] = np.sort(kept[k][ranking[BLOCK:]])
-                removed += BLOCK
+                    values += gate_gradients(group, read, by_weight) ** 2
+            most_removed = share * total * (number + 1) / ROUNDS
+            kept = without_least_important(groups, kept, importance, most_removed)
             mask_channels(model, groups, kept)
             bar.update()
     return kept
+
+
+def without_least_important(
+    groups: list[ChannelGroup],
+    kept: list[np.ndarray],
+    importance: list[np.ndarray],
+    most_removed: float,
+) -> list[np.ndarray]:
+    """The channels to keep without the blocks of the least importance per cost.
+
+    Each block has the least important channels that are left in its group; one block of each group
+    stays.
+
+    Args:
+        kept: for each group the channels that are left, ascending.
+        importance: for each group, of all its channels.
+        most_removed: channels that may be gone afterwards, of all groups together.
+
+    Returns:
+        As `kept`, with fewer channels.
+    """
+    kept = list(kept)
+    removed = sum(group.channels - len(channels) for group, channels in zip(groups, kept))
+    blocks = []  # those that can go: (importance per cost, index of the group)
+    for index, (group, channels, values) in enumerate(zip(groups, kept, importance)):
+        ranked = np.sort(values[channels])
+        for start in range(0, len(ranked) - BLOCK, BLOCK):
+            blocks.append((ranked[start : start + BLOCK].sum() / group.cost, index))
+    for _, index in sorted(blocks):
+        if removed + BLOCK > most_removed:
+            break
+        ranking = np.argsort(importance[index][kept[index]], kind="stable")
+        kept[index] = np.sort(kept[index][ranking[BLOCK:]])
+        removed += BLOCK
+    return kept
+
+
+def gate_gradients(
+    group: ChannelGroup, read: Mapping[Any, tf.Variable], gradients: Mapping[Any, tf.Tensor]
+) -> np.ndarray:
+    """The gradient of gates on the channels of a group, over all weights that read them.
+
+    Args:
+        read: the weights that read channels, by layer and attribute.
+        gradients: of the loss by each of them.
+
+    Returns:
+        float64 (channels,).
+    """
+    total = np.zeros(group.channels)
+    for place in group.read:
+        weight, gradient = read[place[:2]], gradients[place[:2]]
+        total += gate_gradient(place, weight, gradient, group.channels)
+    return total
 
 
 def gate_gradient(
