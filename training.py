@@ -144,9 +144,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     network = networks.choose(arguments.architecture, arguments.preset, arguments.enlarge)
     build = functools.partial(build_network, network, size, len(classes))
     with strategy.scope():
-        keras.mixed_precision.set_global_policy(hardware.resolve_precision(arguments.precision))
-        model, notes = build()
-        keras.mixed_precision.set_global_policy("float32")
+        model, notes = build(hardware.resolve_precision(arguments.precision))
         for note in notes + check_network(model):
             console.say(f"note: {note}")
         pretrained = imagenet.fill_encoder(model, arguments.encoder)
@@ -163,7 +161,6 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         f"{copies} device{'s' * (copies > 1)}"
     )
 
-    # Pixels of rare classes may count for more in the loss.
     class_weights = None
     if arguments.class_weights == "balanced":
         shares = data["splits"]["train"]["class_shares"]
@@ -180,7 +177,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         trained = self_distill(stage, model, strategy, objective, factors, trained)
     weights = model.get_weights()  # on every worker, see TrainingState.save
     if is_first_worker():
-        plain, _ = build()  # without the policy and the strategy of the training
+        plain, _ = build()  # without the precision and the strategy of the training
         plain.set_weights(weights)
         finish(stage, plain, trained, class_weights, factors)
 

@@ -23,7 +23,7 @@ LONGEST_REASON = 160  # characters of an exception's text
 
 
 def build_network(
-    function: Callable[..., Any], size: tuple[int, int], classes: int
+    function: Callable[..., Any], size: tuple[int, int], classes: int, precision: str = "float32"
 ) -> tuple[keras.Model, list[str]]:
     """Build a network: plain layers from float32 images to float32 logits.
 
@@ -31,6 +31,7 @@ def build_network(
         function: of size and classes, see networks.py.
         size: height and width of the images in pixels.
         classes: the number of classes.
+        precision: Keras' name of the policy that its layers compute by, as "mixed_bfloat16".
 
     Returns:
         The network that the function returns, itself if it is one of plain layers with logits; and
@@ -39,7 +40,17 @@ def build_network(
     Raises:
         UserError: the function raises, or what it returns is no such network.
     """
-    model = returned_by(function, size, classes)
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        return made_ready(returned_by(function, size, classes), function, size, classes)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def made_ready(
+    model: keras.Model, function: Callable[..., Any], size: tuple[int, int], classes: int
+) -> tuple[keras.Model, list[str]]:
+    """What `build_network` returns, of the model that the function returned."""
     if not is_graph_model(model):
         raise UserError(
             f"{where(function)} returns a model that is not made of the calls of layers; return "

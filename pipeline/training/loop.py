@@ -69,6 +69,8 @@ def make_train_step(
 ) -> Callable[..., tf.Tensor]:
     """Compile a training step over all devices of a strategy.
 
+    The losses of the network's own regularisers are added.
+
     Args:
         network: the model that is called and whose trainable weights are updated.
         optimizer: built for these weights.
@@ -82,6 +84,8 @@ def make_train_step(
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             value = objective(images, masks, network(images, training=True))
+            if network.losses:  # regularisers of its layers
+                value += tf.add_n(network.losses)
             share = value / strategy.num_replicas_in_sync  # gradients are summed over devices
         gradients = tape.gradient(share, network.trainable_variables)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables))

@@ -134,10 +134,11 @@ def test_name_that_tensorflow_does_not_take_is_changed(name, becomes):
 
 
 def test_network_in_bfloat16_gives_logits_in_float32():
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        model, _ = build_network(network(layers.Conv2D(8, 1)), SIZE, CLASSES)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+
+    def function(size, classes):
+        return network(layers.Conv2D(8, 1))(size, classes)
+
+    model, _ = build_network(function, SIZE, CLASSES, "mixed_bfloat16")
     assert model.layers[1].compute_dtype == "bfloat16"
     assert model(np.zeros((1, *SIZE, 3), np.float32)).dtype == tf.float32
+    assert keras.mixed_precision.global_policy().name == "float32"

@@ -5,12 +5,14 @@ import pytest
 
 from pipeline.base.console import UserError
 from pipeline.base.identity import Resumption
-from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.lazy import keras, layers, tf, tfmot
 from pipeline.data.classes import make_classes
+from pipeline.pruning import magnitude
 from pipeline.training import loop
 from pipeline.training.epoch_rows import best_epoch, epoch_line
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import Objective, segmentation_loss
+from pipeline.training.optimizers import make_optimizer
 from tests.helpers.pictures import blobs
 from tests.helpers.tiny_trainings import fit, state_file, tiny, train
 
@@ -32,6 +34,30 @@ def test_training_learns():
         for batch in epoch_batches(images, masks, 8, 7, epoch)
     ]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_regularisers_of_layers_are_part_of_the_loss(wrapped):
+    """An L2 of 10 changed no bit. Also where a layer is wrapped to be pruned."""
+    images, masks = blobs(8, 32)
+    losses, kernels = [], []
+    for strength in (0.0, 10.0):
+        squares = keras.regularizers.l2(strength) if strength else None
+        model, _ = tiny(layers.Conv2D(3, 1, kernel_regularizer=squares, name="regularised"))
+        layer = model.layers[-1]
+        expected = strength * float(tf.reduce_sum(layer.kernel**2))
+        if wrapped:
+            model = magnitude.wrap(model, {"regularised": 0.5}, 100)
+            callback = tfmot.sparsity.keras.UpdatePruningStep()
+            callback.set_model(model)
+            callback.on_train_begin()
+        optimizer = make_optimizer(100, 1e-2, 0)
+        optimizer.build(model.trainable_variables)
+        step = loop.make_train_step(model, optimizer, tf.distribute.get_strategy(), Objective())
+        losses.append(float(step(*next(iter(epoch_batches(images, masks, 8, 7, 0))))))
+        kernels.append(layer.kernel.numpy())
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
+    assert np.abs(kernels[1] - kernels[0]).max() > 0
 
 
 @pytest.fixture
