@@ -76,6 +76,11 @@ def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
             f"to outputs of shape {output}"
         )
+    if output[2] == 1:  # whose largest score would always be class 0
+        raise UserError(
+            f"{path} gives one score per pixel, not one per class; for two classes make it give "
+            "two logits: 0 and the one before its sigmoid"
+        )
     return image[:2], output[2], scores
 
 

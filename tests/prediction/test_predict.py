@@ -13,7 +13,7 @@ from PIL import Image
 import evaluation
 from pipeline.base.artifacts import artifact_path, record_path, write_record
 from pipeline.base.console import UserError
-from pipeline.base.lazy import keras, layers
+from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.classes import make_classes
 from pipeline.inference.keras_files import save_model
 from pipeline.prediction import predict
@@ -233,6 +233,20 @@ def test_model_that_is_no_segmentation_model_is_refused(tmp_path):
     save_model(keras.Model(image, layers.Conv2D(5, 1, 2)(image)), tmp_path / "other.h5")
     with pytest.raises(UserError, match="is not a segmentation model of this pipeline"):
         predict.open_scorer(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".tflite"])
+def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
+    """It was "class 0 100.0%", whatever the network said."""
+    path = tmp_path / f"binary{suffix}"
+    image = layers.Input((SIZE, SIZE, 3))
+    model = keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid")(image))
+    if suffix == ".h5":
+        save_model(model, path)
+    else:
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    with pytest.raises(UserError, match="gives one score per pixel, not one per class; for two"):
+        predict.open_scorer(path)
 
 
 def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path):
