@@ -145,12 +145,12 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     build = functools.partial(build_network, network, size, len(classes))
     with strategy.scope():
         model, notes = build(hardware.resolve_precision(arguments.precision))
-        for note in notes + check_network(model):
-            console.say(f"note: {note}")
         pretrained = imagenet.fill_encoder(model, arguments.encoder)
         factors = dict.fromkeys(pretrained, ENCODER_SHARE)
         schedule = (steps, arguments.learning_rate, WARM_UP_STEPS)
         optimizer = make_optimizer(*schedule, factors=layer_factors(model, factors))
+    for note in notes + check_network(model, models_dir):
+        console.say(f"note: {note}")
     if steps < FEW_STEPS:
         about = f"note: {steps} steps in all, {steps // epochs} an epoch, are few"
         console.say(f"{about}; use more --epochs or a smaller --batch-size")

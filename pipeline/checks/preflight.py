@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.base.lazy import keras, layers
+from pipeline.checks.rehearsal import rehearse_once
 from pipeline.pruning.channels import BLOCK, removable_share
 from pipeline.pruning.dependency_graph import channel_groups, tied_sentence
 from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
@@ -15,15 +17,24 @@ from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
 MIN_SCALE = 1 / 16
 
 
-def check_network(model: keras.Model) -> list[str]:
+def check_network(model: keras.Model, models_dir: Path) -> list[str]:
     """Notes of what later stages cannot do with a network.
 
     Args:
         model: from `building.build_network`.
+        models_dir: where it is kept which network passed, see `rehearsal.rehearse_once`.
 
     Returns:
         Notes for the user; none for the networks of this pipeline.
+
+    Raises:
+        UserError: no later stage could use it.
     """
+    return [*layer_notes(model), *rehearse_once(model, models_dir)]
+
+
+def layer_notes(model: keras.Model) -> list[str]:
+    """What later stages cannot do with the layers of a network, as the layers tell it."""
     notes = []
     for layer in model.submodules:  # also those of models inside it
         if draws_by_itself(layer):

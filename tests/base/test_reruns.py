@@ -102,7 +102,7 @@ KINDS = {
         *(NONE, "prediction/predict.py", "deploy/handover.py", "deploy/run_on_device.py"),
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
-    "preflight checks of a network": (NONE, "checks/preflight.py"),
+    "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),
 }
 EDITS = [(kind, file, first) for kind, (first, *files) in KINDS.items() for file in files]
 

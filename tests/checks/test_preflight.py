@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.checks.preflight import check_network
+from pipeline.checks.preflight import layer_notes
 from pipeline.inference import keras_files
 from pipeline.pruning.magnitude import SMALLEST_KERNEL
 from pipeline.training import networks
@@ -32,25 +32,25 @@ def large():
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_networks_of_this_pipeline_give_no_notes(name):
-    assert check_network(networks.NETWORKS[name]((64, 64), CLASSES)) == []
+    assert layer_notes(networks.NETWORKS[name]((64, 64), CLASSES)) == []
 
 
 def test_enlarged_network_gives_no_notes():
-    assert check_network(networks.compact_unet((64, 96), CLASSES, 1.5)) == []
+    assert layer_notes(networks.compact_unet((64, 96), CLASSES, 1.5)) == []
 
 
 def test_network_with_only_small_kernels_is_noted(large):
     assert SMALLEST_KERNEL > 3 * 3 * 24 * 24
-    (note,) = check_network(network(*(convolution(24) for _ in range(3))))
+    (note,) = layer_notes(network(*(convolution(24) for _ in range(3))))
     assert "no kernel of tiny has 9,000 weights or more" in note and "SMALLEST_KERNEL" in note
-    assert check_network(network(*large)) == []
+    assert layer_notes(network(*large)) == []
 
 
 def test_network_without_channels_to_remove_is_noted():
     """At least a block of 8 stays in each group, and channels that softmax reads all stay."""
     narrow = [convolution(8), convolution(8), convolution(512)]
     tied = [layers.Softmax(), convolution(8)]
-    (note,) = check_network(network(*narrow, *tied))
+    (note,) = layer_notes(network(*narrow, *tied))
     assert note.endswith(f": {tied[0].name} ties those of {narrow[-1].name}")
     assert "no group of channels of tiny is larger than a block of 8" in note
     assert "pruning.py --channels cannot remove any" in note
@@ -59,7 +59,7 @@ def test_network_without_channels_to_remove_is_noted():
 def test_rescaling_for_pixels_up_to_255_is_noted_with_a_replacement(large):
     """The first layer of Keras' MobileNet: it makes images of 0..1 nearly black."""
     rescaling = [layers.Rescaling(1 / 127.5, -1, name="from_mobilenet")]
-    (note,) = check_network(network(*large, first=rescaling))
+    (note,) = layer_notes(network(*large, first=rescaling))
     assert note.startswith("from_mobilenet maps images, whose values are 0..1, to -1.000..-0.992")
     assert "write Rescaling(2, -1)" in note
 
@@ -67,15 +67,15 @@ def test_rescaling_for_pixels_up_to_255_is_noted_with_a_replacement(large):
 @pytest.mark.parametrize("scale_and_offset", [(2, -1), (255 / 128, -127 / 128), (1, 0)])
 def test_rescaling_for_pixels_up_to_1_is_not_noted(large, scale_and_offset):
     first = [layers.Rescaling(*scale_and_offset)]
-    assert check_network(network(*large, first=first)) == []
+    assert layer_notes(network(*large, first=first)) == []
 
 
 def test_sequential_model_and_a_nested_network_pass(large):
     sequential = keras.Sequential([layers.Input((SIZE, SIZE, 3)), *large, convolution(3, 1)])
-    assert check_network(sequential) == []
+    assert layer_notes(sequential) == []
     inner = network(*large, classes=64)
     outer = network(inner, *(convolution(64) for _ in range(3)))
-    assert check_network(outer) == []
+    assert layer_notes(outer) == []
 
 
 def test_random_function_is_noted_because_a_resumed_training_cannot_repeat_it(large, monkeypatch):
@@ -83,12 +83,12 @@ def test_random_function_is_noted_because_a_resumed_training_cannot_repeat_it(la
     image = layers.Input((SIZE, SIZE, 3))
     inner = keras.Model(image, tf.nn.dropout(image, 0.3, name="own_dropout"))
     monkeypatch.setattr(keras_files, "FUNCTIONS", keras_files.FUNCTIONS | {"nn.dropout"})
-    note, *_ = check_network(network(*large, first=[inner]))
+    note, *_ = layer_notes(network(*large, first=[inner]))
     assert "dropout draws random numbers that a resumed training cannot repeat" in note
     random = [layers.Dropout(0.3), layers.GaussianNoise(0.1), layers.SpatialDropout2D(0.3)]
-    assert not [note for note in check_network(network(*large, first=random)) if "random" in note]
+    assert not [note for note in layer_notes(network(*large, first=random)) if "random" in note]
 
 
 def test_rescaling_by_channel_is_not_noted(large):
     rescaling = [layers.Rescaling([2.0, 2.0, 2.0], -1)]
-    assert check_network(network(*large, first=rescaling)) == []
+    assert layer_notes(network(*large, first=rescaling)) == []
