@@ -35,6 +35,7 @@ import argparse
 import contextlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.base import artifacts, cli, console
 
@@ -43,6 +44,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from pipeline.base.artifacts import Record
+from pipeline.base.files import write_lines
 from pipeline.base.stage import Stage
 from pipeline.data import (
     audit,
@@ -50,12 +53,14 @@ from pipeline.data import (
     dataset_writer,
     image_reader,
     label_flags,
+    label_mapping,
     sample_source,
     split_rules,
     split_selection,
 )
 from pipeline.data.formats import registry
-from pipeline.report import charts, overlays, sidecars
+from pipeline.report import charts, dataset_summary, overlays, sidecars
+from pipeline.report.dataset_summary import LEFT_OUT
 
 IMAGE_SIZE = "128"  # pixels, a square: images and masks are resized to it
 STRIDE = 32  # of the network; sides of images must be multiples of it
@@ -64,8 +69,6 @@ SHOWN = 6  # training examples in dataset.jpg, evenly spaced: neighbours may be 
 # Share of faulty samples that is skipped without --skip-bad. The pets have few faults, which are
 # their authors'; more of them mean a damaged copy.
 SKIPPED, SKIPPED_PETS = 0.0, 0.01
-MOST_SHARES = 4  # classes per split in the last lines printed; the table has all
-LEFT_OUT = "left_out.txt"  # beside dataset.json: files that are left out, and why
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -153,47 +156,61 @@ def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
     )
 
 
-def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.Collection) -> None:
-    """Checks all masks, cuts the splits, writes the data set."""
-    models_dir, (width, height) = arguments.models_dir, arguments.image_size
-    usual = SKIPPED_PETS if arguments.data == registry.PETS[0] else SKIPPED
-    skipped_share = usual if arguments.skip_bad is None else arguments.skip_bad
-    published = source.synthetic or arguments.data == registry.PETS[0]
-    rule = split_rules.rule_of(source, arguments.seed, arguments.group, published)
+class Plan(NamedTuple):
+    """What is decided before anything is written."""
 
-    # Check every mask before anything is written, and print the values that they hold.
+    findings: audit.Findings  # faults that decoding finds are added to it
+    number: int  # of samples, faulty ones included
+    skipped_share: float  # of faulty samples that may be skipped
+    meaning: label_mapping.Meaning
+    rule: split_rules.Rule
+    codes: dict[str, np.ndarray]  # split of every sample, see `split_selection.cut`
+
+
+def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> Plan:
+    """Checks all masks and prints the values that they hold; decides on classes and splits."""
+    pets = arguments.data == registry.PETS[0]
+    usual = SKIPPED_PETS if pets else SKIPPED
+    skipped_share = usual if arguments.skip_bad is None else arguments.skip_bad
+    rule = split_rules.rule_of(source, arguments.seed, arguments.group, pets or source.synthetic)
+
     findings = audit.scan(source)
-    faults = findings.faults
     number = sum(map(len, findings.mask_values.values())) + len(source.faults)
     if not findings.first_mask:
-        split_selection.refuse(faults, number, 0)
+        split_selection.refuse(findings.faults, number, 0)
     meaning = None
     try:
         meaning = audit.judge(source, findings, arguments.fit == "pad")
     finally:
         for line in audit.table(source.labels, findings, meaning):
             console.say(line)
-    split_selection.refuse(faults, number, skipped_share)
-    chosen = split_selection.cut(findings, rule.choose)
+    split_selection.refuse(findings.faults, number, skipped_share)
+    codes = split_selection.cut(findings, rule.choose)
     if missing := split_rules.missing_splits(source):
         console.say(f"cut from the training pictures, {rule.text}: {' and '.join(missing)}")
     if not skipped_share:
-        split_selection.refuse_absent(source.labels, findings, meaning, chosen)
+        split_selection.refuse_absent(source.labels, findings, meaning, codes)
+    return Plan(findings, number, skipped_share, meaning, rule, codes)
 
-    # Decode and resize the examples that are left, a few at a time, and write them by split.
-    folder = artifacts.artifact_path(models_dir, "dataset").parent
+
+def write(
+    stage: Stage, arguments: argparse.Namespace, source: sample_source.Collection, plan: Plan
+) -> Record:
+    """Decodes and resizes the samples, a few at a time, and writes arrays, list and record."""
+    width, height = arguments.image_size
+    faults = plan.findings.faults
+    folder = artifacts.artifact_path(stage.models_dir, "dataset").parent
     with dataset_writer.rollback(folder):
-        writer = dataset_writer.DataSetWriter(folder, meaning.classes)
-        names = dataset_writer.ListWriter()
-        size, fit = (height, width), arguments.fit
-        examples = split_selection.decoded(source, chosen, meaning, size, fit, faults)
-        for split, sample_id, image, mask in examples:
+        writer = dataset_writer.DataSetWriter(folder, plan.meaning.classes)
+        names: dict[str, list[str]] = {split: [] for split in dataset.SPLITS}
+        samples = split_selection.decoded(
+            source, plan.codes, plan.meaning, (height, width), arguments.fit, faults
+        )
+        for split, sample_id, image, mask in samples:
             writer.add(split, image, mask)
-            names.add(split, sample_id if source.named else "")
-        split_selection.refuse(faults, number, skipped_share)
+            names[split].append(sample_id)
+        split_selection.refuse(faults, plan.number, plan.skipped_share)
         splits, fingerprint = writer.describe()
-        left_out = [fault.text for fault in faults]
-        left_out += [f"{name}: {reason}, skipped" for name, reason in source.skipped]
         about = {
             "source": source.title,
             "formats": registry.format_of(arguments.data),
@@ -201,38 +218,33 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
             "image_size": [width, height],
             "fit": arguments.fit,
             "splits": splits,
-            "split_rules": split_rules.record(source, rule),
+            "split_rules": split_rules.record(source, plan.rule),
             "fingerprint": fingerprint,
-            "listing": names.write(folder),
-            **stage.record(fingerprint, {"audit": audit.record(findings, meaning)}),
+            "listing": dataset_writer.write_list(folder, names) if source.named else None,
+            **writer.facts(),
         }
-        writer.finish(about)
+        metrics = {"audit": audit.record(plan.findings, plan.meaning)}
+        content = {**about, **stage.record(fingerprint, metrics)}
+        artifacts.put_record(stage.models_dir, "dataset", content)
+    record = artifacts.read_record(stage.models_dir, "dataset")
+    dataset_writer.remove_leftovers(folder, record)
+    return record
 
-    # The data set is in place; list what is not in it, draw and print a summary.
-    def list_left_out(path: Path) -> None:
-        text = "".join(f"{line}\n" for line in left_out)
-        with artifacts.atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
 
+def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.Collection) -> None:
+    """Writes the data set; then lists what is not in it, draws examples and prints a summary."""
+    plan = decide(arguments, source)
+    record = write(stage, arguments, source, plan)
+    folder = artifacts.artifact_path(stage.models_dir, "dataset").parent
+    left_out = [fault.text for fault in plan.findings.faults]
+    left_out += [f"{name}: {reason}, skipped" for name, reason in source.skipped]
+    (folder / LEFT_OUT).unlink(missing_ok=True)
     if left_out:
-        sidecars.drawn(folder / LEFT_OUT, list_left_out)
-    else:
-        (folder / LEFT_OUT).unlink(missing_ok=True)
-    files = drawings(models_dir)
+        sidecars.drawn(folder / LEFT_OUT, lambda path: write_lines(path, left_out))
+    files = drawings(stage.models_dir)
     sidecars.draw(stage, "dataset", files, overlays.__file__)
-    for split, facts in splits.items():
-        shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
-        of = ", ".join(shares[:MOST_SHARES]) + (" ..." if len(shares) > MOST_SHARES else "")
-        console.say(f"{split:10} {facts['examples']:5} examples   {of}")
-    if note := split_selection.few_pictures_note(splits):
-        console.say(note)
-    if left_out:
-        console.say(
-            f"left out: {len(faults)} faulty examples, {len(source.skipped)} skipped files; "
-            f"{folder / LEFT_OUT} lists them"
-        )
-    if about["listing"]:
-        console.say(f"file and split of each example: {folder / about['listing'][0]}")
+    for line in dataset_summary.lines(record, folder, len(source.skipped)):
+        console.say(line)
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
 
 
@@ -271,11 +283,10 @@ def main(argv: list[str] | None = None) -> None:
         stage = stage.with_inputs({f"content of {arguments.data}": contents})
     if stage.nothing_to_do("dataset"):
         folder = artifacts.artifact_path(arguments.models_dir, "dataset").parent
-        about = artifacts.read_record(arguments.models_dir, "dataset")
-        if left := dataset_writer.leftovers(folder, about):  # by a killed run
+        record = artifacts.read_record(arguments.models_dir, "dataset")
+        if dataset_writer.leftovers(folder, record.files):  # by a killed run
             with contextlib.suppress(console.UserError, OSError), stage.lock():
-                for path in left:
-                    path.unlink(missing_ok=True)
+                dataset_writer.remove_leftovers(folder, record)
         sidecars.draw_again(stage, "dataset", drawings(arguments.models_dir), overlays.__file__)
     else:
         with stage.lock():

@@ -42,10 +42,9 @@ from pipeline.base.artifacts import (
     artifact_path,
     command,
     read_record,
-    sha256,
     stale_reason,
-    write_csv,
 )
+from pipeline.base.files import fault_of, sha256, write_csv
 from pipeline.base.lazy import versions
 from pipeline.base.stage import Stage
 from pipeline.base.system import cores
@@ -182,7 +181,7 @@ def refuse_changes(models_dir: Path, digests: dict[str, str]) -> None:
     load_split(models_dir, "test")
     for name, digest in digests.items():
         path = artifact_path(models_dir, name)
-        if not path.exists() or sha256(path) != digest:
+        if fault_of(path, digest):
             raise console.UserError(
                 f"{path} was changed while it was measured; nothing was written. Measure again "
                 f"with: {command('evaluation', models_dir)}"

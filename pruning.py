@@ -40,7 +40,8 @@ if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
 from pipeline.base import unfinished
-from pipeline.base.artifacts import artifact_path, read_record, write_csv
+from pipeline.base.artifacts import artifact_path, read_record
+from pipeline.base.files import write_csv
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
 from pipeline.base.stage import Stage

@@ -38,7 +38,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from pipeline.base.artifacts import artifact_path, read_record, write_csv
+from pipeline.base.artifacts import artifact_path, read_record
+from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_split

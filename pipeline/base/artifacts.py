@@ -1,4 +1,4 @@
-"""What the stages hand to each other: the one place for paths, atomic files, records.
+"""What the stages hand to each other: the one place for paths and records.
 
 A stage writes its artifact under a temporary name and renames it, and writes a record beside it
 (`original_model.h5.json`): settings, hashes of code and inputs, versions, wall time, metrics.
@@ -6,17 +6,16 @@ A stage writes its artifact under a temporary name and renames it, and writes a 
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
+import itertools
 import json
-import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.console import UserError
+from pipeline.base.files import CHANGED, fault_of, write_json
 from pipeline.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,86 +43,12 @@ DRAWN = frozenset(
 )
 KERAS_MODELS = ("original", "pruned")
 MODELS = (*KERAS_MODELS, *VARIANTS)  # every row of the tables, in their order
+UNRECORDED = "has no record"  # beside `files.CHANGED`, what may be wrong with a model file
 RECORD_KEYS: dict[str, type | tuple[type, ...]] = {  # what every record has
     "sha256": str,
     **dict.fromkeys(("inputs", "settings", "code", "versions", "metrics"), dict),
     "wall_seconds": (int, float),
 }
-
-
-# --- files --------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`, renamed to it only if the block succeeds.
-
-    The name keeps the suffix, because Keras picks the format by it. A rename within a folder is
-    atomic (POSIX `rename`), so that a killed run leaves the old file or the new one.
-
-    Raises:
-        UserError: a library could not write; NumPy and Pillow do not say what the system said.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    sweep(path.parent, path.stem)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:  # Windows syncs no file that is open for reading
-            os.fsync(file.fileno())  # before the name: after a power cut, too, old or new
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.strerror:
-            raise
-        raise UserError(f"{path} cannot be written ({error}); is the disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path, stem: str = "*") -> None:
-    """Removes temporary files (of this stem) of processes that were killed while they wrote."""
-    for leftover in folder.glob(f".{stem}.*.*"):
-        writer = leftover.name.split(".")[-2]
-        if writer.isdecimal() and not is_running(int(writer)):
-            leftover.unlink(missing_ok=True)
-
-
-def is_running(process: int) -> bool:
-    """Whether a process of this number lives, other than this one."""
-    if process == os.getpid():
-        return False
-    import psutil  # here: 0.05 s, which is needed only where something was left behind
-
-    try:
-        return psutil.pid_exists(process)
-    except OverflowError:  # larger than any process number
-        return False
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as indented JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows as a table, atomically; what one lacks stays empty."""
-    with (
-        atomic(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 # --- paths and records --------------------------------------------------------------------
@@ -168,7 +93,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     write_json(path, record | {"seal": seal(record)})
 
 
-def read_record(models_dir: Path, name: str) -> dict[str, Any]:
+def read_record(models_dir: Path, name: str) -> Record:
     """The record of an artifact.
 
     Raises:
@@ -186,62 +111,108 @@ def read_record(models_dir: Path, name: str) -> dict[str, Any]:
     if isinstance(content, dict):
         whole = content.pop("seal", None) in (None, seal(content))  # older ones have none
         if whole and all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
-            return content
+            return Record(models_dir, name, content)
         fault = "of another version of this pipeline" if whole else "damaged, or edited by hand"
     raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
 
 
-def is_recorded(path: Path) -> bool:
-    """Whether a file is the one that the record beside it is of."""
+class Record(Mapping[str, Any]):
+    """What a stage noted of an artifact, as it lies in the record's file. Read-only.
+
+    It holds the hashes of the artifact's files, the identity of the run (settings, inputs, code,
+    versions), metrics, and what charts and tables are drawn from, as the history of a training.
+    """
+
+    def __init__(self, models_dir: Path, name: str, content: Mapping[str, Any]) -> None:
+        self._models_dir, self._name, self._content = models_dir, name, content
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    @property
+    def files(self) -> dict[Path, str]:
+        """SHA-256 of every file that the artifact consists of."""
+        path = artifact_path(self._models_dir, self._name)
+        made = dictionary(self.get("beside")).items()
+        hashes = {name: digest for name, digest in made if name not in DRAWN}
+        if self._name == "dataset":  # its arrays and its list; the artifact itself is this record
+            shards = dictionary(self.get("files")).values()
+            listing = self.get("listing")
+            hashes |= dict(itertools.chain(*shards, [listing] if listing else []))
+        else:
+            hashes[path.name] = self["sha256"]
+        return {path.with_name(name): hashes[name] for name in hashes if is_plain(name)}
+
+    @property
+    def drawn(self) -> dict[str, str]:
+        """SHA-256 of the charts and tables that belong to the artifact, by name."""
+        older = dictionary(self.get("beside"))  # older versions drew them with the artifact
+        now = dictionary(dictionary(self.get("drawn")).get("files"))
+        hashes = {**{name: older[name] for name in DRAWN & older.keys()}, **now}
+        return {name: digest for name, digest in hashes.items() if is_plain(name)}
+
+    def fault(self) -> str | None:
+        """What is wrong with the first file of the artifact that is not whole; None if all are."""
+        faults = ((path.name, fault_of(path, digest)) for path, digest in self.files.items())
+        return next((f"{name} {fault}" for name, fault in faults if fault), None)
+
+    def rewrite(self, **changes: Any) -> None:
+        """Writes the record with other values in some places; this object stays as it is."""
+        write_record(record_path(self._models_dir, self._name), {**self, **changes})
+
+    def unchanged_files(self) -> set[Path]:
+        """Files of the artifact, its charts and tables that are as they were made."""
+        drawn = {self._models_dir / name: digest for name, digest in self.drawn.items()}
+        both = {**self.files, **drawn}.items()
+        return {path for path, digest in both if not fault_of(path, digest)}
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name in a record leads to no other folder."""
+    return Path(name).name == name
+
+
+def put_record(models_dir: Path, name: str, content: dict[str, Any]) -> None:
+    """Puts the record of an artifact in place, whose files are there, and thereby the artifact.
+
+    Files of the artifact that it replaces, and their charts and tables, are removed if nobody
+    changed them: curves of a fine-tuning that the new one did not have, arrays of a data set.
+    """
     try:
-        record = path.with_name(path.name + ".json").read_text(encoding="utf-8")
-        digest = json.loads(record)["sha256"]
+        old_files = read_record(models_dir, name).unchanged_files()
+    except UserError:
+        old_files = set()
+    write_record(record_path(models_dir, name), content)
+    for path in old_files - Record(models_dir, name, content).files.keys():
+        path.unlink(missing_ok=True)
+
+
+def fault_beside(path: Path) -> str | None:
+    """What is wrong with a file by the record beside it, as `fault_of`; UNRECORDED without one."""
+    record = path.with_name(f"{path.name}.json")
+    try:
+        return fault_of(path, json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    except FileNotFoundError:
+        return UNRECORDED
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return digest == sha256(path)
+        return CHANGED
 
 
 def refuse_changed(path: Path) -> None:
     """Raises UserError if a file has a record beside it and is not what that says."""
-    if path.is_file() and path.with_name(f"{path.name}.json").exists() and not is_recorded(path):
-        raise UserError(f"{path} was changed after it was made; {remedy(path)}")
+    if fault_beside(path) == CHANGED:
+        raise UserError(f"{path} {CHANGED}; {remedy(path)}")
 
 
 def dictionary(value: Any) -> dict[str, Any]:
-    """The value if it is a dictionary, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def sidecar_hashes(record: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 by name of the files beside an artifact: those made with it and those drawn after."""
-    drawn = dictionary(dictionary(record.get("drawn")).get("files"))
-    names = {**dictionary(record.get("beside")), **drawn}
-    return {name: digest for name, digest in names.items() if Path(name).name == name}
-
-
-def written_beside(models_dir: Path, name: str) -> set[str]:
-    """Names of the files in the folder that belong to an artifact and were not changed since."""
-    try:
-        hashes = sidecar_hashes(read_record(models_dir, name))
-    except UserError:
-        return set()
-    return {file for file, digest in hashes.items() if is_file_of(models_dir / file, digest)}
-
-
-def is_file_of(path: Path, digest: str) -> bool:
-    """Whether there is a file of this SHA-256."""
-    return path.is_file() and sha256(path) == digest
-
-
-def changed_companion(models_dir: Path, name: str, record: dict[str, Any]) -> str | None:
-    """A file that was made with an artifact, and that is missing or was changed; None if none is.
-
-    Charts and tables do not count.
-    """
-    for file, digest in sidecar_hashes(record).items():
-        if file not in DRAWN and not is_file_of(models_dir / file, digest):
-            return file
-    return None
+    """A mapping as a dictionary; anything else as an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def stale_reason(models_dir: Path, name: str) -> str | None:
@@ -254,8 +225,8 @@ def stale_reason(models_dir: Path, name: str) -> str | None:
     """
     record = read_record(models_dir, name)
     path, remedy = artifact_path(models_dir, name), command(name, models_dir)
-    if name != "dataset" and sha256(path) != record["sha256"]:
-        return f"{path} was changed after it was made; make it anew with: {remedy}"
+    if name != "dataset" and fault_of(path, record["sha256"]):
+        return f"{path} {CHANGED}; make it anew with: {remedy}"
     for source, digest in record["inputs"].items():
         if source not in ARTIFACTS:  # a folder of pictures: the stage that reads it asks
             continue

@@ -18,18 +18,14 @@ from typing import Any
 from pipeline.base import fingerprints, system, unfinished
 from pipeline.base.artifacts import (
     artifact_path,
-    atomic,
-    changed_companion,
     command,
     dictionary,
+    put_record,
     read_record,
-    record_path,
-    sha256,
     stale_reason,
-    write_record,
-    written_beside,
 )
 from pipeline.base.console import UserError, say
+from pipeline.base.files import atomic, sha256
 from pipeline.base.identity import (
     NOT_RESUMED,
     Identity,
@@ -145,7 +141,6 @@ class Stage:
         Charts and tables do not count: they are drawn again from the record.
         """
         for name in names:
-            path = artifact_path(self.models_dir, name)
             try:
                 record = read_record(self.models_dir, name)
                 stale = stale_reason(self.models_dir, name)
@@ -154,8 +149,8 @@ class Stage:
             identity = self.part(name).identity
             if reasons := differences(record, identity.as_dict(), self.defaults):
                 return reasons
-            if changed := path.name if stale else changed_companion(self.models_dir, name, record):
-                return [Reason("changed", f"{changed} was changed after it was made")]
+            if fault := record.fault() or stale:
+                return [Reason("changed", fault.split(";")[0])]
         return []
 
     def nothing_to_do(self, *names: str, left: Sequence[Left] = ()) -> bool:
@@ -202,9 +197,8 @@ class Stage:
 
     def may_pass(self, reasons: Sequence[Reason]) -> bool:
         """Whether there are no reasons, or `--accept-edits` covers all of them."""
-        return not reasons or (
-            self.arguments.accept_edits and all(reason.acceptable for reason in reasons)
-        )
+        accept = self.arguments.accept_edits
+        return all(accept and reason.acceptable for reason in reasons)
 
     def accept(self, names: tuple[str, ...]) -> None:
         """Brings the records of artifacts up to this code and these packages, and prints it.
@@ -225,9 +219,8 @@ class Stage:
             for text in texts:
                 say(f"{self.script.name}: accepted as changing nothing: {text}")
             identity = self.part(name).identity.as_dict()
-            record |= {"code": identity["code"], "versions": identity["versions"]}
-            record["accepted"] = record.get("accepted", []) + texts
-            write_record(record_path(self.models_dir, name), record)
+            now = {key: identity[key] for key in ("code", "versions")}
+            record.rewrite(**now, accepted=record.get("accepted", []) + texts)
 
     def may_resume(self, then: Any) -> Resumption | None:
         """Whether a stopped run of the identity `then` may continue as this one.
@@ -267,12 +260,11 @@ class Stage:
     ) -> dict[str, Any]:
         """The record of one artifact whose SHA-256 is `digest`."""
         about = {"stage": self.script.stem, "metrics": metrics, "sha256": digest}
-        before = list(resumption.threads_before)
-        accepted = {"accepted": list(resumption.accepted)} if resumption.accepted else {}
+        resumed = {"accepted": resumption.accepted, "threads_before": resumption.threads_before}
+        kept = {key: list(values) for key, values in resumed.items() if values}
         threads = {"threads": system.tensorflow_threads()}
-        earlier = {"threads_before": before} if before else {}
         cost = {"peak_memory_mb": system.peak_memory_mb(), "wall_seconds": self.seconds()}
-        return about | self.identity.as_dict() | accepted | threads | earlier | cost
+        return about | self.identity.as_dict() | kept | threads | cost
 
     @contextlib.contextmanager
     def new_artifact(
@@ -290,15 +282,13 @@ class Stage:
         last. A kill in between leaves hashes that do not match, which `stale_reason` and
         `reasons` report: never a wrong file that looks right.
 
-        Charts and tables are not written here: they are drawn from the record once it is in place
-        (report/sidecars.py), so that none of them can cost the artifact.
+        Charts and tables are drawn later, from the record (report/sidecars.py): none can cost the
+        artifact.
 
         Args:
             tables: what the record holds beside the metrics: the history of a training, say.
-            companions: names of further files in the models folder without which the artifact is
-                not whole.
+            companions: names of further files in the models folder that belong to the artifact.
         """
-        obsolete = written_beside(self.models_dir, name) - set(companions)
         with contextlib.ExitStack() as stack:
             paths = [artifact_path(self.models_dir, name)]
             paths += map(self.models_dir.joinpath, companions)
@@ -307,6 +297,4 @@ class Stage:
             digest, *others = map(sha256, temporary)
             record = self.part(name).record(digest, metrics, resumption) | dict(tables or {})
             record["beside"] = dict(zip(companions, others))
-        write_record(record_path(self.models_dir, name), record)
-        for file in obsolete:  # as the curves of a fine-tuning that this artifact did not have
-            (self.models_dir / file).unlink(missing_ok=True)
+        put_record(self.models_dir, name, record)

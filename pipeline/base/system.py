@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.base.artifacts import sweep
 from pipeline.base.console import UserError
+from pipeline.base.files import sweep
 
 START: Final = "spawn"  # how child processes start: afresh, because TensorFlow survives no fork
 LOCK_FILE = ".lock"  # in a models folder, while a stage works there: holds the stage's name

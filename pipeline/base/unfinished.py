@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.base.artifacts import write_json
 from pipeline.base.cli import flags_of
 from pipeline.base.console import UserError
+from pipeline.base.files import write_json
 from pipeline.base.identity import Reason
 
 SHOWN = 3  # reasons that a message lists

@@ -8,7 +8,6 @@ image size (`load_classes`, `load_size`); a CSV list holds the file name of each
 from __future__ import annotations
 
 import csv
-import functools
 import mmap
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import artifact_path, command, read_record, sha256
+from pipeline.base.artifacts import artifact_path, command, read_record
 from pipeline.base.console import UserError
+from pipeline.base.files import fault_of
 from pipeline.data.classes import Classes
 
 SPLITS = ("train", "validation", "test")
@@ -115,9 +115,8 @@ def load_split(models_dir: Path, split: str) -> Split:
         for kind in ("images", "masks"):
             paths = []
             for name, digest in about["files"][f"{split}_{kind}"]:
-                status = (folder / name).stat()
-                if cached_sha256(folder / name, status.st_size, status.st_mtime_ns) != digest:
-                    raise ValueError(f"{name} was changed after it was written")
+                if fault := fault_of(folder / name, digest):
+                    raise ValueError(f"{name} {fault}")
                 paths.append(folder / name)
             arrays.append(Rows(paths))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -126,12 +125,6 @@ def load_split(models_dir: Path, split: str) -> Split:
             f"make it anew with: {command('dataset', models_dir)}"
         ) from None
     return arrays[0], arrays[1]
-
-
-@functools.cache
-def cached_sha256(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file; read once per process while size and modification time stay the same."""
-    return sha256(path)
 
 
 def load_classes(models_dir: Path) -> Classes:
@@ -168,11 +161,8 @@ def names_of(models_dir: Path, split: str, numbers: Collection[int]) -> dict[int
         return {}
     name, digest = listing
     path = artifact_path(models_dir, "dataset").with_name(name)
-    if not path.exists() or sha256(path) != digest:
-        raise UserError(
-            f"{path} is missing or was changed after it was written; "
-            f"make it anew with: {command('dataset', models_dir)}"
-        )
+    if fault := fault_of(path, digest):
+        raise UserError(f"{path} {fault}; make it anew with: {command('dataset', models_dir)}")
     with path.open(encoding="utf-8", newline="") as file:
         rows = (row for row in csv.reader(file) if row[0] == split)
         return {int(number): name for _, number, name in rows if name and int(number) in numbers}

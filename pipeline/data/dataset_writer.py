@@ -1,8 +1,9 @@
 """Writes the prepared data set, which `dataset` reads.
 
-`DataSetWriter` writes images and masks as .npy shards, then `dataset.json`, which names them.
-`ListWriter` writes a CSV list of the file name of each example. `leftovers` finds files in the
-folder that the present `dataset.json` does not name; `rollback` removes those of a failed run.
+`DataSetWriter` writes images and masks as .npy shards, and a CSV list of the file name of each
+example. `dataset.json`, the record, names them all and is written last, by the stage. `leftovers`
+finds files in the folder that the present record does not name; `rollback` removes those of a
+failed run.
 """
 
 from __future__ import annotations
@@ -10,27 +11,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterator
+import io
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import atomic, sha256, write_record
+from pipeline.base.artifacts import Record
+from pipeline.base.files import atomic, sha256
 from pipeline.data.classes import IGNORED, Classes
 from pipeline.data.dataset import SPLITS
 
 SHARD_BYTES = 64 << 20  # of images per file, and so the memory that writing a split needs
-HEADER = "split,number,picture\n"
+HEADER = ("split", "number", "picture")  # columns of the list
 
 
 class DataSetWriter:
     """Writes examples into shards; holds at most one unfinished shard per split in memory.
 
-    An old data set in the folder stays valid until `finish`, which replaces `dataset.json` and
-    then removes the old files.
+    An old data set in the folder stays valid: names contain the hash of the content.
     """
 
     def __init__(self, folder: Path, classes: Classes) -> None:
@@ -85,80 +85,59 @@ class DataSetWriter:
             }
         return splits, hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()
 
-    def finish(self, about: dict[str, Any]) -> None:
-        """Writes `dataset.json` and removes the files of the data set that it replaces.
-
-        Args:
-            about: its content besides classes and files; "image_size" is [width, height].
-        """
-        classes = {
+    def facts(self) -> dict[str, Any]:
+        """What the record has to say of classes and files."""
+        return {
             "class_names": self.classes.names,
             "class_colours": self.classes.colours,
             "ignored": self.classes.ignored,
+            "files": self.files,
         }
-        record = {**about, **classes, "files": self.files}
-        write_record(self.folder / "dataset.json", record)
-        for path in leftovers(self.folder, record):
-            path.unlink()
 
 
-class ListWriter:
-    """Collects the names of examples, in the order of the arrays, in temporary files."""
+def write_list(folder: Path, names: dict[str, list[str]]) -> list[str]:
+    """Writes the list of the file names of the examples.
 
-    def __init__(self) -> None:
-        # They live as long as the writer. A file name may be any bytes, not only UTF-8.
-        self.parts = {
-            split: tempfile.TemporaryFile(  # noqa: SIM115
-                "w+", encoding="utf-8", errors="replace", newline=""
-            )
-            for split in SPLITS
-        }
-        self.number = dict.fromkeys(SPLITS, 0)
-        self.named = False
+    The name of the list contains its hash, so that the list of an old data set stays.
 
-    def add(self, split: str, name: str) -> None:
-        """Adds the next example of a split; `name` is empty if its source has none."""
-        row = split, self.number[split], name
-        csv.writer(self.parts[split], lineterminator="\n").writerow(row)
-        self.number[split] += 1
-        self.named |= bool(name)
+    Args:
+        names: by split, in the order of the arrays.
 
-    def write(self, folder: Path) -> list[str] | None:
-        """Writes the list and returns [file name, SHA-256]; None, and no file, without any name.
-
-        The file name contains the hash, so that the list of an old data set stays until the end.
-        """
-        if not self.named:
-            return None
-        digest = hashlib.sha256(HEADER.encode())
-        for part in self.parts.values():
-            part.seek(0)
-            for line in part:
-                digest.update(line.encode())
-        path = folder / f"examples-{digest.hexdigest()[:8]}.csv"
-        with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(HEADER)
-            for part in self.parts.values():
-                part.seek(0)
-                shutil.copyfileobj(part, file)
-        return [path.name, digest.hexdigest()]
+    Returns:
+        File name and SHA-256 of the list.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for split in SPLITS:
+        writer.writerows((split, number, name) for number, name in enumerate(names[split]))
+    content = text.getvalue().encode("utf-8", "replace")  # a name may be any bytes
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / f"examples-{digest[:8]}.csv"
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return [path.name, digest]
 
 
 @contextlib.contextmanager
 def rollback(folder: Path) -> Iterator[None]:
     """Removes the arrays and lists that are written in the `with` block if it fails."""
-    before = leftovers(folder, {})
+    before = leftovers(folder)
     try:
         yield
     except BaseException:
-        for path in set(leftovers(folder, {})).difference(before):
+        for path in leftovers(folder, before):
             path.unlink(missing_ok=True)
         raise
 
 
-def leftovers(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """Arrays and lists in `folder` that do not belong to the data set of `record`; {}: all."""
-    kept = {name for parts in record.get("files", {}).values() for name, _ in parts}
-    kept |= set((record.get("listing") or [])[:1])  # [name of the list, SHA-256]
+def remove_leftovers(folder: Path, record: Record) -> None:
+    """Removes the arrays and lists in `folder` that the record of the data set does not name."""
+    for path in leftovers(folder, record.files):
+        path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, kept: Collection[Path] = ()) -> list[Path]:
+    """Arrays and lists in `folder` other than the files `kept`."""
     files = (*folder.glob("*.npy"), *folder.glob("examples-*.csv"))
-    return [path for path in files if path.name not in kept]
+    return [path for path in files if path not in kept]

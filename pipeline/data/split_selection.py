@@ -10,7 +10,6 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -32,8 +31,6 @@ from pipeline.data.sample_source import (
 from pipeline.data.split_rules import SHARES, Choose
 
 FEWEST_PICTURES = 10  # needed in all splits together
-FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
-FEW_CLASSES = 5  # classes that the note on this lists at most
 LEFT_OUT = 255  # in place of an index into SPLITS: the example is in no split
 
 
@@ -117,33 +114,6 @@ def refuse_absent(
             mapping = ",".join(f"{k + 1}:{k}" for k in range(len(names)))
             remedy += f"; if mask values start at 1: --label-mapping {mapping}"
     raise UserError(f"{start}; {remedy}; to accept this: --skip-bad 0.01")
-
-
-def few_pictures_note(splits: dict[str, dict[str, Any]]) -> str:
-    """A note on splits, and on classes in the other splits, with fewer than FEW pictures.
-
-    Args:
-        splits: "examples" and "class_pictures" by split, from `DataSetWriter.describe`.
-
-    Returns:
-        One line, rarest classes first; "" if there is nothing to note.
-    """
-    parts: list[str] = []
-    rare: dict[str, list[tuple[int, str]]] = {}  # by class, its pictures in each split with few
-    for split, facts in splits.items():
-        if facts["examples"] < FEW:
-            parts.append(f"{split} ({facts['examples']})")
-            continue
-        for name, number in facts["class_pictures"].items():
-            if number < FEW:
-                rare.setdefault(name, []).append((number, split))
-    rarest = sorted(rare, key=lambda name: min(rare[name]))
-    for name in rarest[:FEW_CLASSES]:
-        parts.append(f"{name} (in {', '.join(f'{k} of {split}' for k, split in rare[name])})")
-    if len(rare) > FEW_CLASSES:
-        parts.append(f"{len(rare) - FEW_CLASSES} more classes")
-    start = f"note: fewer than {FEW} pictures, so IoU is not reliable: "
-    return start + ", ".join(parts) if parts else ""
 
 
 def decoded(

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import artifact_path, atomic, stale_reason
+from pipeline.base.artifacts import artifact_path, stale_reason
 from pipeline.base.console import UserError, say
+from pipeline.base.files import atomic
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.memory_plan import plan
 from pipeline.inference.contract import read

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from pipeline.base.artifacts import is_recorded, remedy
+from pipeline.base.artifacts import fault_beside, remedy
 from pipeline.base.console import UserError, silenced
 from pipeline.base.system import Died, cores, in_own_process, limit_address_space
 from pipeline.inference.litert_private import operator_details
@@ -40,7 +40,7 @@ def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> I
     if not path.exists():
         raise UserError(f"{path} is missing; {remedy(path)}")
     # A child process of the pipeline starts after its parent has tried the file.
-    if not made_here and multiprocessing.parent_process() is None and not is_recorded(path):
+    if not made_here and multiprocessing.parent_process() is None and fault_beside(path):
         status = path.stat()
         try_out(path, status.st_size, status.st_mtime_ns)
     return load_interpreter(path, threads)

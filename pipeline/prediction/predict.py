@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.base.artifacts import (
-    ARTIFACTS,
-    atomic,
-    read_record,
-    refuse_changed,
-    stale_reason,
-)
+from pipeline.base.artifacts import ARTIFACTS, read_record, refuse_changed, stale_reason
 from pipeline.base.console import UserError, say
+from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure, tf
 from pipeline.data.classes import Classes, make_classes
 from pipeline.data.dataset import load_classes

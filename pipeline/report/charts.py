@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import atomic
+from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure
 from pipeline.data.classes import Classes
 from pipeline.report.chart_style import chart_text, class_labels, rendered, styled

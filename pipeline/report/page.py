@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.artifacts import ARTIFACTS, command, read_record, written_beside
+from pipeline.base.artifacts import ARTIFACTS, command, read_record
 from pipeline.base.cli import flags_of
 from pipeline.base.console import UserError, say
 from pipeline.base.lazy import jinja2
@@ -203,7 +203,7 @@ def training_history(models_dir: Path, name: str) -> list[dict[str, float | None
     except UserError:
         return []
     table = models_dir / f"{name}_training.csv"
-    if "history" in record or table.name not in written_beside(models_dir, name):
+    if "history" in record or table not in record.unchanged_files():
         return record.get("history") or []
     with table.open(encoding="utf-8", newline="") as file:
         return [

@@ -11,15 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import fingerprints
-from pipeline.base.artifacts import (
-    dictionary,
-    is_file_of,
-    read_record,
-    record_path,
-    sha256,
-    write_record,
-)
+from pipeline.base.artifacts import Record, dictionary, read_record
 from pipeline.base.console import UserError, say
+from pipeline.base.files import CHANGED, fault_of, sha256
 from pipeline.base.stage import Stage
 
 Drawings = dict[Path, Callable[[Path], object]]  # by file, what writes it
@@ -43,7 +37,7 @@ def draw(stage: Stage, name: str, drawings: Drawings, code: str) -> None:
             files[path.name] = sha256(path)
         state = {"files": files, "code": digests}
         if record.get("drawn") != state:
-            write_record(record_path(stage.models_dir, name), record | {"drawn": state})
+            record.rewrite(drawn=state)
     except (UserError, OSError) as error:
         say(f"note: the charts and tables of {name} could not be noted: {error}")
 
@@ -76,15 +70,14 @@ def drawn(path: Path, write: Callable[[Path], object]) -> bool:
     return True
 
 
-def reason_to_draw(record: dict, path: Path, digests: dict[str, str]) -> str | None:
+def reason_to_draw(record: Record, path: Path, digests: dict[str, str]) -> str | None:
     """Why a file that is drawn from a record has to be drawn again; None if it need not."""
-    state = dictionary(record.get("drawn"))
-    digest = dictionary(state.get("files")).get(path.name)
+    state, digest = dictionary(record.get("drawn")), record.drawn.get(path.name)
     if not path.is_file():
         return "it is missing"
     if digest is None:
         return "it is of an earlier run"
-    if not is_file_of(path, digest):
+    if fault_of(path, digest) == CHANGED:
         return "it was changed after it was drawn"
     code = dictionary(state.get("code"))
     edited = sorted(name for name in code.keys() | digests if code.get(name) != digests.get(name))

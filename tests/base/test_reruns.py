@@ -78,7 +78,13 @@ KINDS = {
         ),
         *("report/gallery.py", "report/page.py", "report/page.html"),
     ),
-    "tables, gates": (NONE, "report/tables.py", "report/gates.py", "report/sidecars.py"),
+    "tables, gates": (
+        NONE,
+        "report/tables.py",
+        "report/dataset_summary.py",
+        "report/gates.py",
+        "report/sidecars.py",
+    ),
     "console, command line, locks, records": (
         *(
             NONE,
@@ -88,6 +94,7 @@ KINDS = {
             "base/unfinished.py",
             "base/system.py",
             "base/artifacts.py",
+            "base/files.py",
         ),
         *(
             "base/stage.py",

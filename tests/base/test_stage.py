@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.base import artifacts, fingerprints, identity, lazy
 from pipeline.base.console import Terminated, UserError
+from pipeline.base.files import sha256
 from pipeline.base.identity import Resumption
 from pipeline.base.stage import Stage
 
@@ -136,13 +137,13 @@ def test_artifact_of_a_part_of_the_inputs_and_settings_is_made_again_for_these_a
 
 def test_accepted_edit_makes_nothing_and_is_in_the_record(begin, capsys):
     begin.script.write_text("RATE = 2 / 2\n")
-    before = artifacts.sha256(artifacts.artifact_path(begin.models_dir, "original"))
+    before = sha256(artifacts.artifact_path(begin.models_dir, "original"))
     accepting = begin(accept_edits=True).require("dataset")
     assert accepting.nothing_to_do("original")
     assert "accepted as changing nothing: training.py was edited" in capsys.readouterr().out
     record = artifacts.read_record(begin.models_dir, "original")
     assert record["accepted"] == ["training.py was edited"]
-    assert artifacts.sha256(artifacts.artifact_path(begin.models_dir, "original")) == before
+    assert sha256(artifacts.artifact_path(begin.models_dir, "original")) == before
     assert texts(begin()) == []
 
 

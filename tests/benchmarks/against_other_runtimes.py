@@ -58,8 +58,9 @@ from runtimes import File, Network
 
 import quantization
 from pipeline.base import cli, console, lazy
-from pipeline.base.artifacts import MODELS_DIR, command, read_record, sha256, write_json
+from pipeline.base.artifacts import MODELS_DIR, command, read_record
 from pipeline.base.cli import SEED
+from pipeline.base.files import sha256, write_json
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.evaluation import bootstrap, latency
 from pipeline.inference import iou

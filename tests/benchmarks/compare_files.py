@@ -18,7 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.base import artifacts, console, lazy
+from pipeline.base import console, lazy
+from pipeline.base.files import write_json
 from pipeline.evaluation import latency
 from pipeline.inference import litert, timing
 from pipeline.inference.tflite_files import gzip_bytes
@@ -114,7 +115,7 @@ def main() -> None:
     console.say(f"{cpu}, {arguments.threads} thread(s), {arguments.repeats} repeats")
     console.say(markdown(record))
     if arguments.json:
-        artifacts.write_json(arguments.json, record)
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ from compare_files import time_files
 import quantization
 import training
 from pipeline.base import console
-from pipeline.base.artifacts import MODELS_DIR, artifact_path, read_record, write_json
+from pipeline.base.artifacts import MODELS_DIR, artifact_path, read_record
 from pipeline.base.cli import SEED
+from pipeline.base.files import write_json
 from pipeline.base.lazy import keras, tf
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.accuracy import counts_per_image

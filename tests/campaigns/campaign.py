@@ -32,7 +32,7 @@ from surroundings import cases, disk, flags, memory
 from toy import ROOT
 from trials import Campaign, Tally
 
-from pipeline.base import artifacts
+from pipeline.base.files import write_json
 from pipeline.base.lazy import versions
 from pipeline.evaluation import latency
 
@@ -115,7 +115,7 @@ def main() -> int:
             "versions": versions(),
             "rows": sorted(every, key=lambda row: list(KINDS).index(row["kind"])),
         }
-        artifacts.write_json(arguments.write, record)
+        write_json(arguments.write, record)
     return int(any(row["faults"] for row in rows))
 
 

@@ -18,6 +18,7 @@ from toy import ask, copy_of, run
 from trials import Campaign, Tally
 
 from pipeline.base import artifacts, console
+from pipeline.base.files import sha256
 from pipeline.inference import keras_files
 from pipeline.prediction import predict
 
@@ -112,7 +113,7 @@ def hostile(campaign: Campaign) -> Iterator[Tally]:
             else:  # in the place of ours
                 models_dir = copy_of(campaign.old, campaign.folder / "foreign")
                 shutil.copy(path, models_dir / name)
-                digest = {"sha256": artifacts.sha256(path)}
+                digest = {"sha256": sha256(path)}
                 record = artifacts.read_record(models_dir, "original") | digest
                 artifacts.write_record(artifacts.record_path(models_dir, "original"), record)
                 arguments = ask(script, models_dir)[1:]

@@ -33,6 +33,7 @@ import pruning
 import quantization
 import training
 from pipeline.base import artifacts, console, system
+from pipeline.base.files import sha256
 from pipeline.base.lazy import keras, layers, matplotlib_figure
 from pipeline.data.formats import synthetic
 from pipeline.evaluation import latency, memory
@@ -330,13 +331,13 @@ def facts(script: str, models_dir: Path) -> dict[str, Any]:
         kept = ("name", "bytes", "mean_iou", "mean_iou_interval", "nonzero_share", "stale")
         return {row["name"]: {key: row[key] for key in kept} for row in rows}
     paths = [artifacts.artifact_path(models_dir, name) for name in names[script]]
-    return {path.name: artifacts.sha256(path) for path in paths}
+    return {path.name: sha256(path) for path in paths}
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """SHA-256 of the files in a folder, by name."""
     found = {path.name: path for path in folder.glob(pattern) if path.is_file()}
-    return {name: artifacts.sha256(path) for name, path in found.items()}
+    return {name: sha256(path) for name, path in found.items()}
 
 
 def hidden(models_dir: Path) -> list[str]:

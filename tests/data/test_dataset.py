@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.base import fingerprints
-from pipeline.base.artifacts import read_record
+from pipeline.base.artifacts import put_record, read_record
 from pipeline.base.console import UserError
 from pipeline.data import dataset, dataset_writer
 from pipeline.data.classes import IGNORED, make_classes
@@ -77,7 +77,9 @@ def write(models_dir, images, masks):
     splits, fingerprint = writer.describe()
     record = {"sha256": fingerprint, "inputs": {}, "settings": {}, "code": {}, "versions": {}}
     record |= {"metrics": {}, "wall_seconds": 1}
-    writer.finish({"image_size": [64, 32], "splits": splits, **record})
+    content = {"image_size": [64, 32], "splits": splits, **writer.facts(), **record}
+    put_record(models_dir, "dataset", content)
+    dataset_writer.remove_leftovers(writer.folder, read_record(models_dir, "dataset"))
 
 
 def test_shards_read_like_one_array(sharded):
@@ -187,7 +189,7 @@ def test_old_data_set_stays_until_the_new_one_is_complete(sharded):
     models_dir, images, masks = sharded
     writer = DataSetWriter(models_dir / "dataset", make_classes(("cat", "dog")))
     for image, mask in zip(images[::-1], masks):
-        writer.add("train", image, mask)  # and is killed before `finish`
+        writer.add("train", image, mask)  # and is killed before the record is written
     np.testing.assert_array_equal(load_split(models_dir, "train")[0][:], images)
     write(models_dir, images[:6], masks[:6])
     assert len(load_split(models_dir, "test")[0]) == 6

@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 
-from pipeline.base.artifacts import sha256
+from pipeline.base import artifacts
 from pipeline.base.console import UserError
-from pipeline.data import dataset_writer
+from pipeline.base.files import sha256
 from pipeline.data.dataset import names_of
-from pipeline.data.dataset_writer import ListWriter
+from pipeline.data.dataset_writer import write_list
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 from tests.helpers.listing import listed
 
@@ -76,11 +76,8 @@ def test_changed_or_missing_list_is_refused(tmp_path, small_data):
 
 def test_unusual_file_names_survive_the_csv(tmp_path):
     names = ["a b.png", 'the "best", one.jpg', "zwei\nzeilen.png", "größe.webp", "=1+1.png", ""]
-    writer = ListWriter()
-    for name in names:
-        writer.add("test", name)
-    writer.add("train", b"not \xff utf-8.png".decode("utf-8", "surrogateescape"))
-    name, digest = writer.write(tmp_path)
+    train = [b"not \xff utf-8.png".decode("utf-8", "surrogateescape")]
+    name, digest = write_list(tmp_path, {"train": train, "validation": [], "test": names})
     assert digest == sha256(tmp_path / name)
     rows = list(csv.reader(io.StringIO((tmp_path / name).read_bytes().decode("utf-8"))))
     assert rows[0] == ["split", "number", "picture"]
@@ -100,7 +97,7 @@ def test_failed_run_keeps_the_old_list_and_leaves_no_new_one(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_writer, "write_record", full)
+        patch.setattr(artifacts, "write_record", full)
         with pytest.raises(OSError, match="No space"):
             prepare(models_dir, folder)
     assert listed(models_dir) == (before, names)

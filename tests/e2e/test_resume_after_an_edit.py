@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import artifacts
+from pipeline.base.files import sha256
 from tests.helpers.runs import OWN_TRAINING, edit, run_script, start_script
 
 pytestmark = pytest.mark.slow
@@ -48,5 +49,5 @@ def test_killed_training_resumes_after_an_accepted_edit_and_records_it(
     assert "going on after epoch 1\n" in done.stdout
     record = artifacts.read_record(models_dir, "original")
     assert record["accepted"] == ["pipeline/training/losses.py was edited"]
-    uninterrupted = artifacts.sha256(own_project / "models" / "original_model.h5")
-    assert artifacts.sha256(models_dir / "original_model.h5") == uninterrupted
+    uninterrupted = sha256(own_project / "models" / "original_model.h5")
+    assert sha256(models_dir / "original_model.h5") == uninterrupted

@@ -9,6 +9,7 @@ from PIL import Image
 import data_preparation
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.data.dataset import SPLITS, load_classes, load_split
+from pipeline.report.dataset_summary import LEFT_OUT
 
 YAML = """# a comment
 path: .
@@ -68,7 +69,7 @@ def prepare(models_dir, data, *flags):
         size = () if "--image-size" in flags else ("--image-size", "32")
         data_preparation.main([*where, *size, *map(str, flags)])
     arrays = {split: [part[:] for part in load_split(models_dir, split)] for split in SPLITS}
-    left_out = artifact_path(models_dir, "dataset").with_name(data_preparation.LEFT_OUT)
+    left_out = artifact_path(models_dir, "dataset").with_name(LEFT_OUT)
     return SimpleNamespace(
         record=read_record(models_dir, "dataset"),
         classes=load_classes(models_dir),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.artifacts import artifact_path, record_path, sha256, write_record
+from pipeline.base.artifacts import artifact_path, record_path, write_record
+from pipeline.base.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "tensorflow_datasets"

@@ -9,8 +9,9 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import quantization
-from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
+from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
+from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import load_model, save_model

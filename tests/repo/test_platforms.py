@@ -93,13 +93,13 @@ print(list(folder.iterdir()))
 
 def test_measurements_of_the_machine_and_of_memory_work():
     program = """
-from pipeline.base import artifacts, system
+from pipeline.base import files, system
 from pipeline.evaluation import latency, memory
 system.limit_address_space(1 << 30)
 latency.others_seconds()
 memory.reset_peak = lambda: False
 print(system.cores() > 0, system.peak_memory_mb())
-print(artifacts.is_running(os.getppid()), artifacts.is_running(2**30), artifacts.is_running(10**30))
+print(files.is_running(os.getppid()), files.is_running(2**30), files.is_running(10**30))
 """
     assert run_without_unix(program).stdout == "True None\nTrue False False\n"
 
@@ -111,9 +111,9 @@ def test_temporary_files_of_dead_processes_are_removed(tmp_path):
     for name in names:
         (tmp_path / name).write_text("half", encoding="utf-8")
     program = """
-from pipeline.base import artifacts
-artifacts.sweep(pathlib.Path(sys.argv[1]))
-artifacts.write_json(pathlib.Path(sys.argv[1]) / "whole.json", {})
+from pipeline.base import files
+files.sweep(pathlib.Path(sys.argv[1]))
+files.write_json(pathlib.Path(sys.argv[1]) / "whole.json", {})
 """
     run_without_unix(program, tmp_path)
     left = {path.name for path in tmp_path.iterdir()}

@@ -135,6 +135,7 @@ def test_text_files_are_utf8_under_an_ascii_locale(numbers, tmp_path):
     code = """
 import json, locale, sys
 from pathlib import Path
+from pipeline.base.files import write_csv, write_json
 from pipeline.base import artifacts, console
 from pipeline.report import page
 
@@ -143,8 +144,8 @@ def main():
     evaluation = json.loads(Path("numbers.json").read_text(encoding="utf-8"))
     html = page.page(evaluation, Path("models"))
     Path("report.html").write_text(html, encoding="utf-8")
-    artifacts.write_json(Path("record.json"), {"class_names": ["背景"]})
-    artifacts.write_csv(Path("table.csv"), [{"iou_背景": 1, "caf\\udce9": 2}])
+    write_json(Path("record.json"), {"class_names": ["背景"]})
+    write_csv(Path("table.csv"), [{"iou_背景": 1, "caf\\udce9": 2}])
 
 console.run(main)
 """

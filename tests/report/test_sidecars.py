@@ -110,7 +110,7 @@ def test_disk_that_is_full_after_the_model_is_a_note(stage, drawer, code, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sidecars, "write_record", full)
+        patch.setattr(artifacts, "write_record", full)
         sidecars.draw(stage, "original", drawer.files, str(code))
     assert "note: " in capsys.readouterr().out
     assert stage.reasons("original") == []

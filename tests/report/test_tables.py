@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from pipeline.base.artifacts import MODELS, write_csv
+from pipeline.base.artifacts import MODELS
+from pipeline.base.files import write_csv
 from pipeline.report import tables
 
 STALE = "models/int8_quantized_model.tflite was made from another pruned_model.h5; " * 2

@@ -35,7 +35,7 @@ def test_killed_run_keeps_the_old_data_set(data_copy, moment):
     program = f"""
 import os, signal, sys
 import numpy, data_preparation
-from pipeline.data import dataset_writer
+from pipeline.base import artifacts
 from pipeline.data.formats import synthetic
 save, calls = numpy.save, []
 def killed(*arguments):
@@ -47,7 +47,7 @@ def save_two(file, array):
         killed()
     save(file, array)
 if {moment!r} == "before dataset.json":
-    dataset_writer.write_record = killed
+    artifacts.write_record = killed
 else:
     numpy.save = save_two
 synthetic.COUNTS = {COUNTS}
@@ -63,6 +63,26 @@ data_preparation.main([*where, "--image-size", "32", "--seed", "8"])
     make_data_set(data_copy, seed=8)
     left = os.listdir(data_copy / "dataset")
     assert len(left) == 7, "files of the killed run are still there"
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "list"])
+def test_data_set_that_is_not_whole_is_made_anew(tmp_path, capsys, damage):
+    """It was up to date for `make`, and the next stage refused it."""
+    folder, models_dir = write_set(tmp_path / "set", 12), tmp_path / "models"
+    before = prepare(models_dir, folder).record
+    pattern = "examples-*.csv" if damage == "list" else "validation_masks-*.npy"
+    (path,) = (models_dir / "dataset").glob(pattern)
+    if damage == "missing":
+        path.unlink()
+    else:
+        with path.open("r+b") as file:
+            file.seek(-3, os.SEEK_END)
+            file.write(b"\3")
+    capsys.readouterr()
+    after = prepare(models_dir, folder, "--if-needed").record
+    fault = "is missing" if damage == "missing" else "was changed after it was made"
+    assert f"runs, because {path.name} {fault}\n" in capsys.readouterr().out
+    assert after["files"] == before["files"] and after["listing"] == before["listing"]
 
 
 def test_old_arrays_are_removed_after_replacement(data_copy):

@@ -11,8 +11,9 @@ from PIL import Image
 
 import pruning
 import quantization
-from pipeline.base.artifacts import artifact_path, read_record, record_path, sha256, write_record
+from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
+from pipeline.base.files import sha256
 from pipeline.base.identity import NOT_RESUMED
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split

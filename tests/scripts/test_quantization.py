@@ -14,11 +14,11 @@ from pipeline.base.artifacts import (
     artifact_path,
     read_record,
     record_path,
-    sha256,
     stale_reason,
     write_record,
 )
 from pipeline.base.console import UserError
+from pipeline.base.files import sha256
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model, save_model

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import training
-from pipeline.base.artifacts import read_record, sha256
+from pipeline.base.artifacts import read_record
 from pipeline.base.console import Terminated, UserError
+from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model, validation_iou
 from pipeline.training import imagenet, networks

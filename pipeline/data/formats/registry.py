@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.base.artifacts import atomic, sha256
 from pipeline.base.console import UserError
+from pipeline.base.files import atomic, sha256
 from pipeline.data.formats.coco import json_in, read_coco
 from pipeline.data.formats.folder_layout import layout_of, read_folder
 from pipeline.data.formats.synthetic import KINDS, drawn_animals

@@ -1,0 +1,67 @@
+"""What data preparation prints of a finished data set: its splits, and where they are small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.artifacts import Record
+
+LEFT_OUT = "left_out.txt"  # beside dataset.json: what is left out, and why
+FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
+FEW_CLASSES = 5  # classes that the note on this lists at most
+MOST_SHARES = 4  # classes of a split that are listed; the table of mask values has all
+
+
+def lines(record: Record, folder: Path, skipped: int) -> list[str]:
+    """A line for each split, notes on few pictures, and where files are listed.
+
+    Args:
+        record: of the data set.
+        folder: of the data set.
+        skipped: files that were skipped without a fault.
+    """
+    rows = []
+    faulty = sum(record["metrics"]["audit"]["left_out"].values())
+    for split, facts in record["splits"].items():
+        shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
+        more = " ..." if len(shares) > MOST_SHARES else ""
+        listed = ", ".join(shares[:MOST_SHARES]) + more
+        rows.append(f"{split:10} {facts['examples']:5} examples   {listed}")
+    if note := few_pictures_note(record["splits"]):
+        rows.append(note)
+    if faulty + skipped:
+        rows.append(
+            f"left out: {faulty} faulty examples, {skipped} skipped files; {folder / LEFT_OUT} "
+            "lists them"
+        )
+    if record["listing"]:
+        rows.append(f"file and split of each example: {folder / record['listing'][0]}")
+    return rows
+
+
+def few_pictures_note(splits: dict[str, dict[str, Any]]) -> str:
+    """A note on splits, and on classes in the other splits, with fewer than FEW pictures.
+
+    Args:
+        splits: "examples" and "class_pictures" by split, from `DataSetWriter.describe`.
+
+    Returns:
+        One line, rarest classes first; "" if there is nothing to note.
+    """
+    parts: list[str] = []
+    rare: dict[str, list[tuple[int, str]]] = {}  # by class, its pictures in each split with few
+    for split, facts in splits.items():
+        if facts["examples"] < FEW:
+            parts.append(f"{split} ({facts['examples']})")
+            continue
+        for name, number in facts["class_pictures"].items():
+            if number < FEW:
+                rare.setdefault(name, []).append((number, split))
+    rarest = sorted(rare, key=lambda name: min(rare[name]))
+    for name in rarest[:FEW_CLASSES]:
+        parts.append(f"{name} (in {', '.join(f'{k} of {split}' for k, split in rare[name])})")
+    if len(rare) > FEW_CLASSES:
+        parts.append(f"{len(rare) - FEW_CLASSES} more classes")
+    start = f"note: fewer than {FEW} pictures, so IoU is not reliable: "
+    return start + ", ".join(parts) if parts else ""
