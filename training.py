@@ -54,6 +54,7 @@ from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.losses import Objective, balanced_weights
 from pipeline.training.optimizers import layer_factors, make_optimizer
 from pipeline.training.views import distillation_pair
+from pipeline.training.workers import ending_together
 
 EPOCHS = 40  # supervised
 BATCH_SIZE = 16  # images, over all devices together
@@ -169,7 +170,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     objective = Objective(class_weights)
 
     # Supervised training, then self-distillation.
-    if not arguments.resume:
+    if not arguments.resume and is_first_worker():
         forget(stage, PHASES[1], ours_only=True)
     phase = loop.Phase(PHASES[0], epochs, batch_size, arguments.seed, arguments.resume, objective)
     phase = replace(phase, total_epochs=epochs + arguments.taught_epochs)
@@ -287,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
             forget(part, phase, ours_only=True)
         sidecars.draw_again(stage, "original", drawings(stage.models_dir), charts.__file__)
     else:
-        with stage.working():
+        with ending_together(), stage.working():
             train(stage, arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from pipeline.base.archives import ZIP_ERRORS
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray] | None:
+def read_npz(path: Path | io.BytesIO) -> dict[str, np.ndarray] | None:
     """Returns all arrays of an .npz file by name; None if it is missing, damaged or no .npz file.
 
     Which arrays there are, and their shapes and dtypes, is for the caller to check.

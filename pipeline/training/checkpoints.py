@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from pipeline.base.artifacts import dictionary
 from pipeline.base.console import say
 from pipeline.base.files import atomic
 from pipeline.base.identity import NOT_RESUMED, Resumption, settings_of
-from pipeline.base.lazy import keras
+from pipeline.base.lazy import keras, tf
 from pipeline.base.stage import Stage
-from pipeline.base.system import tensorflow_threads
+from pipeline.base.system import is_first_worker, tensorflow_threads
 from pipeline.data.npz import read_npz
+from pipeline.training.workers import check_same_run, from_first_worker, spans_workers
 
 HEADER = "about"  # name of the array that holds the JSON text; the other arrays are weights
 
@@ -81,17 +83,37 @@ class TrainingState:
             np.savez(temporary, **content)
         self.saved = True
 
-    def restore(self) -> None:
+    def restore(self, resume: bool = True, strategy: tf.distribute.Strategy | None = None) -> None:
         """Continues after the last finished epoch of this same run, or says why it cannot.
 
-        Nothing is assigned before the whole file was read and found to fit.
+        Nothing is assigned before the whole file was read and found to fit. Of several workers the
+        first one decides: all continue with its state, or none does.
+
+        Args:
+            resume: whether to look for a state.
+            strategy: of the training; None: that of one machine.
 
         Raises:
             OSError: the system does not open the file, which says nothing of its content.
+            UserError: as `workers.check_same_run`.
+        """
+        state = self.fitting_state() if resume and is_first_worker() else None
+        if strategy is not None and spans_workers(strategy):
+            check_same_run(self.stage, strategy)
+            content = from_first_worker(state and packed(*state), strategy)
+            state = None if content is None else read_state(io.BytesIO(content))
+        if state is not None:
+            self.take(*state)
+
+    def fitting_state(self) -> State | None:
+        """The state to continue with; None if there is none, or after a line that says why.
+
+        Raises:
+            OSError: as `restore`.
         """
         states = read_states(self.path)
         if not states:
-            return
+            return None
         path = unfinished.nearest(
             {
                 path: self.stage.differences(state and state[0].identity)
@@ -101,25 +123,30 @@ class TrainingState:
         state = states[path]
         if state is None:
             say(f"{path} is damaged; beginning anew")
-            return
+            return None
         header, arrays = state
         resumption = self.stage.may_resume(header.identity)
         if resumption is None:
-            return
+            return None
         current, best = numbered(arrays, "now"), numbered(arrays, "best")
         if not (
             shapes_agree(current, (variable.shape for variable in self.variables))
             and shapes_agree(best, self.weight_shapes)
         ):
             say(f"{path} is of another network; beginning anew")
-            return
-        for variable, value in zip(self.variables, current):
-            variable.assign(value)
-        self.best, self.history = best, header.history
-        say(f"going on after epoch {len(self.history)}")
+            return None
         accepted = dict.fromkeys((*self.resumption.accepted, *resumption.accepted))
+        self.resumption = self.resumption._replace(accepted=tuple(accepted))
+        return state
+
+    def take(self, header: Header, arrays: dict[str, np.ndarray]) -> None:
+        """Puts a state that fits into model and optimizer."""
+        for variable, value in zip(self.variables, numbered(arrays, "now")):
+            variable.assign(value)
+        self.best, self.history = numbered(arrays, "best"), header.history
+        say(f"going on after epoch {len(self.history)}")
         threads_before = [n for n in header.threads if n != tensorflow_threads()]
-        self.resumption = Resumption(tuple(accepted), tuple(threads_before))
+        self.resumption = self.resumption._replace(threads_before=tuple(threads_before))
         if threads_before:
             say(
                 f"on {tensorflow_threads()} threads, after epochs on {header.threads[-1]}: the "
@@ -136,7 +163,18 @@ class Header(NamedTuple):
     threads: list[int]  # numbers of TensorFlow threads that the epochs ran on
 
 
-def read_states(path: Path) -> dict[Path, tuple[Header, dict[str, np.ndarray]] | None]:
+State = tuple[Header, dict[str, np.ndarray]]  # a checkpoint: its header, its arrays by name
+
+
+def packed(header: Header, arrays: dict[str, np.ndarray]) -> bytes:
+    """A state as the content of its file."""
+    content: dict[str, Any] = {**arrays, HEADER: json.dumps(header._asdict())}
+    file = io.BytesIO()
+    np.savez(file, **content)
+    return file.getvalue()
+
+
+def read_states(path: Path) -> dict[Path, State | None]:
     """The states of the last run of a phase, and of those that were set aside; see `read_state`.
 
     Raises:
@@ -164,8 +202,8 @@ def left_by(phases: Mapping[str, Stage]) -> list[unfinished.Left]:
     return runs
 
 
-def read_state(path: Path) -> tuple[Header, dict[str, np.ndarray]] | None:
-    """The header of a checkpoint and its arrays by name; None if the file is damaged."""
+def read_state(path: Path | io.BytesIO) -> State | None:
+    """The state in a file; None if the file is damaged."""
     arrays = read_npz(path)
     header = None if arrays is None else parse_header(arrays)
     return None if arrays is None or header is None else (header, arrays)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from pipeline.base.console import say
 from pipeline.base.lazy import tf
 
 
 def pick_strategy() -> tf.distribute.Strategy:
     """The strategy for all machines in TF_CONFIG, else all GPUs of this one, else one device."""
     if "TF_CONFIG" in os.environ:
+        say("waiting for all workers that TF_CONFIG names")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

@@ -130,8 +130,7 @@ def fit(
     state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
     state.history, state.best = list(phase.history), start
-    if phase.resume:
-        state.restore()
+    state.restore(phase.resume, strategy)
     total, predictor = phase.total_epochs or phase.epochs, Predictor(model)
 
     with seeded_layers(network, phase.seed, strategy) as begin_epoch:

@@ -44,7 +44,7 @@ KINDS = {
     "optimizer": ("training", "training/optimizers.py"),
     "training loop": (
         *("training", "training/loop.py", "training/checkpoints.py", "training/epoch_rows.py"),
-        *("training/random_layers.py", "data/npz.py"),
+        *("training/random_layers.py", "training/workers.py", "data/npz.py"),
     ),
     "the mean IoU that picks the best epoch": (
         *("training", "inference/iou.py", "inference/keras_files.py"),
