@@ -7,7 +7,6 @@ and its mask, still encoded.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipeline.base.system import cores
 from pipeline.data.classes import IGNORED
 from pipeline.data.image_reader import (
     Source,
@@ -141,7 +141,7 @@ def in_threads(
     work: Callable[[Sample], Result], samples: Iterator[Sample], bar: Any
 ) -> Iterator[tuple[Sample, Result]]:
     """Yields (sample, work(sample)) in order, computed in threads, CHUNK samples at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         while chunk := list(itertools.islice(samples, CHUNK)):
             for sample, result in zip(chunk, pool.map(work, chunk)):
                 bar.update()

@@ -1,9 +1,14 @@
 """Decoding an example: any size and mode, image and mask stay aligned; threads."""
 
+import os
+import threading
+from unittest import mock
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.base import system
 from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.image_reader import TURNS, Unreadable, fitted_box
 from pipeline.data.label_mapping import Meaning
@@ -143,6 +148,22 @@ def test_threads_keep_the_order_and_few_examples_in_memory():
     work = in_threads(lambda sample: int(sample.image.fetch()), stream(), bar)
     assert [result for _, result in work] == list(range(number)) and bar.count == number
     assert most <= 2 * CHUNK + 1
+
+
+def test_samples_are_read_on_as_many_threads_as_this_process_has_cores(monkeypatch):
+    """In a container, taskset or a batch job, the machine may have many more."""
+    monkeypatch.setattr(system, "available_cores", lambda: list(range(2 * os.cpu_count() + 1)))
+    number, names = system.cores(), set()
+    started = threading.Barrier(number, timeout=20)
+
+    def work(sample):
+        names.add(threading.current_thread().name)
+        if int(sample.id) < number:
+            started.wait()  # until so many threads are here, each with a sample of its own
+
+    samples = (Sample(str(k), Picture(b"", ""), Picture(b"", "")) for k in range(2 * number))
+    assert len(list(in_threads(work, samples, mock.Mock()))) == 2 * number
+    assert len(names) == number
 
 
 def test_lazy_pictures_give_the_same_arrays():
