@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.artifacts import artifact_path, command, refuse_changed
 from pipeline.base.console import UserError
+from pipeline.base.text_table import text_table
 from pipeline.inference.litert import open_interpreter
 from pipeline.inference.litert_private import operator_details
 from pipeline.inference.tflite_files import SharingBuilder
@@ -22,6 +23,7 @@ from pipeline.variants import VARIANTS
 
 OPERATOR_RUNS = 30  # timed runs of each operator
 WARM_UP_RUNS = 5  # runs before them, not timed
+COLUMNS = (("operator", -24), ("count", 7), ("XNNPACK", 9), ("others", 8), ("ms", 9), ("share", 8))
 WIDTH = 80  # characters per line of the notes
 
 
@@ -190,11 +192,12 @@ def profile_lines(path: Path, seed: int) -> list[str]:
         f"{path.name}: {whole:.2f} ms for the whole model",
         f"  {total:.2f} ms for the sum of its operators; "
         f"{partitions} XNNPACK partition{'s' * (partitions != 1)}",
-        f"  {'operator':24}{'count':>7}{'XNNPACK':>9}{'others':>8}{'ms':>9}{'share':>8}",
     ]
+    cells = []
     for kind, runs in sorted(by_kind.items(), key=lambda item: -sum(run[1] for run in item[1])):
         in_xnnpack = sum(index in delegated for index, _ in runs)
         milliseconds = sum(run[1] for run in runs)
-        counts = f"{len(runs):7}{in_xnnpack:9}{len(runs) - in_xnnpack:8}"
-        lines.append(f"  {kind:24}{counts}{milliseconds:9.3f}{milliseconds / total:8.1%}")
+        counts = map(str, (len(runs), in_xnnpack, len(runs) - in_xnnpack))
+        cells.append((kind, *counts, f"{milliseconds:.3f}", f"{milliseconds / total:.1%}"))
+    lines += [f"  {line}" for line in text_table(COLUMNS, cells)]
     return [*lines, ""]

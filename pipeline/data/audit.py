@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.base.console import UserError, progress
+from pipeline.base.text_table import text_table
 from pipeline.data.classes import IGNORED, Colour
 from pipeline.data.image_reader import Unreadable, agrees
 from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
@@ -236,7 +237,7 @@ def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[s
     if not findings.pixels:
         return []
     total = max(1, findings.pixels.total())
-    rows = [("value", "class", "share of pixels", "pictures")]
+    rows = []
     for value in sorted(findings.pixels):
         index = meaning.table.get(value) if meaning else None
         name = "no class: ignored" if index == IGNORED else "no class: refused" if meaning else "?"
@@ -244,10 +245,9 @@ def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[s
             name = meaning.classes.names[index]
         share = f"{findings.pixels[value] / total:.4f}"
         rows.append((labels.format_value(value), name, share, str(findings.pictures[value])))
-    if len(rows) > LISTED and (not meaning or meaning.unknown):
-        rows = rows[:LISTED]
-    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))  # widths
-    return [f"{row[0]:>{first}}  {row[1]:<{second}}  {row[2]:>15}  {row[3]:>8}" for row in rows]
+    shown = rows[: LISTED - 1] if not meaning or meaning.unknown else rows
+    columns = ("value", 1), ("class", -1), ("share of pixels", 1), ("pictures", 1)
+    return text_table(columns, shown, gap="  ")
 
 
 def record(findings: Findings, meaning: Meaning) -> dict[str, Any]:

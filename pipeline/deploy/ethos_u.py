@@ -25,12 +25,17 @@ import numpy as np
 
 from pipeline.base.artifacts import command, refuse_changed
 from pipeline.base.console import UserError
+from pipeline.base.text_table import text_table
 from pipeline.inference.litert import open_interpreter, operators
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
 VERSION = "5.2.0"  # the version of ethos-u-vela whose output this module reads
 INSTALL = f"python3 -m venv vela && vela/bin/pip install ethos-u-vela=={VERSION}"
 KIB = 1024  # bytes: the unit of vela's summary; the table has kilobytes of 1000 bytes
+COLUMNS = (
+    *(("accelerator", -14), ("MHz", 5), ("ms", 8)),
+    *(("SRAM KB", 9), ("flash KB", 9), ("DRAM KB", 8)),
+)
 WIDTH = 80  # characters per line of the table
 MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")  # their names in vela's summary
 
@@ -199,14 +204,15 @@ def cpu_operators(printed: str, kinds: dict[str, str]) -> dict[str, int]:
 def table(rows: Iterable[Row]) -> str:
     """The rows of `estimate` as a table of at most WIDTH characters per line, with notes below."""
     rows = list(rows)
-    lines = [
-        f"{rows[0]['file']} on an NPU: estimates, not measurements",
-        f"{'accelerator':14}{'MHz':>5}{'ms':>8}{'SRAM KB':>9}{'flash KB':>9}{'DRAM KB':>8}"
-        "  on the CPU",
-    ]
+    cells = []
     for row in rows:
-        memory = f"{row['sram_kb']:9.0f}{row['flash_kb']:9.0f}{row['dram_kb']:8.0f}"
-        start = f"{row['accelerator']:14}{row['mhz']:5.0f}{row['milliseconds']:8.2f}{memory}  "
+        memory = [f"{row[key]:.0f}" for key in ("sram_kb", "flash_kb", "dram_kb")]
+        speed = f"{row['mhz']:.0f}", f"{row['milliseconds']:.2f}"
+        cells.append([row["accelerator"], *speed, *memory])
+    head, *starts = text_table(COLUMNS, cells)
+    lines = [f"{rows[0]['file']} on an NPU: estimates, not measurements", f"{head}  on the CPU"]
+    for row, start in zip(rows, starts):
+        start += "  "
         kinds = [f"{count} {kind}" for kind, count in row["cpu_operators"].items()]
         for kind in kinds or ["nothing"]:
             lines += textwrap.wrap(start + kind, WIDTH, drop_whitespace=False)

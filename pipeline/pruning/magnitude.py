@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.lazy import keras, layers, tf, tfmot
+from pipeline.base.text_table import text_table
 from pipeline.inference.iou import mean_iou
 from pipeline.inference.keras_files import Predictor, is_convolution, validation_iou
 
@@ -189,9 +190,11 @@ def check_sparsity(
         UserError: the total differs from what was asked for by more than TOLERANCE.
     """
     if per_layer:
-        say(f"\n{'layer':24}{'weights':>10}{'zeros':>9}")
-    for name, layer in per_layer.items():
-        say(f"{name:24}{layer['weights']:>10,}{layer['sparsity']:>9.1%}")
+        cells = [
+            (name, f"{layer['weights']:,}", f"{layer['sparsity']:.1%}")
+            for name, layer in per_layer.items()
+        ]
+        say("\n" + "\n".join(text_table([("layer", -24), ("weights", 10), ("zeros", 9)], cells)))
     targets = {name: layer | {"sparsity": asked[name]} for name, layer in per_layer.items()}
     achieved, target = total_sparsity(per_layer), total_sparsity(targets)
     if abs(achieved - target) > TOLERANCE:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.base.text_table import text_table
 from pipeline.report.findings import (
     DROP_NOTE,
     SHOWN_CLASSES,
@@ -28,7 +29,7 @@ WIDTH = 80  # characters per line of the terminal
 # --- the terminal ---------------------------------------------------------------------------
 
 Cell = Callable[[Row, Row], str]  # a model and the baseline of its speed -> the cell's text
-# Column head, width in characters (negative: aligned left), and the function that fills a cell.
+# Column head, least width in characters (negative: aligned left), and what fills a cell.
 COLUMNS: list[tuple[str, int, Cell]] = [
     ("model", -14, lambda row, _: row["name"]),
     ("MB", 5, lambda row, _: format_number(row["bytes"] / 1e6)),
@@ -52,15 +53,12 @@ def terminal_table(evaluation: dict[str, Any]) -> str:
     rows, data = evaluation["models"], evaluation["dataset"]
     baseline = baseline_of(rows)
 
-    def line(cells: list[str]) -> str:
-        widths = [width for _, width, _ in COLUMNS]
-        return "".join(
-            f"{text:{'<' if width < 0 else '>'}{abs(width)}}" for text, width in zip(cells, widths)
-        )
-
-    lines = [line([head for head, *_ in COLUMNS])]
-    for row in rows:
-        lines.append(line([cell(row, baseline) for *_, cell in COLUMNS]))
+    heads = [(head, width) for head, width, _ in COLUMNS]
+    cells = [[cell(row, baseline) for *_, cell in COLUMNS] for row in rows]
+    head, *of_rows = text_table(heads, cells)
+    lines = [head]
+    for row, line in zip(rows, of_rows):
+        lines.append(line)
         if row.get("stale"):
             lines += textwrap.wrap(f"stale: {row['stale']}", WIDTH, initial_indent="  ")
     synthetic = " SYNTHETIC DATA." if data["synthetic"] else ""

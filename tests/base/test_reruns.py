@@ -95,6 +95,7 @@ KINDS = {
             "base/system.py",
             "base/artifacts.py",
             "base/files.py",
+            "base/text_table.py",
         ),
         *(
             "base/stage.py",

@@ -35,10 +35,15 @@ from pipeline.base import cli, console
 from pipeline.base.artifacts import MODELS_DIR, artifact_path
 from pipeline.base.cli import SEED
 from pipeline.base.console import UserError
+from pipeline.base.text_table import text_table
 from pipeline.data.dataset import load_split
 from pipeline.inference.litert import open_interpreter
 from pipeline.variants import VARIANTS
 
+COLUMNS = (
+    *(("file", -16), ("CPU", -13), ("values", 12)),
+    *(("values different", 19), ("classes different", 20)),
+)
 FILES = ("int8", "float32", "float16")
 
 # What an emulated processor says of itself: its number at ARM, and what it can do. LiteRT's
@@ -287,18 +292,17 @@ def compare(names: list[str], arguments: argparse.Namespace, work_dir: Path) -> 
         f"{len(pictures)} {kind}, {pictures.shape[1]} x {pictures.shape[2]}; "
         f"LiteRT {version('ai-edge-litert')}, ARM emulated, against x86-64"
     )
-    head = ("file", "CPU", "values", "values different", "classes different")
-    console.say(f"{head[0]:16}{head[1]:13}{head[2]:>12}{head[3]:>19}{head[4]:>20}")
-    wrong = 0
+    wrong, cells = 0, []
     for name, path in paths.items():
         here = outputs(path, pictures, work_dir)
         for processor in PROCESSORS:
             there = outputs(path, pictures, work_dir, processor)
             values = int(np.sum(there != here))
             classes = int(np.sum(there.argmax(-1) != here.argmax(-1)))
-            console.say(f"{name:16}{processor:13}{here.size:12,}{values:19,}{classes:20,}")
+            cells.append((name, processor, f"{here.size:,}", f"{values:,}", f"{classes:,}"))
             if VARIANTS[name].activations == "int8":
                 wrong += values
+    console.say("\n".join(text_table(COLUMNS, cells)))
     return wrong
 
 
