@@ -171,41 +171,63 @@ def unnamed(
     Raises:
         UserError: the class indices are not 0, 1, 2 ... without gaps, or fewer than FEWEST.
     """
-    indices = sorted({k for value, k in table.items() if k != IGNORED and value in values})
-    number = len(indices)
-    if labels.by_colour:
-        number = max((index for index in table.values() if index != IGNORED), default=0) + 1
-        if number < FEWEST:
-            raise UserError(
-                f"the label mapping has one class, but at least {FEWEST} are needed; add the others"
-            )
+    # A mapping of colours names all classes, also those that no mask holds.
+    named = table.keys() if labels.by_colour else table.keys() & set(values)
+    indices = sorted({table[value] for value in named} - {IGNORED})
+    number = max(indices, default=-1) + 1
+    complete = labels.by_colour or (table.keys() >= set(values) and indices == list(range(number)))
+    if complete and number >= FEWEST:
         return tuple(f"class {index}" for index in range(number))
-    all_mapped = all(value in table for value in values)
-    if all_mapped and number >= FEWEST and indices == list(range(number)):
-        return tuple(f"class {index}" for index in indices)
-    listed = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
-    if all_mapped and number < FEWEST:
-        example = first_mask[values[0]] if values else "no mask"
-        raise UserError(
-            f"the masks hold {'only the value ' + listed if values else 'no value'} ({example}), "
-            f"but at least {FEWEST} classes are needed; draw each class with a value of its own"
-        )
+    if labels.by_colour:
+        raise UserError(one_colour_mapped())
+    if table.keys() >= set(values) and len(indices) < FEWEST:
+        raise UserError(too_few_values(values, first_mask))
+    raise UserError(values_without_class(values, first_mask))
+
+
+# --- messages -----------------------------------------------------------------------------
+
+
+def listed(values: list[int]) -> str:
+    """The first SHOWN values."""
+    return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
+
+
+def one_colour_mapped() -> str:
+    """The message on a mapping of colours to fewer than FEWEST classes."""
+    return f"the label mapping has one class, but at least {FEWEST} are needed; add the others"
+
+
+def too_few_values(values: list[int], first_mask: dict[int, str]) -> str:
+    """The message on masks that hold fewer than FEWEST classes; arguments as of `unnamed`."""
+    example = first_mask[values[0]] if values else "no mask"
+    return (
+        f"the masks hold {'only the value ' + listed(values) if values else 'no value'} "
+        f"({example}), but at least {FEWEST} classes are needed; draw each class with a value of "
+        "its own"
+    )
+
+
+def values_without_class(values: list[int], first_mask: dict[int, str]) -> str:
+    """The message on values that are not 0, 1, 2 ... without gaps; arguments as of `unnamed`.
+
+    Its remedy is a mapping of all values, or to ignore 255 if the others are classes without it.
+    """
     unexpected = next((v for k, v in enumerate(values) if v != k), values[-1])
-    start = f"{first_mask[unexpected]} holds the value {unexpected}; all masks hold {listed}"
+    start = (
+        f"{first_mask[unexpected]} holds the value {unexpected}; all masks hold {listed(values)}"
+    )
     if len(values) > NOISY:
-        raise UserError(
+        return (
             f"{start} ({len(values)} values), like photographs or masks once saved as JPEG; "
             "save masks as PNG whose pixel values are class indices"
         )
-    classes = [value for value in values if value != 255]
-    remedy = ",".join(f"{v}:{k}" for k, v in enumerate(values) if v != k)
+    classes = [value for value in values if value != IGNORED]
+    mapping = ",".join(f"{v}:{k}" for k, v in enumerate(values) if v != k)
     no_gap = classes in (list(range(len(classes))), list(range(1, len(classes) + 1)))
-    ignore = ""
-    if 255 in values and len(classes) >= FEWEST:
-        ignore = f"{', or ' if not no_gap else ''}--ignore-index 255 if that is not a class"
-        remedy = "" if no_gap else remedy
-    raise UserError(
-        f"{start}; class indices must be 0, 1, 2 ... without gaps; map the values: "
-        + (f"--label-mapping {remedy}" if remedy else "")
-        + ignore
-    )
+    remedies = [f"--label-mapping {mapping}"] if mapping else []
+    if IGNORED in values and len(classes) >= FEWEST:
+        ignore = "--ignore-index 255 if that is not a class"
+        remedies = [ignore] if no_gap else [*remedies, ignore]
+    rule = "class indices must be 0, 1, 2 ... without gaps; map the values"
+    return f"{start}; {rule}: {', or '.join(remedies)}"
