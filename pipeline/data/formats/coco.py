@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,31 +55,16 @@ def read_coco(path: Path) -> Collection:
     others = {split: counterpart(path, split) for split in ("validation", "test")}
     files = {"train": path} | {split: other for split, other in others.items() if other}
     contents = {split: load(file) for split, file in files.items()}
-    used: dict[int, None] = {}  # ids of the categories that have objects, in their order
-    names: dict[int, str] = {}  # by category id
-    for split, content in contents.items():
-        for category in content["categories"]:
-            if names.setdefault(category["id"], str(category["name"])) != str(category["name"]):
-                both = f"{names[category['id']]!r} and {category['name']!r}"
-                raise UserError(
-                    f"{files[split]}: category {category['id']} has two names, {both}; "
-                    "use the same name in all files"
-                )
-        used |= dict.fromkeys(item["category_id"] for item in content["annotations"])
-    if missing := used.keys() - names.keys():
-        raise UserError(
-            f"{path}: objects have the category {min(missing)}, which has no name; "
-            "add it to categories"
-        )
-    classes = [BACKGROUND] + [names[k] for k in sorted(used) if names[k] != BACKGROUND]
-    if fault := fault_of_names(classes):
-        raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, for pixels without an object)")
-    index = {k: classes.index(names[k]) for k in used}
+
+    # Classes are those of the categories that have objects, in any split.
+    names = category_names(files, contents)
+    used = {item["category_id"] for content in contents.values() for item in content["annotations"]}
+    classes = classes_of(path, names, used)
+    index = {category: classes.index(names[category]) for category in used}
     folders = {split: folder_of(files[split], content) for split, content in contents.items()}
-    splits = {}
-    for split, content in contents.items():
-        reading = functools.partial(read, content, folders[split], index, path.parent)
-        splits[split] = Split(len(content["images"]), reading)
+
+    def reading(split: str) -> Callable[[], Iterator[Sample]]:
+        return functools.partial(read, contents[split], folders[split], index, path.parent)
 
     def listed() -> list[str]:
         pictures = [
@@ -89,15 +74,56 @@ def read_coco(path: Path) -> Collection:
         ]
         return [os.path.relpath(file, path.parent) for file in (*files.values(), *pictures)]
 
-    unused = [(f"category {names[k]}", "has no object") for k in names if k not in used]
     return Collection(
         title=str(path),
-        splits=splits,
-        labels=Labels(tuple(classes)),
-        skipped=unused,
+        splits={
+            split: Split(len(content["images"]), reading(split))
+            for split, content in contents.items()
+        },
+        labels=Labels(classes),
+        skipped=[(f"category {names[k]}", "has no object") for k in names if k not in used],
         files=listed,
         folder=path.parent,
     )
+
+
+def category_names(files: dict[str, Path], contents: dict[str, Any]) -> dict[int, str]:
+    """The names of all categories by id, in the order of the files.
+
+    Args:
+        files: the COCO JSON of each split.
+        contents: result of `load` for each.
+
+    Raises:
+        UserError: a category has two names.
+    """
+    names: dict[int, str] = {}
+    for split, content in contents.items():
+        for category in content["categories"]:
+            number, name = category["id"], str(category["name"])
+            if names.setdefault(number, name) != name:
+                raise UserError(
+                    f"{files[split]}: category {number} has two names, {names[number]!r} and "
+                    f"{name!r}; use the same name in all files"
+                )
+    return names
+
+
+def classes_of(path: Path, names: dict[int, str], used: set[int]) -> tuple[str, ...]:
+    """BACKGROUND and the names of the used categories, by category id.
+
+    Raises:
+        UserError: a used category has no name, or the classes are too few, too many or not unique.
+    """
+    if missing := used - names.keys():
+        raise UserError(
+            f"{path}: objects have the category {min(missing)}, which has no name; "
+            "add it to categories"
+        )
+    classes = (BACKGROUND, *(names[k] for k in sorted(used) if names[k] != BACKGROUND))
+    if fault := fault_of_names(classes):
+        raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, for pixels without an object)")
+    return classes
 
 
 def counterpart(path: Path, split: str) -> Path | None:
