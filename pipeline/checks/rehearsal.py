@@ -29,6 +29,7 @@ from pipeline.pruning import channel_removal, magnitude
 from pipeline.pruning.channels import BLOCK
 from pipeline.pruning.dependency_graph import channel_groups, shortened
 from pipeline.quantization.convert import convert
+from pipeline.quantization.verify import float_layers
 from pipeline.training.keras_private import calls
 
 KEPT_FILE = "network_check.json"  # in the models folder: the network that passed, and its notes
@@ -208,30 +209,16 @@ def unknown_operations(text: str) -> str:
 def int8_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> list[str]:
     """What the int8 file cannot do."""
     content = convert(network, "int8", images / np.float32(255))
-    if floating := float_layers(network, content):
+    if floating := float_layers(Interpreter(model_content=content)):
         return [
-            f"{shortened(floating)} would compute in float in the int8 file, so quantization.py "
-            "will refuse it; use other layers, as BatchNormalization and ReLU"
+            f"{shortened(floating)} would compute in float in the int8 file, which quantization.py "
+            "refuses; use other layers, or let these stay float there: --max-drop 1"
         ]
     error = float(np.mean((logits_of(content, images) - logits) ** 2))
     signal = float(np.var(logits))
     if signal < LEAST_SIGNAL * error:
         return [f"int8 of {network.name} is mostly noise with random weights; it may be refused"]
     return []
-
-
-def float_layers(network: keras.Model, content: bytes) -> list[str]:
-    """The layers with a float tensor in an int8 file; the tensor's name if it tells no layer."""
-    names = {layer.name: None for layer in network.layers}
-    interpreter = Interpreter(model_content=content)
-    floating: dict[str, None] = {}
-    unnamed: dict[str, None] = {}
-    for tensor in interpreter.get_tensor_details():
-        if tensor["dtype"] in (np.float16, np.float32):
-            parts = [part for part in re.split("[/;]", tensor["name"]) if part in names]
-            floating |= dict.fromkeys(parts[:1])
-            unnamed |= {} if parts else {tensor["name"]: None}
-    return list(floating or unnamed)
 
 
 def zeros_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> list[str]:

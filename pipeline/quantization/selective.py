@@ -17,14 +17,25 @@ from pipeline.inference.tflite_files import SharingBuilder, compacted
 from pipeline.quantization.calibration import Range
 
 DYNAMIC_DEPTH = 64  # products per sum from which a convolution is faster with dynamic range
+FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # operators that litert-quantizer names and cannot quantise
 ENDS = ("min", "max")  # litert-quantizer's names for the ends of a range
 INT8 = {"activation_num_bits": 8, "weight_num_bits": 8}
 
 
+def has_int8_form(operator: Operator) -> bool:
+    """Whether litert-quantizer can quantise an operator; all others stay float in its files."""
+    kinds = {name.value for name in quantizer_types.TFLOperationName}
+    return recipe_name(operator) in kinds - set(FLOAT_ONLY)
+
+
+def recipe_name(operator: Operator) -> str:
+    """What litert-quantizer calls the kind of an operator."""
+    return {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(operator.kind, operator.kind)
+
+
 def recipe_scope(operator: Operator) -> dict[str, Any]:
     """The arguments that select one operator in a recipe of litert-quantizer."""
-    kind = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(operator.kind, operator.kind)
-    name = quantizer_types.TFLOperationName(kind)
+    name = quantizer_types.TFLOperationName(recipe_name(operator))
     return {"regex": f"^{re.escape(operator.tensor)};?$", "operation_name": name}
 
 

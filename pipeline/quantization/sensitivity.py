@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,16 @@ from pipeline.base.console import UserError, progress, say
 from pipeline.base.system import cores
 from pipeline.data.dataset import Split
 from pipeline.inference import iou
-from pipeline.inference.litert import logits_of, operators, predict_tflite, set_image
+from pipeline.inference.litert import Operator, logits_of, operators, predict_tflite, set_image
 from pipeline.inference.tflite_files import compacted
 from pipeline.inference.timing import time_in_turns
 from pipeline.quantization.calibration import Range
 from pipeline.quantization.convert import Source
-from pipeline.quantization.selective import quantise_static, with_types
+from pipeline.quantization.selective import has_int8_form, quantise_static, with_types
+from pipeline.quantization.verify import float_layers
 
 SCAN_IMAGES = 128  # validation images that each operator is measured on, at most
 SCAN_LOGITS = 64_000_000  # logits of these images together, at most: they are held in memory
-FLOAT_ONLY = ("DEPTH_TO_SPACE",)  # operators that litert-quantizer cannot quantise
 
 
 def scanned_images(output_shape: tuple) -> int:
@@ -65,12 +66,17 @@ def scan_operators(
     """
     images, masks = split
     scanned = operators(content)
+    if left_out := unknown_layers(scanned):
+        say(
+            f"note: {', '.join(left_out)} cannot be measured alone: int8 or float in the whole "
+            "file, and float in one that keeps other operators in float"
+        )
     expected, rows = logits_of(content, images), []
     power, float_iou = float(np.mean(expected**2)), mean_iou(expected, masks)
     with progress("sensitivity", len(scanned), "operators") as bar:
         for index, operator in enumerate(scanned):
             bar.update()
-            if operator.kind in FLOAT_ONLY:
+            if not has_int8_form(operator):
                 continue
             logits = logits_of(quantise_static(content, ranges, only=operator), images)
             noise = max(float(np.mean((logits - expected) ** 2)), 1e-12)
@@ -80,6 +86,11 @@ def scan_operators(
             row["drop"] = round(float_iou - mean_iou(logits, masks), 5)
             rows.append(row)
     return sorted(rows, key=lambda row: row["snr_db"])
+
+
+def unknown_layers(listed: Sequence[Operator]) -> list[str]:
+    """The layers, each once, that `quantise_static` leaves in float."""
+    return list(dict.fromkeys(one.layer for one in listed if not has_int8_form(one)))
 
 
 def int8_within(
@@ -130,11 +141,16 @@ def int8_within(
             "in float; allow a larger drop with --max-drop, or fine-tune for int8 with --qat"
         )
     names = [operator.layer for operator in kept_float]
+    if kept_float:
+        names += [name for name in unknown_layers(all_operators) if name not in names]
+    else:  # layers without an int8 form at all
+        names = float_layers(Interpreter(model_content=full))
     fields: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": names}
+    if names:
+        say(f"kept in float: {', '.join(names)}")
     if kept_float:
         fields["more_bytes"] = len(file) - len(full)
         fields["times_slower"] = round(time_ratio(file, full, split[0][0]), 3)
-        say(f"kept in float: {', '.join(names)}")
         say(
             f"against int8 throughout: {fields['more_bytes']:+,} bytes, "
             f"{fields['times_slower']:.2f} times the latency"

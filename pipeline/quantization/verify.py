@@ -11,10 +11,19 @@ from pipeline.base.artifacts import ARTIFACTS
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
-from pipeline.inference.litert import CONVOLUTIONS, open_interpreter, operators, predict_tflite
+from pipeline.inference.litert import (
+    CONVOLUTIONS,
+    Operator,
+    open_interpreter,
+    operators,
+    predict_tflite,
+)
 from pipeline.inference.litert_private import operator_details
 from pipeline.variants import VARIANTS
 
+FLOATS = (np.float16, np.float32)
+# Operators that convert between types, and XNNPACK's part of the graph, whose operators are listed.
+BETWEEN_TYPES = ("QUANTIZE", "DEQUANTIZE", "DELEGATE")
 LEAST_AGREEMENT = 0.90  # fraction of the pixels that must get the same class as from the model
 
 
@@ -62,12 +71,28 @@ def check(
 
 def check_integers(interpreter: Interpreter, variant: str) -> None:
     """Raises UserError if a tensor of an int8 file is float16 or float32."""
+    if layers := float_layers(interpreter):
+        raise UserError(
+            f"the {variant} file computes in float in {', '.join(layers)}; use other layers in "
+            "pipeline/training/networks.py, or let these stay float: quantization.py --max-drop 1"
+        )
     for tensor in interpreter.get_tensor_details():
-        if tensor["dtype"] in (np.float16, np.float32):
-            raise UserError(
-                f"the {variant} file computes in float at {tensor['name']}; "
-                "replace that layer in pipeline/training/networks.py"
-            )
+        if tensor["dtype"] in FLOATS:
+            raise UserError(f"the {variant} file has a tensor in float: {tensor['name']}")
+
+
+def float_layers(interpreter: Interpreter) -> list[str]:
+    """The layers of the network whose operators compute in float in an int8 file, each once.
+
+    Operators between float and int8 are not counted.
+    """
+    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    named: dict[str, None] = {}
+    for node in operator_details(interpreter):
+        output = tensors[node["outputs"][0]]
+        if node["op_name"] not in BETWEEN_TYPES and output["dtype"] in FLOATS:
+            named[Operator(node["op_name"], output["name"], 0, None).layer] = None
+    return list(named)
 
 
 def check_input(interpreter: Interpreter, variant: str) -> None:

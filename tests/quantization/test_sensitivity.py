@@ -12,6 +12,7 @@ import quantization
 from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
 from pipeline.base.files import sha256
+from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import load_model, save_model
@@ -21,6 +22,7 @@ from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample
 from pipeline.quantization.selective import quantise_static, with_types
 from pipeline.variants import VARIANTS
+from tests.helpers.runs import CLASSES, SIZE
 
 SOURCE = conversion.Source
 FEW = ("--calibration-images", "20")
@@ -224,3 +226,58 @@ def test_limit_that_full_int8_keeps_leaves_no_operator_in_float(fragile_run):
     interpreter = open_interpreter(artifact_path(fragile_run, "int8"))
     types = {tensor["dtype"] for tensor in interpreter.get_tensor_details()}
     assert types <= {np.int8, np.uint8, np.int32}
+
+
+# --- operators that litert-quantizer does not know -----------------------------------------
+
+
+def unusual(*middle):
+    """A network with layers whose operators the library has no name for, and its source."""
+    keras.utils.set_random_seed(0)
+    image = layers.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", name="first")(image)
+    for layer in middle:
+        x = layer(x)
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="last")(x)
+    model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, name="logits")(x), name="unusual")
+    images = np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+    return conversion.Source(model, images)
+
+
+UNKNOWN = {
+    "leaky": lambda: layers.LeakyReLU(0.2, name="leaky"),
+    "up_to_four": lambda: layers.ReLU(4.0, name="up_to_four"),
+    "per_channel": lambda: layers.PReLU("random_normal", shared_axes=[1, 2], name="per_channel"),
+    "soft": lambda: layers.Activation("softplus", name="soft"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_operator_that_the_library_does_not_know_is_left_out_by_its_layers_name(name, capsys):
+    """It was a ValueError: 'LEAKY_RELU' is not a valid TFLOperationName."""
+    source = unusual(UNKNOWN[name]())
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
+    masks = random.integers(0, len(CLASSES), (4, SIZE, SIZE)).astype(np.uint8)
+    rows = sensitivity.scan_operators(source.rounded_file, source.ranges, (images, masks))
+    assert {"first", "last"} & {row["layer"] for row in rows}
+    assert f"note: {name} cannot be measured alone" in capsys.readouterr().out
+    mixed = quantise_static(
+        source.rounded_file, source.ranges, but=operators(source.rounded_file)[:1]
+    )
+    expected = logits_of(source.rounded_file, images)
+    error = np.abs(logits_of(mixed, images) - expected).max()
+    assert error < 0.1 * np.abs(expected).max()
+    types = ("uint8", "int8")
+    full = source.convert("int8", *types)
+    _, about = sensitivity.int8_within(1.0, full, source, rows, (images, masks), types)
+    assert about["float_operators"] == (["soft"] if name == "soft" else [])
+
+
+def test_int8_with_a_layer_that_has_no_int8_form_is_refused_by_its_name(tmp_path):
+    """It was named "tfl.dequantize"."""
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(unusual(layers.ELU(name="elu")).convert("int8", "uint8", "int8"))
+    words = r"computes in float in elu; use other layers .* --max-drop 1"
+    with pytest.raises(UserError, match=words):
+        verify.check_integers(open_interpreter(path, made_here=True), "int8")

@@ -55,7 +55,7 @@ def test_int8_file_with_float_tensors_is_refused_unless_mixed(
     ranges = calibration.activation_ranges(content, validation.astype(np.float32) / 255)
     path = tmp_path / "model.tflite"
     path.write_bytes(quantise_static(content, ranges, but=operators(content)[2:3]))
-    with pytest.raises(UserError, match="the int8 file computes in float at"):
+    with pytest.raises(UserError, match="the int8 file computes in float in block0_project; use"):
         verify.check(path, "int8", validation, expected, "pruned")
     assert verify.check(path, "int8", validation, expected, "pruned", mixed=True) >= 0.9
 
