@@ -21,6 +21,7 @@ MOST_LINES = 12  # most classes with a line in their colour; more are all grey, 
 LIGHTEST = 0.7  # greatest brightness, 0..1, of a line on white
 WIDE_RANGE = 5  # largest ratio of the highest to the lowest cost on a linear scale
 SHOWN_OPERATORS = 30  # most operators in the int8 chart
+MARKERS = "os^Dvph<"  # of models, whose colours are matplotlib's ten
 
 Point = tuple[float, float]
 
@@ -156,72 +157,38 @@ def pareto_front(points: list[Point]) -> list[Point]:
     return front
 
 
-def spread(values: list[float], gap: float) -> list[float]:
-    """Moves values within 0..1 apart until neighbours are `gap` apart; their order stays.
-
-    Those that lie close are moved to both sides; a gap for which there is no room is narrowed.
-    """
-    order = np.argsort(values, kind="stable")
-    steps = min(gap, 1 / max(1, len(values) - 1)) * np.arange(len(values))
-    level = np.clip(np.asarray(values, float)[order], 0, 1) - steps  # level: the gaps taken off
-    up, down = np.maximum.accumulate(level), np.minimum.accumulate(level[::-1])[::-1]
-    result = np.empty_like(level)
-    result[order] = np.clip((up + down) / 2, 0, 1 - steps[-1]) + steps
-    return result.tolist()
-
-
-def untangled(points: list[Point], places: list[float], x: float) -> list[float]:
-    """Swaps the heights of labels until no two lines from a point to its label cross.
-
-    Two lines that cross are longer than the same two swapped (the triangle inequality), so that
-    this comes to an end.
-
-    Args:
-        points: horizontal and vertical place of each. places: heights of their labels. x: where
-            the labels stand, to the right of all points.
-    """
-    places, swapped = list(places), True
-    while swapped:
-        swapped = False
-        for one, two in itertools.combinations(range(len(points)), 2):
-            if cross(points[one], (x, places[one]), points[two], (x, places[two])):
-                places[one], places[two], swapped = places[two], places[one], True
-    return places
-
-
-def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether the line from a to b crosses that from c to d; to touch is not to cross."""
-
-    def side(p: Point, q: Point, r: Point) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-
-    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
-
-
 @styled
 def trade_off(
     rows: list[dict[str, Any]], costs: list[float], label: str, figure: Any = None
 ) -> Any:
     """Cost against mean IoU with its 95 % interval, the Pareto front and the name of every model.
 
-    Names stand in a column on the right, so that they cannot overlap where models lie close.
-    Costs that differ by more than WIDE_RANGE times are drawn on a logarithmic scale.
+    Names stand in the legend, the most accurate model first, because models often lie close
+    together. Those of the front have a black edge. Costs that differ by more than WIDE_RANGE times
+    are drawn on a logarithmic scale.
 
     Args:
         rows: of evaluation.json.
         costs: one for each row, in the unit that `label` names.
         figure: to draw into; None: a new one.
     """
-    figure = figure or matplotlib_figure.Figure((5.4, 3.7), layout="constrained")
+    size = (5.4, max(3.7, 1 + 0.2 * len(rows)))
+    figure = figure or matplotlib_figure.Figure(size, layout="constrained")
     axis = figure.subplots()
     gains = [row["mean_iou"] for row in rows]
     front = pareto_front(list(zip(costs, gains)))
-    steps = {"color": ORANGE, "linewidth": 1.5, "drawstyle": "steps-post", "label": "Pareto front"}
-    axis.plot(*zip(*front), zorder=2, **steps)
+    steps = {"color": ORANGE, "linewidth": 1.5, "drawstyle": "steps-post"}
+    (line,) = axis.plot(*zip(*front), zorder=2, **steps)
     intervals = np.abs(np.array([row["mean_iou_interval"] for row in rows]).T - gains)
     axis.errorbar(costs, gains, intervals, fmt="none", ecolor=GREY, elinewidth=1, zorder=1)
-    colours = [ORANGE if point in front else BLUE for point in zip(costs, gains)]
-    axis.scatter(costs, gains, 36, colours, zorder=3, clip_on=False)
+    models = []
+    for number, point in enumerate(zip(costs, gains)):
+        look = {"color": f"C{number}", "marker": MARKERS[number % len(MARKERS)], "clip_on": False}
+        # A larger one below shows where two lie in the same place.
+        look |= {"s": 90, "zorder": 3, "linewidths": 0}
+        if point in front:
+            look |= {"s": 45, "zorder": 4, "edgecolors": "black", "linewidths": 1}
+        models.append(axis.scatter(*point, **look))
     low, high = axis.get_ylim()
     axis.set(ylabel="mean IoU", ylim=(max(0, low), min(1, high)))  # IoU lies within 0..1
     axis.set(xlabel=label, xlim=(0, 1.06 * max(costs)))
@@ -233,15 +200,11 @@ def trade_off(
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower right", fontsize=8, frameon=False)
-    to_axes = axis.transData + axis.transAxes.inverted()
-    points = to_axes.transform(list(zip(costs, gains))).tolist()
-    heights = [0.03 + 0.94 * height for height in spread([y for _, y in points], 0.09)]
-    heights = untangled(points, heights, 1.05)
-    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)}
-    look = {"textcoords": "axes fraction", "va": "center", "fontsize": 9, "arrowprops": line}
-    for row, cost, gain, height in zip(rows, costs, gains, heights):
-        axis.annotate(row["name"], (cost, gain), (1.05, height), **look)
+    best_first = sorted(range(len(rows)), key=lambda number: -gains[number])
+    handles = [*(models[number] for number in best_first), line]
+    labels = [*(chart_text(rows[number]["name"]) for number in best_first), "Pareto front"]
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    axis.legend(handles, labels, **beside, fontsize=8, frameon=False)
     return figure
 
 

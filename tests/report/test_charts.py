@@ -1,6 +1,5 @@
 """Charts show the numbers that they get: the best epoch, the Pareto front, the worst operators."""
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -34,38 +33,6 @@ def test_full_disk_raises_an_error_and_leaves_no_file(full_disk, tmp_path, suffi
 def test_pareto_front_holds_the_points_that_no_other_beats():
     points = [(3.0, 0.7), (1.0, 0.5), (2.0, 0.5), (2.5, 0.8), (1.0, 0.4)]
     assert charts.pareto_front(points) == [(1.0, 0.5), (2.5, 0.8)]
-
-
-def test_spread_labels_keep_their_order_and_a_gap():
-    places = charts.spread([0.5, 0.5, 0.51, 1.0, 0.98, 0.0], 0.1)
-    assert np.diff(np.sort(places)).min() >= 0.1 - 1e-9
-    assert min(places) >= 0
-    assert max(places) <= 1
-    assert np.argsort(places, kind="stable").tolist() == [5, 0, 1, 2, 4, 3]
-
-
-def test_labels_of_close_models_move_to_both_sides():
-    assert charts.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    crowd = charts.spread([0.9] * 30, 0.1)  # no room for gaps of this size
-    assert min(crowd) >= 0 and max(crowd) <= 1 and np.diff(crowd).min() == pytest.approx(1 / 29)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_no_two_lines_to_labels_cross(seed):
-    """Of two lines, the upper one where the second begins is also the upper one at the labels."""
-    points = np.random.default_rng(seed).random((9, 2))
-    places = charts.spread(points[:, 1].tolist(), 0.11)
-    heights = charts.untangled(points.tolist(), places, 1.05)
-    assert sorted(heights) == sorted(places)
-    lines = sorted(zip(points[:, 0], points[:, 1], heights))
-    for k, (x, y, height) in enumerate(lines):
-        for other_x, other_y, other_height in lines[k + 1 :]:
-            y_at_other = np.interp(other_x, [x, 1.05], [y, height])
-            assert (y_at_other > other_y) == (height > other_height)
-
-
-def test_labels_of_crossing_lines_are_swapped():
-    assert charts.untangled([(0.1, 0.9), (0.9, 0.1)], [0.0, 1.0], 1.05) == [1.0, 0.0]
 
 
 def test_curves_mark_the_best_epoch():
@@ -116,6 +83,22 @@ def test_trade_off_draws_the_pareto_front_and_names_every_model(numbers):
     assert {"size of the file, MB", "mean IoU", *(row["name"] for row in rows)} <= set(
         words(figure)
     )
+
+
+def test_models_stand_in_the_legend_in_their_colours_the_most_accurate_first(numbers):
+    """Also where several lie in the same place, and a name begins with "_"."""
+    rows = numbers["models"][:4]
+    for row, name, iou in zip(rows, ("_low", "high", "mid", "$mid$"), (0.7, 0.9, 0.8, 0.8)):
+        row |= {"name": name, "mean_iou": iou, "mean_iou_interval": [iou, iou]}
+    axis = charts.trade_off(rows, [1.0, 2.0, 3.0, 3.0], "MB").axes[0]
+    legend = axis.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["high", "mid", "$mid$", "_low", "Pareto front"]
+    points = {tuple(dots.get_offsets()[0]): dots for dots in axis.collections[1:]}
+    assert set(points) == {(1.0, 0.7), (2.0, 0.9), (3.0, 0.8)}
+    colours = [tuple(handle.get_facecolor()[0]) for handle in legend.legend_handles[:4]]
+    assert len(set(colours)) == 4
+    assert colours[0] == tuple(points[2.0, 0.9].get_facecolor()[0])
 
 
 def test_costs_of_a_wide_range_get_a_logarithmic_axis(numbers):
