@@ -54,18 +54,18 @@ from pipeline.data import (
     image_reader,
     label_flags,
     label_mapping,
+    orientation,
     sample_source,
     split_rules,
     split_selection,
 )
 from pipeline.data.formats import registry
-from pipeline.report import charts, dataset_summary, overlays, sidecars
+from pipeline.report import dataset_picture, dataset_summary, sidecars
 from pipeline.report.dataset_summary import LEFT_OUT
 
 IMAGE_SIZE = "128"  # pixels, a square: images and masks are resized to it
 STRIDE = 32  # of the network; sides of images must be multiples of it
 LARGEST = 2048  # pixels, the longest side of an image
-SHOWN = 6  # training examples in dataset.jpg, evenly spaced: neighbours may be similar
 # Share of faulty samples that is skipped without --skip-bad. The pets have few faults, which are
 # their authors'; more of them mean a damaged copy.
 SKIPPED, SKIPPED_PETS = 0.0, 0.01
@@ -84,6 +84,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--data-dir", type=Path, metavar="DIR", help="the folder of TensorFlow Datasets"
     )
     label_flags.add_flags(parser)
+    parser.add_argument(
+        "--mask-orientation",
+        choices=(orientation.STORED, orientation.SHOWN),
+        help="what masks were drawn on where EXIF data turn a photograph and nothing tells: its "
+        "pixels as stored, or the photograph as shown (default: like the others of the set)",
+    )
     parser.add_argument(
         "--image-key", metavar="KEY", help="feature with the photograph in tfds:NAME"
     )
@@ -110,7 +116,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         f"{SKIPPED:g}; for the pets {SKIPPED_PETS:g}); {LEFT_OUT} lists them",
     )
     split_rules.add_flags(parser)
-    arguments = parser.parse(argv)
+    arguments = parser.parse(label_flags.with_negative_values(argv))
     if arguments.data and arguments.dataset:
         parser.error("--dataset is the old spelling of --data; give one of them")
     if arguments.dataset == "folder":
@@ -174,7 +180,7 @@ def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> P
     skipped_share = usual if arguments.skip_bad is None else arguments.skip_bad
     rule = split_rules.rule_of(source, arguments.seed, arguments.group, pets or source.synthetic)
 
-    findings = audit.scan(source)
+    findings = audit.scan(source, arguments.mask_orientation)
     number = sum(map(len, findings.mask_values.values())) + len(source.faults)
     if not findings.first_mask:
         split_selection.refuse(findings.faults, number, 0)
@@ -183,6 +189,8 @@ def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> P
         meaning = audit.judge(source, findings, arguments.fit == "pad")
     finally:
         for line in audit.table(source.labels, findings, meaning):
+            console.say(line)
+        for line in findings.notes:
             console.say(line)
     split_selection.refuse(findings.faults, number, skipped_share)
     codes = split_selection.cut(findings, rule.choose)
@@ -203,8 +211,9 @@ def write(
     with dataset_writer.rollback(folder):
         writer = dataset_writer.DataSetWriter(folder, plan.meaning.classes)
         names: dict[str, list[str]] = {split: [] for split in dataset.SPLITS}
+        reading, size, fit = plan.findings.reading, (height, width), arguments.fit
         samples = split_selection.decoded(
-            source, plan.codes, plan.meaning, (height, width), arguments.fit, faults
+            source, plan.codes, plan.meaning, reading, size, fit, faults
         )
         for split, sample_id, image, mask in samples:
             writer.add(split, image, mask)
@@ -217,6 +226,7 @@ def write(
             "synthetic": source.synthetic,
             "image_size": [width, height],
             "fit": arguments.fit,
+            **({"photos": photos} if (photos := plan.findings.photos.record()) else {}),
             "splits": splits,
             "split_rules": split_rules.record(source, plan.rule),
             "fingerprint": fingerprint,
@@ -241,29 +251,11 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     (folder / LEFT_OUT).unlink(missing_ok=True)
     if left_out:
         sidecars.drawn(folder / LEFT_OUT, lambda path: write_lines(path, left_out))
-    files = drawings(stage.models_dir)
-    sidecars.draw(stage, "dataset", files, overlays.__file__)
+    files = dataset_picture.drawings(stage.models_dir)
+    sidecars.draw(stage, "dataset", files, dataset_picture.__file__)
     for line in dataset_summary.lines(record, folder, len(source.skipped)):
         console.say(line)
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
-
-
-def drawings(models_dir: Path) -> sidecars.Drawings:
-    """What draws dataset.jpg from the finished data set."""
-    record = artifacts.read_record(models_dir, "dataset")
-    width, height = record["image_size"]
-    # dataset.jpg of the pets, from the default models folder, is beside the scripts.
-    pets = record["settings"].get("data") == registry.PETS[0]
-    beside_scripts = pets and models_dir.resolve() == artifacts.MODELS_DIR
-
-    def draw_examples(path: Path) -> None:
-        rows = np.linspace(0, record["splits"]["train"]["examples"] - 1, SHOWN).astype(int)
-        images, masks = (a[np.unique(rows)] for a in dataset.load_split(models_dir, "train"))
-        title = f"{record['source']}, {width} x {height} pixels"
-        classes = dataset.load_classes(models_dir)
-        charts.save(overlays.examples(images, masks, title, classes), path)
-
-    return {(artifacts.ROOT if beside_scripts else models_dir) / "dataset.jpg": draw_examples}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -287,7 +279,8 @@ def main(argv: list[str] | None = None) -> None:
         if dataset_writer.leftovers(folder, record.files):  # by a killed run
             with contextlib.suppress(console.UserError, OSError), stage.lock():
                 dataset_writer.remove_leftovers(folder, record)
-        sidecars.draw_again(stage, "dataset", drawings(arguments.models_dir), overlays.__file__)
+        files = dataset_picture.drawings(arguments.models_dir)
+        sidecars.draw_again(stage, "dataset", files, dataset_picture.__file__)
     else:
         with stage.lock():
             prepare(stage, arguments, source or open_data(arguments))

@@ -66,6 +66,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "name your own pictures: --data DIR",
         ),
         Rule(
+            ("mask_orientation",),
+            lambda settings: kind_of_data(settings) not in ("pets", "synthetic"),
+            "with the pets and with drawn pictures, whose masks lie as the photographs do",
+            "name your own pictures: --data DIR",
+        ),
+        Rule(
             ("group",),
             lambda settings: kind_of_data(settings) not in ("pets", "synthetic"),
             "with the pets and with drawn pictures, whose splits are fixed",

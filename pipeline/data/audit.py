@@ -1,32 +1,34 @@
 """Audits all masks before anything is written: their values, the class of each, and faults.
 
-Of photographs, only the header is read, for their size. Before evaluation, no decision uses more
-of the test split than this audit.
+Of most photographs, only the header is read. Before evaluation, no decision uses more of the test
+split than this audit.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pipeline.base.console import UserError, progress
 from pipeline.base.text_table import text_table
-from pipeline.data.classes import IGNORED, Colour
-from pipeline.data.image_reader import Unreadable, agrees
+from pipeline.data import orientation
+from pipeline.data.classes import IGNORED
+from pipeline.data.inspection import Content, format_colour, inspect, unless_contradicting
 from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
-from pipeline.data.masks import Mask, open_mask, unpack
+from pipeline.data.masks import COLOUR, GREY, INDEX, unpack
+from pipeline.data.palettes import Palettes, Reference, meaning_of
+from pipeline.data.photo_audit import Photos
 from pipeline.data.sample_source import (
     FAULTS,
-    JPEG,
-    PALETTE,
-    SIZES,
-    UNREADABLE,
+    READING,
     VALUES,
     Collection,
     Fault,
+    Reading,
     Sample,
     in_threads,
 )
@@ -39,123 +41,115 @@ ON_GRID = 0.15  # share of changes at multiples of 8 above which ...
 ISOLATED = 0.12  # ... and share of isolated pixels, per change, above which masks are refused
 
 
-class MaskContent(NamedTuple):
-    """What one mask holds."""
-
-    counts: dict[int, int]  # pixels per value
-    palette: dict[int, Colour]  # colour of each value, if the mask has a palette
-    colours: bool  # whether it is in colours that no mapping explains
-    edges: np.ndarray | None  # `Mask.edges`, if neither names nor a mapping explain the values
-
-
 @dataclass
 class Findings:
-    """What the masks of a collection hold."""
+    """What the masks of a collection hold, and how its files are to be read."""
 
     # By split, the values of each sample's mask in ascending order; None if it has a fault.
     mask_values: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
+    kinds: dict[str, list[str]] = field(default_factory=dict)  # by split, `Content.kind` of each
     faults: list[Fault] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)  # by value
+    shares: Counter[int] = field(default_factory=Counter)  # by value, sum of its shares of a mask
     pictures: Counter[int] = field(default_factory=Counter)  # by value, masks that hold it
     first_mask: dict[int, str] = field(default_factory=dict)  # by value, the first mask with it
-    # By value, its colour in the palettes, and the first mask whose palette has it.
-    palette: dict[int, tuple[Colour, str]] = field(default_factory=dict)
+    palettes: Palettes = field(default_factory=Palettes)
+    photos: Photos = field(default_factory=Photos)
+    drawn_on: Counter[str] = field(default_factory=Counter)  # what masks were drawn on
     edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # sum of `Mask.edges`
+    reading: Reading = READING
+    notes: list[str] = field(default_factory=list)  # what was decided, one line each
 
 
 # --- reading the masks --------------------------------------------------------------------
 
 
-def scan(collection: Collection) -> Findings:
-    """Reads all masks, and the headers of the photographs for their size.
+def scan(collection: Collection, mask_orientation: str | None = None) -> Findings:
+    """Reads all masks, and what is needed of the photographs; decides how the files are read.
 
-    Synthetic masks are not read: they are taken to hold every class.
+    Synthetic masks are not read: they are taken to hold every class. Indexed masks are read again
+    if their palettes differ.
+
+    Args:
+        collection: the data set.
+        mask_orientation: of --mask-orientation: what masks were drawn on of which nothing tells.
+
+    Raises:
+        UserError: masks are in colours that no mapping explains, or nothing tells what the values
+            of indexed masks mean.
+    """
+    labels, notes = collection.labels, []
+    findings = read_all(collection, COLOUR if labels.by_colour else INDEX)
+    meaning, note = meaning_of(findings.palettes, labels)
+    if meaning == GREY:
+        notes.append(note)
+        findings = read_all(collection, GREY)
+    elif findings.palettes.used and findings.palettes.disagree():
+        findings = read_all(collection, INDEX, findings.palettes.reference())
+    rule = mask_orientation or orientation.rule_for(findings.drawn_on)
+    notes.append(orientation.note(findings.drawn_on, rule, mask_orientation is not None))
+    findings.notes = [line for line in notes + findings.photos.notes() if line]
+    masks = COLOUR if labels.by_colour else meaning
+    findings.reading = Reading(masks, rule, findings.photos.rules())
+    return findings
+
+
+def read_all(collection: Collection, meaning: str, reference: Reference | None = None) -> Findings:
+    """Reads all masks with one meaning of indices; a mask that contradicts `reference` is a fault.
 
     Raises:
         UserError: masks are in colours that no mapping explains.
     """
     findings = Findings(faults=list(collection.faults))
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal tuples of values are stored once
+    labels = collection.labels
+    shared: dict[Any, Any] = {}  # equal tuples of values, and equal words, are stored once
     colour_counts: Counter[int] = Counter()  # pixels by colour, of masks in unexplained colours
     first_coloured = ""
+    work = functools.partial(inspect, collection=collection, meaning=meaning)
     for split, (number, read) in collection.splits.items():
         if collection.synthetic:
-            values = tuple(range(len(collection.labels.names or ())))
+            values = tuple(range(len(labels.names or ())))
             findings.first_mask.update(dict.fromkeys(values, collection.title))
             findings.mask_values[split] = [values] * number
             continue
-        per_mask = findings.mask_values[split] = []
+        per_mask: list[tuple[int, ...] | None] = []
+        kinds: list[str] = []
+        findings.mask_values[split], findings.kinds[split] = per_mask, kinds
         with progress(f"checking {split}", number, "masks") as bar:
-            results = in_threads(lambda sample: inspect_mask(sample, collection), read(), bar)
-            for sample, result in results:
-                if isinstance(result, MaskContent) and result.colours:
-                    first_coloured = first_coloured or sample.mask.name
-                    colour_counts.update(result.counts)
-                elif isinstance(result, MaskContent):
-                    result = add_content(findings, sample, result)
+            for sample, result in in_threads(work, read(), bar):
+                if isinstance(result, Content) and reference:
+                    result = unless_contradicting(result, sample, reference)
                 if isinstance(result, Fault):
                     findings.faults.append(result)
                     per_mask.append(None)
+                    kinds.append("")
+                    continue
+                if result.colours:
+                    first_coloured = first_coloured or sample.mask.name
+                    colour_counts.update(result.counts)
                 else:
-                    values = tuple(sorted(result.counts))
-                    per_mask.append(shared.setdefault(values, values))
+                    add_content(findings, sample, result)
+                values = tuple(sorted(result.counts))
+                per_mask.append(shared.setdefault(values, values))
+                kinds.append(shared.setdefault(result.kind, result.kind))
     if colour_counts:
         raise UserError(explain_colours(first_coloured, colour_counts))
     return findings
 
 
-def inspect_mask(sample: Sample, collection: Collection) -> MaskContent | Fault:
-    """Reads the mask of a sample; returns its content, or what is wrong with the sample."""
-    labels, name = collection.labels, sample.mask.name
-    try:
-        mask: Mask = open_mask(sample.mask.fetch(), name, labels.by_colour)
-        size = mask.picture.size
-        fits, image_size = (True, size)
-        if not collection.any_shape:
-            fits, image_size = agrees(sample.image.fetch(), sample.image.name, size)
-    except Unreadable as error:
-        return Fault(UNREADABLE, f"{error}; {collection.remedy}")
-    if mask.jpeg:
-        reason = "which adds values between those of the classes"
-        return Fault(JPEG, f"{name} is a JPEG, {reason}; export masks as PNG")
-    if not fits:
-        sizes = f"{size[0]} x {size[1]} pixels, and its image {image_size[0]} x {image_size[1]}"
-        return Fault(SIZES, f"{name} has {sizes}; draw the mask on this image")
-    counts = mask.counts
-    if not counts:
-        reason = "thousands of values, like a photograph or a mask once saved as JPEG"
-        return Fault(VALUES, f"{name} holds {reason}; save masks as PNG, with one value per class")
-    colours = mask.picture.mode == "RGB" and not labels.by_colour
-    unexplained = labels.names is None and not labels.mapping and mask.picture.mode == "L"
-    return MaskContent(counts, mask.palette, colours, mask.edges if unexplained else None)
-
-
-def add_content(findings: Findings, sample: Sample, content: MaskContent) -> MaskContent | Fault:
-    """Adds the content of one mask to the findings and returns it.
-
-    Returns a fault instead if its palette gives a value another colour than an earlier mask does.
-    """
-    for value, colour in content.palette.items():
-        earlier, earlier_mask = findings.palette.setdefault(value, (colour, sample.mask.name))
-        if earlier != colour:
-            return Fault(
-                PALETTE,
-                f"the value {value} has the colour {format_colour(colour)} in the palette of "
-                f"{sample.mask.name}, and {format_colour(earlier)} in that of {earlier_mask}, so "
-                "its class is not clear; map colours instead: --label-mapping R,G,B:CLASS,...",
-            )
+def add_content(findings: Findings, sample: Sample, content: Content) -> None:
+    """Adds the content of one mask to the findings."""
+    findings.palettes.add(content.palette, content.counts)
+    findings.photos.add(content.photo)
+    findings.drawn_on[content.drawn_on] += 1
     if content.edges is not None:
         findings.edges += content.edges
+    total = sum(content.counts.values())
     for value, count in content.counts.items():
         findings.pixels[value] += count
+        findings.shares[value] += count / total  # type: ignore[assignment]
         findings.pictures[value] += 1
         findings.first_mask.setdefault(value, sample.mask.name)
-    return content
-
-
-def format_colour(colour: Colour) -> str:
-    """A colour as the command line takes it: "255,0,0"."""
-    return ",".join(map(str, colour))
 
 
 def explain_colours(name: str, counts: Counter[int]) -> str:
@@ -193,8 +187,9 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
     Raises:
         UserError: masks were once saved as JPEG; or like `label_mapping.settle`.
     """
-    palette = {value: colour for value, (colour, _) in findings.palette.items()}
-    labels = collection.labels
+    palette, labels = {}, collection.labels
+    if findings.palettes.used and not findings.palettes.greys_only():
+        palette = findings.palettes.reference().colours
     if labels.by_colour:
         palette = {value: unpack(value) for value in findings.pixels}
     meaning = settle(labels, findings.first_mask, palette, padded)

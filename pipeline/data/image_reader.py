@@ -14,29 +14,17 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from pipeline.base.console import UserError
+from pipeline.data.decoding import Source, open_picture
+from pipeline.data.foreign_files import describe, kind_of_content
+from pipeline.data.photographs import PHOTO_RULES, PhotoRules, upright_rgb
 
 MOST_PIXELS = 100_000_000  # per photograph, 300 MB decoded; larger ones are refused undecoded
 FITS = ("stretch", "pad", "crop")
-ORIENTATION = 0x0112  # EXIF tag (Exif 2.32, section 4.6.4 A)
-TURNS = {  # value of that tag: the operation that makes the stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SIDEWAYS = (5, 6, 7, 8)  # values whose operation swaps width and height
-TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}  # Pillow modes with an alpha channel
 # Formats that Pillow decodes with another program, only on some systems, or not at all.
 UNSUPPORTED = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-
-Source = Path | bytes  # an encoded picture: a file or its content
 
 
 class Unreadable(UserError):
@@ -61,8 +49,9 @@ def formats() -> tuple[str, ...]:
 @functools.cache
 def suffixes() -> frozenset[str]:
     """File name suffixes of the supported formats, in lower case: ".jpg", ".png", ..."""
+    names = (*formats(), "MPO")  # which Pillow opens as JPEG: two photographs of a stereo camera
     return frozenset(
-        suffix for suffix, name in Image.registered_extensions().items() if name in formats()
+        suffix for suffix, name in Image.registered_extensions().items() if name in names
     )
 
 
@@ -77,13 +66,9 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
         name: of the picture, for messages.
     """
     try:
-        if isinstance(source, bytes):
-            file: Path | io.BytesIO = io.BytesIO(source)
-        elif stat.S_ISREG(source.stat().st_mode):
-            file = source
-        else:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise Unreadable(f"{name} is a {'folder' if source.is_dir() else 'device'}, not a file")
-        with Image.open(file, formats=formats()) as picture:
+        with open_picture(source, formats()) as picture:
             yield picture
     except (Unreadable, MemoryError):  # out of memory: not the fault of the picture
         raise
@@ -93,7 +78,9 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
     except PermissionError:
         raise Unreadable(f"{name} cannot be read (permission denied)") from None
     except Image.UnidentifiedImageError:
-        raise Unreadable(f"{name} is damaged, or not a picture of a supported format") from None
+        kind = kind_of_content(source)
+        reason = describe(kind) if kind else "is damaged, or not a picture of a supported format"
+        raise Unreadable(f"{name} {reason}") from None
     except Image.DecompressionBombError:
         limit = f"{MOST_PIXELS // 1_000_000} million pixels"
         raise Unreadable(f"{name} has more than {limit}, or its header says so") from None
@@ -102,58 +89,28 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
         raise Unreadable(f"{name} cannot be read ({reason})") from None
 
 
-def orientation(picture: Image.Image) -> int:
-    """EXIF orientation of an opened picture, 1..8; 1 (upright) if it is missing or invalid."""
-    try:
-        value = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow raises many types on damaged EXIF data; the picture may be whole
-        return 1
-    return value if value in TURNS else 1
+def open_photograph(source: Source, name: str, rules: PhotoRules = PHOTO_RULES) -> Image.Image:
+    """Decodes a photograph as upright RGB, 8 bits per channel, as `photographs.upright_rgb` does.
 
-
-def open_photograph(source: Source, name: str) -> Image.Image:
-    """Decodes a photograph as upright RGB, 8 bits per channel.
-
-    Transparent pixels are blended with white, as browsers do; the colours that a file stores under
-    them depend on the tool that wrote it. 16-bit grey values are divided by 257 (0..65535 becomes
-    0..255). Floating-point values up to 1 are scaled by 255. Of a file with several pictures the
-    first one is read.
+    Of a file with several pictures the first one is read.
 
     Args:
         source: a path, or the content of a file.
         name: of the photograph, for messages.
+        rules: of the data set that the network was trained on.
 
     Raises:
         Unreadable: it is missing, damaged, larger than MOST_PIXELS, or otherwise not readable.
     """
-    return open_upright(source, name)[0]
+    return open_upright(source, name, rules)[0]
 
 
-def open_upright(source: Source, name: str) -> tuple[Image.Image, int]:
+def open_upright(
+    source: Source, name: str, rules: PhotoRules = PHOTO_RULES
+) -> tuple[Image.Image, int]:
     """Like `open_photograph`; also returns the EXIF orientation of the stored pixels, 1..8."""
     with opened(source, name) as picture:
-        stored = orientation(picture)
-        picture.load()
-        remaining = orientation(picture)  # `load` already turns TIFF upright
-        rgb = to_rgb(picture)
-        return (rgb.transpose(TURNS[remaining]) if remaining in TURNS else rgb), stored
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Converts a decoded picture of any mode to RGB, as `open_photograph` describes."""
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
-        fractions = picture.mode == "F" and values.max() <= 1
-        scaled = values * 255 if fractions else values // 257 if picture.mode != "F" else values
-        if not (values.min() >= 0 and scaled.max() <= 255):  # false for NaN, too
-            raise ValueError(
-                f"values {values.min():g} to {values.max():g}: save it with 8 or 16 bits"
-            )
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if picture.mode in TRANSPARENT or "transparency" in picture.info:
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return upright_rgb(picture, source, rules)
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -161,48 +118,6 @@ def as_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "png", compress_level=1)
     return buffer.getvalue()
-
-
-# --- the shape of an image and of its mask ------------------------------------------------
-
-
-def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) have the same aspect ratio, up to one pixel of rounding."""
-    (width, height), (w, h) = size, other
-    return abs(width * h - height * w) <= max(width + height, w + h) and min(*size, *other) > 0
-
-
-def agrees(image: Source, name: str, mask_size: tuple[int, int]) -> tuple[bool, tuple[int, int]]:
-    """Whether a mask of `mask_size` (width, height) fits an image, upright or as stored.
-
-    Reads only the header of the image.
-
-    Args:
-        image: a path, or the content of a file.
-        name: of the image, for messages.
-
-    Returns:
-        Whether it fits; width and height of the image as stored.
-
-    Raises:
-        Unreadable: the header cannot be read.
-    """
-    with opened(image, name) as picture:
-        size = picture.size
-        fits = same_shape(size, mask_size) or (
-            same_shape(size[::-1], mask_size) and orientation(picture) in SIDEWAYS
-        )
-    return fits, size
-
-
-def turn_mask(mask: Image.Image, image: Image.Image, stored: int) -> Image.Image:
-    """Returns the mask of an upright image, turned upright if it was drawn on the stored pixels.
-
-    Most labelling tools show photographs upright, so most masks are upright. A mask with the aspect
-    ratio of the stored pixels (EXIF orientation `stored`) was drawn on those and is turned.
-    """
-    drawn_on_stored = stored in SIDEWAYS and not same_shape(mask.size, image.size)
-    return mask.transpose(TURNS[stored]) if drawn_on_stored else mask
 
 
 # --- the size that a network takes --------------------------------------------------------

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.base.cli import bounded
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
 from pipeline.data.masks import pack
+
+VALUE_FLAGS = ("--ignore-index", "--label-mapping")  # their values may be negative
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ignore-index",
-        type=bounded(int, 0, 65535),
+        type=parse_value,
         metavar="VALUE",
         help="mask value of pixels that are left out of loss and metrics, often 255",
     )
@@ -48,6 +51,17 @@ def parse_names(text: str) -> list[str]:
     return names
 
 
+def parse_value(text: str) -> int:
+    """argparse type: a mask value, any whole number; also -9999.0, or -3.4028235e+38."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():  # false for infinity and NaN, too
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, as mask values are")
+    return int(number)
+
+
 def parse_mapping(text: str) -> dict[str, int | str]:
     """argparse type: a mapping of mask values to classes.
 
@@ -56,9 +70,9 @@ def parse_mapping(text: str) -> dict[str, int | str]:
             "ignore".
 
     Returns:
-        Class by value; values as typed, without spaces.
+        Class by value; values as text, whole numbers of any size and sign.
     """
-    number = r"\s*\d+\s*"
+    number = r"\s*-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?\s*"
     entry = rf"({number}(?:,{number},{number})?):([^:,]+)"
     entries = re.findall(entry, text)
     if not entries or not re.fullmatch(rf"{entry}(?:,{entry})*", text):
@@ -67,7 +81,10 @@ def parse_mapping(text: str) -> dict[str, int | str]:
         )
     if len({"," in value for value, _ in entries}) > 1:
         raise argparse.ArgumentTypeError(f"{text} mixes values and colours; use only one of them")
-    pairs = [(re.sub(r"\s", "", value), target.strip()) for value, target in entries]
+    pairs = [
+        (",".join(str(parse_value(part)) for part in value.split(",")), target.strip())
+        for value, target in entries
+    ]
     return {value: int(name) if name.isdecimal() else name for value, name in pairs}
 
 
@@ -83,8 +100,8 @@ def with_user(
         names: --names. ignore_index: --ignore-index. mapping: --label-mapping.
 
     Raises:
-        UserError: the mapping names an unknown class or a value out of range; or an ignore index is
-            given with colours.
+        UserError: the mapping names an unknown class, or a colour out of range; or an ignore index
+            is given with colours.
     """
     if names and names != list(labels.names or ()):
         labels = replace(labels, names=tuple(names), colours=None)
@@ -93,11 +110,8 @@ def with_user(
     for value, target in (mapping or {}).items():
         parts = [int(part) for part in value.split(",")]
         by_colour = len(parts) == 3
-        limit = 255 if by_colour else 65535
-        if max(parts) > limit:
-            raise UserError(
-                f"--label-mapping: {value} is above {limit}, the highest value possible"
-            )
+        if by_colour and not 0 <= min(parts) <= max(parts) <= 255:
+            raise UserError(f"--label-mapping: {value} is no colour; its parts are 0..255")
         table[pack(parts) if by_colour else parts[0]] = index_of(target, labels.names)
     if by_colour == labels.by_colour:
         table = {**labels.mapping, **table}
@@ -108,3 +122,18 @@ def with_user(
     if ignore_index is not None:
         table[ignore_index] = IGNORED
     return replace(labels, mapping=table, by_colour=by_colour)
+
+
+def with_negative_values(argv: Sequence[str] | None) -> list[str]:
+    """Joins a flag and a negative value, which argparse would take for another flag.
+
+    Args:
+        argv: the command line; None for `sys.argv`.
+    """
+    joined: list[str] = []
+    for argument in sys.argv[1:] if argv is None else argv:
+        if joined and joined[-1] in VALUE_FLAGS and re.match(r"-\d", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined

@@ -6,6 +6,7 @@ makes once all values are known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.data.masks import pack, unpack
 
 NOISY = 40  # more values than this without class names: a photograph, or once a JPEG
 SHOWN = 12  # values or names that a message lists at most
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in a class name
+MOST_LIKELY = 65535  # this value, larger and negative ones mark pixels without data
 IGNORE = ("ignore", "ignored", "ignore_label")  # words for IGNORED in a mapping
 
 
@@ -52,6 +55,9 @@ def fault_of_names(names: Sequence[str]) -> str:
         return f"the class {duplicates[0]!r} is named twice"
     if not FEWEST <= len(names) <= MOST:
         return f"{len(names)} classes, but {FEWEST} to {MOST} are supported"
+    # labels.txt in a .tflite file is UTF-8 with one name per line.
+    if unwritable := [name for name in names if not name or UNWRITABLE.search(name)]:
+        return f"the class name {unwritable[0]!r} is not one line of text; rename it"
     return ""
 
 
@@ -121,7 +127,7 @@ def settle(
     values = sorted(value for value in first_mask if mapping.get(value) != IGNORED)
     mapped_to = {index for index in mapping.values() if index != IGNORED}
     limit = 0 if labels.by_colour else MOST
-    unmapped = {v: v for v in values if v < limit and v not in mapping and v not in mapped_to}
+    unmapped = {v: v for v in values if 0 <= v < limit and v not in mapping and v not in mapped_to}
     names = labels.names
     if counts_from_one(values, mapped_to, names):
         unmapped = {value: value - 1 for value in values}
@@ -212,6 +218,7 @@ def values_without_class(values: list[int], first_mask: dict[int, str]) -> str:
     """The message on values that are not 0, 1, 2 ... without gaps; arguments as of `unnamed`.
 
     Its remedy is a mapping of all values, or to ignore 255 if the others are classes without it.
+    Negative and large values are ignored in it.
     """
     unexpected = next((v for k, v in enumerate(values) if v != k), values[-1])
     start = (
@@ -222,12 +229,19 @@ def values_without_class(values: list[int], first_mask: dict[int, str]) -> str:
             f"{start} ({len(values)} values), like photographs or masks once saved as JPEG; "
             "save masks as PNG whose pixel values are class indices"
         )
-    classes = [value for value in values if value != IGNORED]
-    mapping = ",".join(f"{v}:{k}" for k, v in enumerate(values) if v != k)
+    no_data = [value for value in values if not 0 <= value < MOST_LIKELY]
+    others = [value for value in values if value not in no_data]
+    classes = [value for value in others if value != IGNORED]
+    may_ignore = IGNORED in others and len(classes) >= FEWEST
+    classes, to_ignore = (classes, [IGNORED, *no_data]) if may_ignore else (others, no_data)
     no_gap = classes in (list(range(len(classes))), list(range(1, len(classes) + 1)))
-    remedies = [f"--label-mapping {mapping}"] if mapping else []
-    if IGNORED in values and len(classes) >= FEWEST:
-        ignore = "--ignore-index 255 if that is not a class"
-        remedies = [ignore] if no_gap else [*remedies, ignore]
+    ignored = to_ignore if no_gap else no_data
+    pairs = [] if no_gap else [f"{v}:{k}" for k, v in enumerate(others) if v != k]
+    pairs += [f"{value}:ignore" for value in ignored]
+    remedies = [f"--label-mapping {','.join(pairs)}"]
+    if to_ignore and no_gap and len(to_ignore) == 1:
+        remedies = [f"--ignore-index {to_ignore[0]} if that is not a class"]
+    elif may_ignore and not no_gap:
+        remedies.append("--ignore-index 255 if that is not a class")
     rule = "class indices must be 0, 1, 2 ... without gaps; map the values"
     return f"{start}; {rule}: {', or '.join(remedies)}"

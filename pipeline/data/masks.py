@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.classes import MOST, Colour
-from pipeline.data.image_reader import Source, Unreadable, opened
+from pipeline.data.classes import Colour
+from pipeline.data.decoding import TURNS, Source, deep_values, grey_table, is_deep, orientation_tag
+from pipeline.data.image_reader import Unreadable, opened
+from pipeline.data.lossy import lossy_compression
+from pipeline.data.photographs import first_bands, is_four_bands
 
 MOST_VALUES = 1 << 12  # different values in a mask that are counted; a mask with more is refused
 
 UNMAPPED = np.uint8(254)  # in place of a class index: the value is in no table
+
+# What carries the meaning of an indexed mask. A mask of 1 bit counts as indexed: 0 black, 1 white.
+INDEX, GREY, COLOUR = "index", "grey", "colour"
+BLACK, WHITE = b"\0\0\0", b"\xff\xff\xff"
 
 
 @dataclass(frozen=True)
@@ -25,17 +31,21 @@ class Mask:
     """A mask as stored, before its values are mapped to classes."""
 
     picture: Image.Image  # mode "L" or "I": numbers; mode "RGB": colours
-    palette: dict[int, Colour]  # colour of each value that occurs, if they are palette indices
-    jpeg: bool = False  # stored as JPEG, whose compression adds values
+    palette: bytes = b""  # of an indexed mask that is read as its indices: R, G, B of each
+    levels: tuple[int, ...] = ()  # if not empty: numbers of the picture are indices into these
+    lossy: str = ""  # name of the compression that changed the values, if there is one
+    own: int = 0  # EXIF orientation that the file states and that was obeyed; 0 if there is none
+    form: str = ""  # file format and mode, for statistics
 
     @property
     def counts(self) -> dict[int, int]:
         """Pixels per value, colours numbered by `pack`; {} if there are more than MOST_VALUES."""
         counts = self.picture.getcolors(MOST_VALUES) or []
-        return {
+        packed = {
             pack(value) if isinstance(value, tuple) else int(value): count
             for count, value in counts
         }
+        return {self.levels[value] if self.levels else value: n for value, n in packed.items()}
 
     @property
     def edges(self) -> np.ndarray:
@@ -61,92 +71,148 @@ def unpack(value: int) -> Colour:
     return value >> 16, value >> 8 & 255, value & 255
 
 
-def open_mask(source: Source, name: str, by_colour: bool = False) -> Mask:
-    """Reads a mask.
+# --- reading ------------------------------------------------------------------------------
 
-    Values are grey levels, 0 and 1 of 1-bit masks, or indices of palette masks. Exception: of a
-    palette of greys that are not at their own index, values are the greys, because programs that
-    shrink PNG files turn grey masks into such palettes, in any order. An RGB picture with three
-    equal channels is read as grey; any other picture has colours as values.
+
+def open_mask(source: Source, name: str, meaning: str = INDEX) -> Mask:
+    """Reads a mask, turned as its own EXIF data say.
+
+    Values are numbers of any size, or indices of palette masks, or 0 and 1 of 1-bit masks. An RGB
+    picture with three equal channels is read as grey; any other picture has colours as values.
 
     Args:
         source: a path, or the content of a file.
         name: of the mask, for messages.
-        by_colour: read the colour of every pixel, whatever the mode of the picture.
+        meaning: INDEX; GREY: of indexed masks, read the grey of each index; COLOUR: read the colour
+            of every pixel, whatever the mode of the picture.
 
     Raises:
-        Unreadable: like `image_reader.open_photograph`; or values are fractions.
+        Unreadable: like `image_reader.open_photograph`; or values are fractions, or colours of
+            16 bits.
     """
     with opened(source, name) as picture:
-        picture.load()
-        jpeg = picture.format in ("JPEG", "MPO")
-        if by_colour:
-            return Mask(picture.convert("RGB"), {}, jpeg)
-        if picture.mode == "1":
-            return Mask(Image.fromarray(np.asarray(picture).astype(np.uint8)), {}, jpeg)
-        if picture.mode in ("P", "PA"):
-            return read_palette(picture)
-        if picture.mode.startswith(("I", "F")):
-            values = np.asarray(picture)
-            if (values != values.astype(np.int32)).any():
-                raise Unreadable(f"{name} holds fractions; save it as PNG with whole numbers")
-            return Mask(Image.fromarray(values.astype(np.int32)), {}, jpeg)
-        if picture.mode in ("L", "LA", "La"):
-            return Mask(picture.getchannel(0), {}, jpeg)
-        colours = picture.convert("RGB")
-        red, green, blue = (channel.tobytes() for channel in colours.split())
-        return Mask(colours.getchannel(0) if red == green == blue else colours, {}, jpeg)
+        lossy = lossy_compression(picture, source)
+        own, form = stated_orientation(picture, source), f"{picture.format} {picture.mode}"
+        pixels, palette, levels = read_values(picture, source, name, meaning)
+        pixels.load()
+        if own in TURNS and picture.format != "TIFF":  # which decoding already turns upright
+            pixels = pixels.transpose(TURNS[own])
+        return Mask(pixels, palette, levels, lossy, own, form)
 
 
-def read_palette(picture: Image.Image) -> Mask:
-    """Reads a mask of Pillow mode "P" or "PA"; see `open_mask`."""
+def stated_orientation(picture: Image.Image, source: Source) -> int:
+    """The EXIF orientation that an opened mask states, 1..8; 0 if it states none.
+
+    In TIFF, 1 is no statement: many programs write it into every file.
+    """
+    tag = orientation_tag(picture, source)
+    if tag == 1 and picture.format == "TIFF":
+        return 0
+    return tag if tag == 1 or tag in TURNS else 0
+
+
+def read_values(
+    picture: Image.Image, source: Source, name: str, meaning: str
+) -> tuple[Image.Image, bytes, tuple[int, ...]]:
+    """Picture, palette and levels of a `Mask`; see `open_mask`."""
+    if is_deep(picture):
+        return read_deep(deep_values(picture, source), name, meaning)
+    if grey_table(picture) or picture.mode in ("1", "P", "PA"):
+        return read_indexed(picture, meaning)
+    if picture.mode in ("L", "LA", "La"):
+        grey = picture.getchannel(0)
+        return (grey.convert("RGB") if meaning == COLOUR else grey), b"", ()
+    colours = first_bands(picture) if is_four_bands(picture) else picture.convert("RGB")
+    red, green, blue = (channel.tobytes() for channel in colours.split())
+    is_grey = red == green == blue and meaning != COLOUR
+    return (colours.getchannel(0) if is_grey else colours), b"", ()
+
+
+def read_indexed(picture: Image.Image, meaning: str) -> tuple[Image.Image, bytes, tuple[int, ...]]:
+    """Picture, palette and levels of a mask with a palette or of 1 bit; see `open_mask`."""
+    table = grey_table(picture)
+    if table and (meaning != INDEX or picture.mode == "RGB"):
+        picture = picture.point(table)
+    if meaning == COLOUR or picture.mode == "RGB":
+        return picture.convert("RGB"), b"", ()
+    if meaning == GREY:
+        return picture.convert("RGB").getchannel(0), b"", ()
+    if picture.mode == "1":
+        bits = Image.fromarray(np.asarray(picture).astype(np.uint8))
+        return bits, BLACK + WHITE, ()
     indices = Image.fromarray(np.asarray(picture.getchannel(0)))
-    colours = np.zeros((256, 3), int)
-    stored = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
-    colours[: len(stored)] = stored
-    palette: dict[int, Colour] = {}
-    for value, count in enumerate(indices.histogram()):
-        if count:
-            red, green, blue = colours[value].tolist()
-            palette[value] = red, green, blue
-    greys = all(red == green == blue for red, green, blue in palette.values())
-    moved = any(value != grey for value, (grey, _, _) in palette.items())
-    if greys and moved and max(grey for grey, _, _ in palette.values()) <= MOST:
-        return Mask(picture.convert("RGB").getchannel(0), {})
-    return Mask(indices, {} if greys else palette)
+    if table:
+        return indices, bytes(grey for grey in table for _ in range(3)), ()
+    return indices, bytes(picture.getpalette("RGB") or BLACK), ()
 
 
-def classify(picture: Image.Image, table: dict[int, int]) -> Image.Image:
+def read_deep(
+    values: np.ndarray, name: str, meaning: str
+) -> tuple[Image.Image, bytes, tuple[int, ...]]:
+    """Picture, palette and levels of a mask whose values Pillow would change; see `open_mask`."""
+    if values.ndim == 3:
+        bands = values[..., : 3 if values.shape[-1] > 2 else 1]
+        if meaning == COLOUR or (bands != bands[..., :1]).any():
+            return read_deep_colours(bands, name), b"", ()
+        values = bands[..., 0]
+    elif meaning == COLOUR:
+        return read_deep_colours(values[..., None], name), b"", ()
+    if not (np.isfinite(values) & (np.trunc(values) == values)).all():
+        raise Unreadable(f"{name} holds fractions or NaN; save it as PNG with whole numbers")
+    if values.min() >= -(2**31) and values.max() < 2**31:
+        return Image.fromarray(values.astype(np.int32)), b"", ()
+    numbers, indices = np.unique(values, return_inverse=True)
+    levels = tuple(int(number) for number in numbers)
+    return Image.fromarray(indices.reshape(values.shape).astype(np.int32)), b"", levels
+
+
+def read_deep_colours(bands: np.ndarray, name: str) -> Image.Image:
+    """Colours of 16 bits as RGB: 8-bit colours, as they are or each of them times 257.
+
+    Raises:
+        Unreadable: they are other colours.
+    """
+    if bands.min() >= 0 and bands.max() <= 255 and (np.trunc(bands) == bands).all():
+        eight = bands.astype(np.uint8)
+    elif bands.dtype == np.uint16 and not (bands % 257).any():
+        eight = (bands // 257).astype(np.uint8)
+    else:
+        raise Unreadable(f"{name} holds colours of more than 8 bits; save it with 8 bits a channel")
+    return Image.fromarray(np.broadcast_to(eight, (*eight.shape[:2], 3)).copy())
+
+
+# --- applying the table -------------------------------------------------------------------
+
+
+def classify(
+    picture: Image.Image, table: dict[int, int], levels: tuple[int, ...] = ()
+) -> Image.Image:
     """Replaces every value of a mask by its class; returns a picture of mode "L".
 
     Args:
-        picture: of a `Mask`.
+        picture: of a `Mask`, turned or resized.
         table: class index or IGNORED, by value.
+        levels: of the `Mask`.
 
     Raises:
         ValueError: a value is not in the table.
     """
     values = np.asarray(picture)
     if picture.mode == "L":
-        classes = byte_table(tuple(sorted(table.items())))[values]
+        classes = lookup(range(256), table)[values]
+    elif levels:
+        classes = lookup(levels, table)[values]
     else:
         if picture.mode == "RGB":
             red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
             values = red << 16 | green << 8 | blue
-        keys = np.array(sorted(table))
-        positions = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-        indices = np.array([table[key] for key in keys.tolist()], np.uint8)
-        classes = np.where(keys[positions] == values, indices[positions], UNMAPPED)
+        present, indices = np.unique(values, return_inverse=True)
+        classes = lookup(present.tolist(), table)[indices.reshape(values.shape)]
     if (classes == UNMAPPED).any():
         raise ValueError("a value is not in the table")
     return Image.fromarray(classes)
 
 
-@functools.lru_cache(4)
-def byte_table(entries: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Lookup table of `classify` for 8-bit masks, uint8 (256,): index, IGNORED or UNMAPPED."""
-    table = np.full(256, UNMAPPED)
-    for value, index in entries:
-        if value < 256:
-            table[value] = index
-    return table
+def lookup(values: Sequence[int], table: dict[int, int]) -> np.ndarray:
+    """Class, IGNORED or UNMAPPED of each of some values, uint8."""
+    return np.array([table.get(value, UNMAPPED) for value in values], np.uint8)

@@ -18,16 +18,12 @@ from PIL import Image
 
 from pipeline.base.system import cores
 from pipeline.data.classes import IGNORED
-from pipeline.data.image_reader import (
-    Source,
-    Unreadable,
-    fit_image,
-    open_upright,
-    padded_box,
-    turn_mask,
-)
+from pipeline.data.decoding import Source
+from pipeline.data.image_reader import Unreadable, fit_image, open_upright, padded_box
 from pipeline.data.label_mapping import Labels, Meaning
-from pipeline.data.masks import classify, open_mask
+from pipeline.data.masks import INDEX, classify, open_mask
+from pipeline.data.orientation import SHOWN, SIDEWAYS, place, turned
+from pipeline.data.photographs import PHOTO_RULES, PhotoRules
 
 SPLIT_NAMES = {  # names of each split in folders, files and TFDS
     "train": ("train", "training"),
@@ -38,9 +34,10 @@ CHUNK = 64  # samples in memory at a time
 
 # Kinds of faults, in the order in which messages list them.
 UNPAIRED, SAME_STEM, LISTED_TWICE = "unpaired", "same name twice", "in two splits"
-UNREADABLE, JPEG, SIZES = "unreadable", "mask in JPEG", "image and mask of different shape"
+UNREADABLE, LOSSY = "unreadable", "mask in a lossy format"
+SIZES = "image and mask of different shape"
 PALETTE, VALUES = "contradicting palettes", "unknown values"
-FAULTS = (UNPAIRED, SAME_STEM, LISTED_TWICE, UNREADABLE, JPEG, SIZES, PALETTE, VALUES)
+FAULTS = (UNPAIRED, SAME_STEM, LISTED_TWICE, UNREADABLE, LOSSY, SIZES, PALETTE, VALUES)
 
 Lazy = Callable[[], bytes]  # draws or reads a picture when it is called
 Result = TypeVar("Result")
@@ -72,6 +69,17 @@ class Fault(NamedTuple):
     text: str  # file, fault and remedy in one line
 
 
+class Reading(NamedTuple):
+    """How the files of a data set are read, decided by the audit for all of them together."""
+
+    masks: str = INDEX  # what carries the meaning of indexed masks; see `masks.open_mask`
+    orientation: str = SHOWN  # what masks were drawn on of which nothing tells
+    photos: PhotoRules = PHOTO_RULES
+
+
+READING = Reading()  # until the audit has decided
+
+
 class Split(NamedTuple):
     """The samples of a split."""
 
@@ -97,7 +105,7 @@ class Collection:
 
 
 def decode(
-    sample: Sample, meaning: Meaning, by_colour: bool, size: tuple[int, int], fit: str
+    sample: Sample, meaning: Meaning, reading: Reading, size: tuple[int, int], fit: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads, decodes and resizes one sample.
 
@@ -106,7 +114,7 @@ def decode(
     Args:
         sample: photograph and mask.
         meaning: class of each mask value.
-        by_colour: whether mask values are colours.
+        reading: how the files of the data set are read.
         size: height and width of the result.
         fit: one of `image_reader.FITS`.
 
@@ -117,9 +125,11 @@ def decode(
     Raises:
         Unreadable: the photograph or the mask cannot be read.
     """
-    image, stored = open_upright(sample.image.fetch(), sample.image.name)
-    as_stored = open_mask(sample.mask.fetch(), sample.mask.name, by_colour).picture
-    mask = turn_mask(as_stored, image, stored)
+    image, stored = open_upright(sample.image.fetch(), sample.image.name, reading.photos)
+    as_drawn = open_mask(sample.mask.fetch(), sample.mask.name, reading.masks)
+    photo_size = image.size[::-1] if stored in SIDEWAYS else image.size
+    placement = place(as_drawn.picture.size, as_drawn.own, photo_size, stored)
+    mask = turned(as_drawn.picture, placement.drawn_on, stored, reading.orientation)
     if fit != "stretch":  # first to the box of the image, so that rounding does not shift the mask
         box_size = image.size
         if fit == "pad":
@@ -129,7 +139,7 @@ def decode(
     if fit != "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
     try:
-        mask = classify(mask, meaning.table)  # after shrinking, which is faster
+        mask = classify(mask, meaning.table, as_drawn.levels)  # after shrinking, which is faster
     except ValueError:
         raise Unreadable(f"{sample.mask.name} has changed since the audit") from None
     if fit == "pad":

@@ -24,6 +24,7 @@ from pipeline.data.sample_source import (
     UNREADABLE,
     Collection,
     Fault,
+    Reading,
     Sample,
     decode,
     in_threads,
@@ -120,6 +121,7 @@ def decoded(
     collection: Collection,
     chosen: dict[str, np.ndarray],
     meaning: Meaning,
+    reading: Reading,
     size: tuple[int, int],
     fit: str,
     faults: list[Fault],
@@ -130,6 +132,7 @@ def decoded(
         collection: the data set.
         chosen: result of `cut`.
         meaning: class of each mask value.
+        reading: how the files are read.
         size: height and width of the results.
         fit: one of `image_reader.FITS`.
         faults: samples that cannot be decoded are added to it and not yielded.
@@ -140,7 +143,7 @@ def decoded(
 
     def work(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Fault:
         try:
-            return decode(sample, meaning, collection.labels.by_colour, size, fit)
+            return decode(sample, meaning, reading, size, fit)
         except Unreadable as error:
             return Fault(UNREADABLE, f"{error}; {collection.remedy}")
 

@@ -10,7 +10,7 @@ from pipeline.base.console import UserError
 from pipeline.data import audit
 from pipeline.data.formats.folder_layout import read_folder
 from pipeline.data.formats.registry import with_flags
-from pipeline.data.sample_source import JPEG, PALETTE, SIZES, UNREADABLE, VALUES
+from pipeline.data.sample_source import LOSSY, PALETTE, SIZES, UNREADABLE, VALUES
 from tests.helpers.drawn_sets import prepare, save, stripes, trimap, with_palette, write_set
 
 
@@ -163,7 +163,7 @@ def folder_as_image(folder):
 
 
 FAULTS = {
-    jpeg_content: (JPEG, r"masks/p03\.png is a JPEG, .*; export masks as PNG"),
+    jpeg_content: (LOSSY, r"masks/p03\.png is stored as JPEG, .*; export masks as PNG"),
     different_shape: (
         SIZES,
         r"p03\.png has 40 x 90 pixels, and its image 40 x 32; draw the mask on",
@@ -174,7 +174,8 @@ FAULTS = {
     ),
     contradicting_palette: (
         PALETTE,
-        r"value 0 has the colour 0,200,0 in the palette of .*p03\.png, and 0,0,0 in .*p00",
+        r"value 0 has the colour 0,200,0 in the palette of .*p03\.png, and 0,0,0 in that of most "
+        "other.*--label-mapping 0,0,0:0,200,0,0:1,0,200,0:2",
     ),
     damaged_mask: (UNREADABLE, r"masks/p03\.png .*; repair or remove it"),
     broken_link: (UNREADABLE, r"images/p03\.png is a link to a missing file; repair"),

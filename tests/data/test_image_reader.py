@@ -12,18 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.data import image_reader
-from pipeline.data.image_reader import (
-    TURNS,
-    Unreadable,
-    agrees,
-    fit_image,
-    fitted_box,
-    open_photograph,
-    open_upright,
-    same_shape,
-    turn_mask,
-)
-from tests.helpers.pictures import encoded
+from pipeline.data.image_reader import Unreadable, fit_image, fitted_box, open_photograph
+from tests.helpers.pictures import encoded, stored_as
 from tests.helpers.runs import ROOT
 
 WHITE = (255, 255, 255)
@@ -102,30 +92,25 @@ def test_fractions_up_to_one_are_scaled_and_other_ranges_refused():
 # --- EXIF orientation ---------------------------------------------------------------------
 
 
-def stored_as(upright, orientation, form="png"):
-    """A file whose pixels are stored in an EXIF orientation, of a picture given upright."""
-    stored = upright
-    if orientation in TURNS:
-        back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
-        stored = upright.transpose(back)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encoded(stored, form, exif=exif.tobytes())
-
-
 @pytest.mark.parametrize("form", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_turned_upright(orientation, form):
-    options = {"lossless": True} if form == "webp" else {}
+def test_every_exif_orientation_is_turned_upright(tmp_path, orientation, form):
     upright = gradient()
-    data = stored_as(upright, orientation)
-    if form != "png":  # the same pixels in another format
-        with Image.open(io.BytesIO(data)) as picture:
-            exif = picture.getexif().tobytes()
-            data = encoded(picture.convert("RGB"), form, exif=exif, **options)
+    data = stored_as(upright, orientation, form)
     np.testing.assert_array_equal(read(data), np.asarray(upright))
     with Image.open(io.BytesIO(data)) as picture:  # the same result as Pillow's own function
         np.testing.assert_array_equal(read(data), np.asarray(ImageOps.exif_transpose(picture)))
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB", "CMYK"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_is_read_from_its_path_as_from_its_content(tmp_path, orientation, mode):
+    """Pillow maps an uncompressed TIFF into memory with its sides swapped if it is turned."""
+    upright = gradient().convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        upright = Image.fromarray(np.asarray(upright).astype(np.uint16) * 257)
+    (tmp_path / "photo.tif").write_bytes(stored_as(upright, orientation, "tiff"))
+    np.testing.assert_array_equal(read(tmp_path / "photo.tif"), read(encoded(upright, "tiff")))
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
@@ -138,28 +123,6 @@ def test_invalid_exif_orientation_is_ignored(value):
 def test_damaged_exif_data_is_ignored():
     data = encoded(gradient(), "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     np.testing.assert_array_equal(read(data), np.asarray(gradient()))
-
-
-@pytest.mark.parametrize("form", ["jpeg", "tiff"])
-def test_mask_with_the_stored_size_is_turned_with_the_image(form):
-    upright, mask = gradient(), gradient().getchannel(0)
-    data = stored_as(upright, 6, form)
-    image, stored = open_upright(data, "photo")
-    turned = mask.transpose(TURNS[8])
-    for drawn in (mask, turned):
-        assert agrees(data, "photo", drawn.size)[0]
-        assert turn_mask(drawn, image, stored).tobytes() == mask.tobytes()
-    half = turned.resize((8, 12), Image.Resampling.NEAREST)
-    assert turn_mask(half, image, stored).size == (12, 8)
-    assert not agrees(data, "photo", (24, 24))[0]
-    assert not agrees(encoded(upright, form), "photo", turned.size)[0], "no EXIF, no turn"
-
-
-def test_mask_of_a_square_photograph_is_not_turned():
-    square = gradient(16, 16)
-    image, stored = open_upright(stored_as(square, 6), "photo")
-    mask = square.getchannel(0)
-    assert turn_mask(mask, image, stored) is mask
 
 
 # --- what cannot be read ------------------------------------------------------------------
@@ -283,13 +246,6 @@ def test_formats_that_need_another_program_are_not_supported():
 
 
 # --- shapes and sizes ---------------------------------------------------------------------
-
-
-def test_same_shape_allows_scale_and_rounding():
-    for other in ((480, 360), (481, 360), (240, 180), (239, 180), (960, 721), (48, 36), (53, 40)):
-        assert same_shape((480, 360), other) and same_shape(other, (480, 360)), other
-    for other in ((360, 480), (480, 362), (480, 480), (240, 190), (0, 0)):
-        assert not same_shape((480, 360), other), other
 
 
 def test_stretch_resizes_to_the_whole_size():

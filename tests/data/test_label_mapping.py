@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
-from pipeline.data.label_flags import parse_mapping, parse_names, with_user
+from pipeline.data.label_flags import parse_mapping, parse_names, parse_value, with_user
 from pipeline.data.label_mapping import Labels, index_of, read_labelmap, settle
 from pipeline.data.masks import pack
 
@@ -48,6 +48,32 @@ def test_mapping_of_values_or_colours_to_indices_or_names():
     assert parse_mapping("255, 0, 0:1, 0,0,255:0") == colours
 
 
+def test_any_whole_number_is_a_value():
+    huge = int(float("-3.4028234663852886e+38"))
+    assert parse_mapping("-9999:ignore,0:0,1.0:1") == {"-9999": "ignore", "0": 0, "1": 1}
+    assert parse_mapping("-3.4028234663852886e+38:ignore,4294967295:1") == {
+        **{str(huge): "ignore", "4294967295": 1}
+    }
+    assert [parse_value(text) for text in ("-1", "255", "-9999.0", "1e3")] == [-1, 255, -9999, 1000]
+    for text in ("0.5", "nan", "inf"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a whole number"):
+            parse_value(text)
+
+
+def test_negative_value_is_never_taken_for_the_last_class():
+    names = ("a", "b", "c")
+    result = meaning([-1, 0, 1, 2], Labels(names))
+    assert result.unknown == {-1} and -1 not in result.table
+    ignored = with_user(Labels(names), None, -1, None)
+    assert meaning([-1, 0, 1, 2], ignored).table == {-1: IGNORED, 0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\u2028b", "", "\ud800", "\x1b[31mred"])
+def test_name_that_labels_txt_cannot_hold_is_refused(name):
+    with pytest.raises(UserError, match="is not one line of text; rename it"):
+        meaning([0, 1], Labels(("sky", name)))
+
+
 @pytest.mark.parametrize("text", ["", "255", "255=1", "1,2:3", "255:1;0:0", "a:1", "255:1,,0:0"])
 def test_message_on_an_invalid_mapping_shows_the_syntax(text):
     with pytest.raises(argparse.ArgumentTypeError, match="VALUE:CLASS, as in 255:1,0:0"):
@@ -79,12 +105,8 @@ def test_flags_override_the_labels_of_the_data_set():
     assert changed.mapping == {1: 0, 2: 1, 3: IGNORED, 9: 2}
     by_colour = with_user(source, None, None, {"255,0,0": 0, "0,0,255": "ignore"})
     assert by_colour.by_colour and by_colour.mapping == {pack(RED): 0, pack(BLUE): IGNORED}
-    for mapping, fault in (
-        ({"70000": 1}, "70000 is above 65535"),
-        ({"0,256,0": 1}, "0,256,0 is above 255"),
-    ):
-        with pytest.raises(UserError, match=fault):
-            with_user(source, None, None, mapping)
+    with pytest.raises(UserError, match=r"0,256,0 is no colour; its parts are 0\.\.255"):
+        with_user(source, None, None, {"0,256,0": 1})
     with pytest.raises(UserError, match="--label-mapping R,G,B:ignore"):
         with_user(source, None, 255, {"255,0,0": 0})
 
@@ -117,6 +139,9 @@ def test_values_from_one_are_shifted_to_class_indices():
         ([1, 2, 255], r".*: --ignore-index 255 if that is not a class$"),
         ([0, 2, 5], r"m2\.png holds the value 2; .* 0, 2, 5; .*--label-mapping 2:1,5:2$"),
         ([2, 3], r"m2\.png.*--label-mapping 2:0,3:1$"),
+        ([-9999, 0, 1], r"m-9999\.png.*: --ignore-index -9999 if that is not a class$"),
+        ([-1, 0, 1, 2**32], r".*: --label-mapping -1:ignore,4294967296:ignore$"),
+        ([-1, 0, 128, 255], r".*: --label-mapping 128:1,255:2,-1:ignore, or --ignore-index 255 if"),
         (range(151), r"m150|151 values"),
         (range(0, 256, 5), r"\(52 values\), like photographs or masks once saved as JPEG"),
         ([0], r"only the value 0 \(m0\.png\), but at least 2 classes are needed"),

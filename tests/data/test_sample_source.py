@@ -10,9 +10,10 @@ from PIL import Image
 
 from pipeline.base import system
 from pipeline.data.classes import IGNORED, make_classes
-from pipeline.data.image_reader import TURNS, Unreadable, fitted_box
+from pipeline.data.decoding import TURNS
+from pipeline.data.image_reader import Unreadable, fitted_box
 from pipeline.data.label_mapping import Meaning
-from pipeline.data.sample_source import CHUNK, Picture, Sample, decode, in_threads
+from pipeline.data.sample_source import CHUNK, READING, Picture, Sample, decode, in_threads
 from tests.helpers.drawn_sets import stripes
 from tests.helpers.pictures import encoded, halves, photograph
 
@@ -30,7 +31,7 @@ MODES = {
 
 def decoded(image, mask, size=SIZE, fit="stretch", meaning=TRIMAP):
     sample = Sample("1", Picture(image, "photo"), Picture(mask, "mask"))
-    return decode(sample, meaning, False, size, fit)
+    return decode(sample, meaning, READING, size, fit)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -9,6 +9,7 @@ from PIL import Image
 import data_preparation
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.data.dataset import SPLITS, load_classes, load_split
+from pipeline.report import charts, overlays
 from pipeline.report.dataset_summary import LEFT_OUT
 
 YAML = """# a comment
@@ -63,8 +64,8 @@ def with_palette(values, colours):
 def prepare(models_dir, data, *flags):
     """Runs data_preparation.py without drawing dataset.jpg; returns record, classes and arrays."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_preparation.charts, "save", lambda _, path: path.touch())
-        patch.setattr(data_preparation.overlays, "examples", lambda *_: None)
+        patch.setattr(charts, "save", lambda _, path: path.touch())
+        patch.setattr(overlays, "examples", lambda *_: None)
         where = ["--models-dir", str(models_dir), "--data", str(data)]
         size = () if "--image-size" in flags else ("--image-size", "32")
         data_preparation.main([*where, *size, *map(str, flags)])

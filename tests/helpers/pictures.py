@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from pipeline.data.decoding import ORIENTATION, TURNS
 
 
 def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
@@ -14,6 +18,33 @@ def encoded(image: Image.Image, kind: str = "jpeg", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def stored_as(upright: Image.Image, orientation: int, form: str = "png") -> bytes:
+    """A file whose pixels are stored in an EXIF orientation, of a picture given upright."""
+    stored = upright
+    if orientation in TURNS:
+        back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])
+        stored = upright.transpose(back)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"lossless": True} if form == "webp" else {}
+    return encoded(stored, form, exif=exif.tobytes(), **options)
+
+
+def png_of_16_bits(values: np.ndarray, exif: bytes = b"") -> bytes:
+    """A PNG of 16 bits per channel, which Pillow cannot write: uint16 (height, width, 2..4)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    height, width, bands = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    extra = chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")) if exif else b""
+    parts = chunk(b"IHDR", head), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def halves(width: int, height: int) -> Image.Image:

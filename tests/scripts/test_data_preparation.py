@@ -18,7 +18,8 @@ from pipeline.base.lazy import tf, tfds
 from pipeline.data.audit import FAULTS
 from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import SPLITS, load_split
-from pipeline.data.image_reader import TURNS
+from pipeline.data.decoding import TURNS
+from pipeline.report import overlays
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 from tests.helpers.pictures import encoded, halves, photograph
 from tests.helpers.runs import COUNTS, ROOT, make_data_set, run_script
@@ -99,13 +100,13 @@ def test_dataset_jpg_is_drawn_in_the_models_folder(small_data):
 
 def test_dataset_jpg_shows_examples_spread_over_the_training_split(data_copy, monkeypatch):
     """Neighbouring files are often of the same scene or class."""
-    drawn, examples = [], data_preparation.overlays.examples
+    drawn, examples = [], overlays.examples
 
     def spied(images, masks, *about):
         drawn.extend((images, masks))
         return examples(images, masks, *about)
 
-    monkeypatch.setattr(data_preparation.overlays, "examples", spied)
+    monkeypatch.setattr(overlays, "examples", spied)
     make_data_set(data_copy, seed=8)
     for shown, all_of_them in zip(drawn, load_split(data_copy, "train")):
         assert len(shown) == 6

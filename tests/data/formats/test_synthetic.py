@@ -9,7 +9,7 @@ from scipy import ndimage
 from pipeline.base.artifacts import read_record
 from pipeline.data.audit import judge, scan
 from pipeline.data.formats import synthetic
-from pipeline.data.sample_source import decode
+from pipeline.data.sample_source import READING, decode
 from tests.helpers.runs import make_data_set
 
 
@@ -18,7 +18,7 @@ def draw(number, classes=3, size=(128, 128), split="train"):
     source = synthetic.drawn_animals(classes, size, 7)
     meaning = judge(source, scan(source), False)
     examples = itertools.islice(source.splits[split].read(), number)
-    pairs = [decode(example, meaning, False, size, "stretch") for example in examples]
+    pairs = [decode(example, meaning, READING, size, "stretch") for example in examples]
     return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
 
