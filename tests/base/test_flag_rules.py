@@ -16,7 +16,7 @@ from tests.helpers.runs import run_script
 
 SHARED = {"help", "models_dir", "seed", "if_needed", "accept_edits", "resume"}
 READING = ("names", "label_mapping", "ignore_index", "skip_bad", "image_size", "fit")
-OWN = (*READING, "group")  # pictures whose splits are not fixed
+OWN = (*READING, "group", "mask_orientation")  # pictures of one's own, or of TFDS
 NETWORK = ("encoder", "epochs", "batch_size", "learning_rate", "taught_epochs")
 NETWORK = (*NETWORK, "class_weights", "precision")
 TUNING = ("epochs", "batch_size", "learning_rate")

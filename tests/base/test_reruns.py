@@ -14,10 +14,16 @@ ALL, NONE = STAGES[0], None
 # input), "report" if it only draws the page again, NONE if it reruns nothing; and the files.
 # The data set is read with pipeline/data/formats/tfds.py.
 KINDS = {
-    "how a picture is read or resized": (ALL, "data/image_reader.py"),
+    "how a picture is read or resized": (
+        *(ALL, "data/image_reader.py", "data/decoding.py", "data/photographs.py"),
+        *("data/photo_audit.py", "data/orientation.py", "data/foreign_files.py"),
+    ),
     "what a mask means": (
         ALL,
         "data/masks.py",
+        "data/palettes.py",
+        "data/lossy.py",
+        "data/inspection.py",
         "data/label_mapping.py",
         "data/label_flags.py",
         "data/classes.py",
@@ -84,6 +90,7 @@ KINDS = {
         "report/dataset_summary.py",
         "report/gates.py",
         "report/sidecars.py",
+        "report/dataset_picture.py",
     ),
     "console, command line, locks, records": (
         *(
