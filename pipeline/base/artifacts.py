@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.console import UserError
-from pipeline.base.files import CHANGED, fault_of, write_json
+from pipeline.base.files import CHANGED, MISSING, fault_of, write_json
 from pipeline.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +195,8 @@ def put_record(models_dir: Path, name: str, content: dict[str, Any]) -> None:
 
 def fault_beside(path: Path) -> str | None:
     """What is wrong with a file by the record beside it, as `fault_of`; UNRECORDED without one."""
+    if not path.is_file():
+        return MISSING
     record = path.with_name(f"{path.name}.json")
     try:
         return fault_of(path, json.loads(record.read_text(encoding="utf-8"))["sha256"])

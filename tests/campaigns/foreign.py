@@ -113,9 +113,8 @@ def hostile(campaign: Campaign) -> Iterator[Tally]:
             else:  # in the place of ours
                 models_dir = copy_of(campaign.old, campaign.folder / "foreign")
                 shutil.copy(path, models_dir / name)
-                digest = {"sha256": sha256(path)}
-                record = artifacts.read_record(models_dir, "original") | digest
-                artifacts.write_record(artifacts.record_path(models_dir, "original"), record)
+                record = artifacts.read_record(models_dir, "original")
+                record.rewrite(sha256=sha256(path))
                 arguments = ask(script, models_dir)[1:]
             done = run(script, *arguments)
             end = "refused in one line" if done.code == 2 else f"exit {done.code}"

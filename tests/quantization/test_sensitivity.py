@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import quantization
-from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
+from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.base.files import sha256
 from pipeline.base.lazy import keras, layers
@@ -46,7 +46,7 @@ def fragile(finished_run, tmp_path_factory):
     reader.set_weights([kernel])
     path = artifact_path(models_dir, "pruned")
     save_model(model, path)
-    write_record(record_path(models_dir, "pruned"), record | {"sha256": sha256(path)})
+    record.rewrite(sha256=sha256(path))
     return models_dir, model
 
 

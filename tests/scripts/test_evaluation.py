@@ -201,12 +201,11 @@ def folder_of_before(evaluated_copy):
     """The records as they were then: the float32 files were no inputs of this stage."""
     for name in ("float32", "pruned_float32"):
         record = read_record(evaluated_copy, name)
-        record |= {"stage": "evaluation", "settings": {"seed": 7}}
-        record |= {"code": {"evaluation.py": "0" * 16}, "metrics": {"bytes": 1}}
-        write_record(record_path(evaluated_copy, name), record)
+        old = {"code": {"evaluation.py": "0" * 16}, "metrics": {"bytes": 1}}
+        record.rewrite(stage="evaluation", settings={"seed": 7}, **old)
     record = read_record(evaluated_copy, "evaluation")
     before = {k: v for k, v in record["inputs"].items() if k not in ("float32", "pruned_float32")}
-    write_record(record_path(evaluated_copy, "evaluation"), record | {"inputs": before})
+    record.rewrite(inputs=before)
     return evaluated_copy
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pruning
 import quantization
-from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
+from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.base.files import sha256
 from pipeline.base.identity import NOT_RESUMED
@@ -121,7 +121,7 @@ def put_original(models_dir, model):
     """Makes a model the original of a models folder, as if training had made it."""
     record, path = read_record(models_dir, "original"), artifact_path(models_dir, "original")
     save_model(model, path)
-    write_record(record_path(models_dir, "original"), record | {"sha256": sha256(path)})
+    record.rewrite(sha256=sha256(path))
 
 
 def test_layers_called_like_our_encoder_are_fine_tuned_like_any_other(run_copy):

@@ -143,7 +143,7 @@ def test_layers_that_gptq_does_not_know_are_named_once(run_copy, only_int8, monk
     save_model(own, artifact_path(run_copy, "pruned"))
     record = read_record(run_copy, "pruned")
     digest = sha256(artifact_path(run_copy, "pruned"))
-    write_record(record_path(run_copy, "pruned"), record | {"sha256": digest})
+    record.rewrite(sha256=digest)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
     note = "note: GPTQ does not know own_up (Conv2DTranspose): rounded to the nearest step\n"
     assert capsys.readouterr().out.count(note) == 1
