@@ -104,13 +104,15 @@ def tied_channels(model: keras.Model) -> dict[str, list[str]]:
 
     Returns:
         For each layer that ties channels, or `THE_OUTPUT`, the layers that write them; in the
-        order of the network. The layers that make the logits are not among them.
+        order of the network. Layers that make the logits or a single channel are not among them.
     """
     flow = Flow(model)
     inner = layers_before_others(flow, model)
     tied: dict[str, list[str]] = {}
     for axis in flow.axes.values():
-        if axis.use == WRITTEN and axis.attribute.endswith("kernel") and axis.layer in inner:
+        if len(axis.channels) == 1 or axis.layer not in inner:
+            continue
+        if axis.use == WRITTEN and axis.attribute.endswith("kernel"):
             reasons = {flow.sets.reason(channel) for channel in axis.channels.tolist()}
             for reason in sorted(reason for reason in reasons if reason):
                 tied.setdefault(reason, []).append(axis.layer)

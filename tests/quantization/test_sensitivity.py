@@ -271,7 +271,15 @@ def test_operator_that_the_library_does_not_know_is_left_out_by_its_layers_name(
     types = ("uint8", "int8")
     full = source.convert("int8", *types)
     _, about = sensitivity.int8_within(1.0, full, source, rows, (images, masks), types)
-    assert about["float_operators"] == (["soft"] if name == "soft" else [])
+    assert about["float_operators"] == []
+
+
+def test_layer_that_is_float_in_int8_is_in_the_record_of_a_file_that_keeps_to_the_limit():
+    source, types = unusual(layers.ELU(name="elu")), ("uint8", "int8")
+    images, masks = np.zeros((1, SIZE, SIZE, 3), np.uint8), np.zeros((1, SIZE, SIZE), np.uint8)
+    full = source.convert("int8", *types)
+    file, about = sensitivity.int8_within(1.0, full, source, [], (images, masks), types)
+    assert file is full and about["float_operators"] == ["elu"]
 
 
 def test_int8_with_a_layer_that_has_no_int8_form_is_refused_by_its_name(tmp_path):
