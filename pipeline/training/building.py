@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import re
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,7 @@ def returned_by(function: Callable[..., Any], size: tuple[int, int], classes: in
     except UserError:
         raise
     except Exception as error:  # anything: it is the user's code
-        raise UserError(f"{where(function, error)} raises {first_line(error)}") from None
+        raise UserError(f"{where(function, error)} raises {in_one_line(error)}") from None
     if model is None:
         raise UserError(
             f"{where(function)} returns nothing; its last line must be: "
@@ -112,7 +113,7 @@ def check_readable(model: keras.Model, function: Callable[..., Any]) -> None:
         foreign = foreign_part(json.loads(model.to_json()))
     except Exception as error:  # layers without a configuration raise errors of many kinds
         raise UserError(
-            f"the network of {where(function)} cannot be saved ({first_line(error)}); use plain "
+            f"the network of {where(function)} cannot be saved ({in_one_line(error)}); use plain "
             "layers of Keras"
         ) from None
     if foreign:
@@ -122,10 +123,10 @@ def check_readable(model: keras.Model, function: Callable[..., Any]) -> None:
         )
 
 
-def first_line(error: Exception) -> str:
-    """The kind of an exception and the first line of its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:LONGEST_REASON]}"
+def in_one_line(error: Exception) -> str:
+    """The kind of an exception and its text, shortened, without Keras' list of arguments."""
+    text = str(error).split("Call arguments received")[0]
+    return f"{type(error).__name__}: {textwrap.shorten(text, LONGEST_REASON) or 'no reason given'}"
 
 
 def check_shapes(

@@ -131,7 +131,7 @@ def ending_in(*last, dtype="float32"):
 
     def function(size, classes):
         x = image = layers.Input((*size, 3), dtype=dtype)
-        for layer in (layers.Conv2D(16, 3, padding="same"), *last):
+        for layer in (layers.Rescaling(1.0), layers.Conv2D(16, 3, padding="same"), *last):
             x = layer(x)
         return keras.Model(image, x)
 
