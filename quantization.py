@@ -42,7 +42,7 @@ from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
-from pipeline.data.dataset import load_classes, load_split
+from pipeline.data.dataset import load_classes, load_photo_rules, load_split
 from pipeline.deploy import handover
 from pipeline.inference import contract
 from pipeline.inference.keras_files import Predictor, load_model
@@ -196,7 +196,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
 
         # The contract goes in last; then what the record says of the file.
         classes = load_classes(models_dir).names
-        content = contract.add_contract(content, classes)
+        content = contract.add_contract(content, classes, load_photo_rules(models_dir))
         ends = contract.describe(content, classes)
         about |= {f"{end}_type": ends[end]["type"] for end in ("input", "output")}
         if chosen.calibrated:

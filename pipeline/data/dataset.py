@@ -148,6 +148,14 @@ def load_size(models_dir: Path) -> tuple[int, int]:
     return height, width
 
 
+def load_photo_rules(models_dir: Path) -> dict[str, Any]:
+    """What `photographs.rules_from` takes, for the photographs of the prepared data set.
+
+    {} if all of them are of 8 bits and have no fourth band. Raises UserError like `read_record`.
+    """
+    return read_record(models_dir, "dataset").get("photos", {})
+
+
 def names_of(models_dir: Path, split: str, numbers: Collection[int]) -> dict[int, str]:
     """Returns the source file names of some examples, by row number in a split.
 

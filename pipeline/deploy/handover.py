@@ -5,6 +5,7 @@ contract.json, labels.txt            its input, its output, the names of the cla
 picture.rgb, picture.logits          a test picture as raw bytes, and the output that it must give
 model.h, model.cc                    the model as C source, for microcontrollers
 run_on_device.py                     checks the test picture, times the model, predicts on photos
+pipeline/data/                       two modules that it reads photos with, as training did
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from pipeline.base.artifacts import artifact_path, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
+from pipeline.data import decoding, photographs
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.memory_plan import plan
 from pipeline.inference.contract import read
@@ -27,6 +29,7 @@ from pipeline.inference.litert import open_interpreter, set_image
 
 ALIGNMENT = 16  # bytes: TFLite Micro requires it of a model in a microcontroller's memory
 PROGRAM = Path(__file__).with_name("run_on_device.py")
+PROGRAM_NEEDS = (decoding, photographs)  # modules that it imports; they import no other of ours
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +75,8 @@ def write_folder(models_dir: Path, folder: Path) -> None:
         "model.cc": source.encode("utf-8"),
         PROGRAM.name: PROGRAM.read_bytes(),
     }
+    for module in PROGRAM_NEEDS:
+        files[f"{module.__name__.replace('.', '/')}.py"] = Path(str(module.__file__)).read_bytes()
     for name, data in files.items():
         with atomic(folder / name) as temporary:
             temporary.write_bytes(data)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image, ImageOps
+from PIL import Image
 
 TIMED_RUNS = 20
 
@@ -24,6 +24,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # class names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     folder = Path(__file__).resolve().parent
+    sys.path.insert(0, str(folder))
+    from pipeline.data.decoding import open_picture
+    from pipeline.data.photographs import rules_from, upright_rgb
+
     contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
     interpreter = Interpreter(model_path=str(folder / contract["file"]), num_threads=1)
     interpreter.allocate_tensors()
@@ -31,6 +35,7 @@ def main() -> None:
     output_details = interpreter.get_output_details()[0]
     _, height, width, _ = contract["input"]["shape"]
     class_names = contract["output"]["classes"]
+    rules = rules_from(contract["input"].get("photos", {}))
 
     def logits(pixels: np.ndarray) -> np.ndarray:
         """Logits (height, width, classes) of a uint8 RGB image (height, width, 3)."""
@@ -51,7 +56,8 @@ def main() -> None:
     print("OK" if not different else f"{different} of {height * width} pixels differ")
     print(f"{milliseconds:.2f} ms per image, classes: {', '.join(class_names)}")
     for photo in map(Path, sys.argv[1:]):
-        image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+        with open_picture(photo) as picture:
+            image, _ = upright_rgb(picture, photo, rules)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         classes = logits(np.asarray(image)).argmax(-1).astype(np.uint8)
         step = 255 // max(1, len(class_names) - 1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ PIXELS = {
 MEANING = "argmax over the last axis: index of the class; softmax over it: probabilities"
 
 
-def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
+def describe(
+    content: bytes, classes: Sequence[str], photos: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describes input and output of a .tflite file, from its own tables.
 
     Args:
@@ -48,6 +50,8 @@ def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
             classes). How pixels become input values is taken from `litert.set_image`;
             quantization/verify.py has checked that scale and zero point of an int8 file agree.
         classes: names of the classes, in the order of the logits.
+        photos: how photographs that are deeper than 8 bits, or have a fourth band, become 8-bit
+            RGB: what `photographs.rules_from` takes. None or {}: the training pictures had none.
 
     Returns:
         The content of contract.json. `scale` and `zero_point` are None for floating-point
@@ -85,6 +89,7 @@ def describe(content: bytes, classes: Sequence[str]) -> dict[str, Any]:
             "mean": mean,
             "std": std,
             "range": [round((pixel - mean) / std, 6) for pixel in (0, 255)],
+            **({"photos": dict(photos)} if photos else {}),
         },
         "output": {**logits, "layout": "NHWC", "classes": list(classes), "meaning": MEANING},
     }
@@ -107,7 +112,9 @@ def describe_tensor(table: schema.Tensor) -> dict[str, Any]:
     return description
 
 
-def add_contract(content: bytes, classes: Sequence[str]) -> bytes:
+def add_contract(
+    content: bytes, classes: Sequence[str], photos: Mapping[str, Any] | None = None
+) -> bytes:
     """Returns a .tflite file with its contract inside.
 
     The operators and weights stay the same, and the file is compacted. The bytes depend on the
@@ -116,11 +123,12 @@ def add_contract(content: bytes, classes: Sequence[str]) -> bytes:
     Args:
         content: as for `describe`, with a contract or without.
         classes: names of the classes, in the order of the logits.
+        photos: as for `describe`.
 
     Raises:
         UserError: as `describe`.
     """
-    contract = describe(content, classes)
+    contract = describe(content, classes, photos)
     model = schema.ModelT.InitFromPackedBuf(compacted(content), 0)
     model.metadata = model.metadata or []
     entries = [entry for entry in model.metadata if entry.name == BUFFER.encode()]

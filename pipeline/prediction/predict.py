@@ -18,8 +18,10 @@ from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure, tf
 from pipeline.data.classes import Classes, make_classes
-from pipeline.data.dataset import load_classes
+from pipeline.data.dataset import load_classes, load_photo_rules
 from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
+from pipeline.data.photo_audit import inspect_photo
+from pipeline.data.photographs import PHOTO_RULES, rules_from
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import open_model
 from pipeline.inference.litert import open_interpreter, set_image
@@ -134,6 +136,29 @@ def classes_of(model: Path, number: int) -> tuple[Classes, str]:
         return make_classes(tuple(f"class {k}" for k in range(number))), "stretch"
 
 
+def photo_rules_of(model: Path) -> dict[str, Any]:
+    """How the photographs that a model was trained on became 8-bit RGB; {} if they were that.
+
+    From the contract in the .tflite file; for other files from the data set in the model's folder.
+    """
+    with contextlib.suppress(UserError):  # it has no contract
+        return read(model)["input"].get("photos", {})
+    with contextlib.suppress(UserError, OSError):  # there is no data set
+        return load_photo_rules(model.parent)
+    return {}
+
+
+def note_new_depth(path: Path, rules: dict[str, Any]) -> None:
+    """Prints a note if a photo is deeper than 8 bits, and the model was trained on none such."""
+    facts = inspect_photo(path, f"the photo {path}")
+    key = "float_white" if facts.floating else "white"
+    if facts.largest is not None and key not in rules:
+        say(
+            f"note: {path} holds values up to {facts.largest:g}, and the pictures that the model "
+            f"was trained on have 8 bits; {getattr(PHOTO_RULES, key)} is taken for white"
+        )
+
+
 def draw_photo(
     photo: Image.Image, scores: np.ndarray, classes: Classes, box: tuple[float, ...]
 ) -> tuple[Image.Image, Image.Image]:
@@ -215,10 +240,12 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     size, number, scores = open_scorer(model)
     note_stale(model)
     classes, fit = classes_of(model, number)
+    rules = photo_rules_of(model)
     scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
-        photo = open_photograph(path, f"the photo {path}")
+        photo = open_photograph(path, f"the photo {path}", rules_from(rules))
+        note_new_depth(path, rules)
         if fit == "crop":  # the model was not trained on the sides that cropping removes
             left, top, right, bottom = map(round, fitted_box(photo.size, size, fit))
             photo = photo.crop((left, top, right, bottom))

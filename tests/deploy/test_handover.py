@@ -13,13 +13,17 @@ from PIL import Image
 
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.console import UserError
+from pipeline.data.image_reader import open_photograph
+from pipeline.data.photographs import rules_from
 from pipeline.deploy import handover
 from pipeline.evaluation.memory_plan import plan
+from tests.helpers.pictures import png_of_16_bits, stored_as
 from tests.helpers.runs import CLASSES, run_script
 
 FILES = {
     *("int8_quantized_model.tflite", "contract.json", "labels.txt", "picture.rgb"),
     *("picture.logits", "model.h", "model.cc", "run_on_device.py"),
+    *("pipeline/data/decoding.py", "pipeline/data/photographs.py"),
 }
 
 
@@ -31,7 +35,9 @@ def folder(finished_run, tmp_path_factory):
 
 
 def test_folder_has_the_model_and_all_listed_files(folder, finished_run):
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    } == FILES
     model = artifact_path(finished_run, "int8").read_bytes()
     assert (folder / "int8_quantized_model.tflite").read_bytes() == model
     assert (folder / "labels.txt").read_text().split() == list(CLASSES)
@@ -58,6 +64,38 @@ def test_program_checks_the_test_picture_and_predicts_on_photos(folder, tmp_path
     assert "pet, background, border" in done.stdout
     with Image.open(tmp_path / "photo.classes.png") as classes:
         assert set(np.unique(classes)) <= {0, 127, 254}
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "12-bit colour", "transparent", "infrared", "turned"])
+def test_program_reads_photos_as_training_did(folder, tmp_path, kind):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    contract = json.loads((copy / "contract.json").read_text(encoding="utf-8"))
+    rules = {"white": 4095, "alpha": kind != "infrared"}
+    contract["input"]["photos"] = rules
+    (copy / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
+    plain = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    photo = tmp_path / "photo.png"
+    if kind == "12 bits":
+        plain[:] = plain[..., :1]
+        Image.fromarray(plain[..., 0].astype(np.uint16) * 16).save(photo)
+    elif kind == "12-bit colour":
+        photo.write_bytes(png_of_16_bits(plain.astype(np.uint16) * 16))
+    elif kind == "turned":
+        photo.write_bytes(stored_as(Image.fromarray(plain), 7))
+    else:
+        picture = Image.fromarray(plain)
+        alpha = (
+            np.full((32, 32), 99, np.uint8) if kind == "infrared" else plain[..., 0] // 128 * 255
+        )
+        picture.putalpha(Image.fromarray(alpha))
+        picture.save(photo)
+    expected = open_photograph(photo, "photo", rules_from(rules))
+    expected.save(tmp_path / "plain.png")
+    done = run_on_device(copy, photo, tmp_path / "plain.png")
+    assert done.returncode == 0, done.stderr
+    maps = [np.asarray(Image.open(tmp_path / f"{n}.classes.png")) for n in ("photo", "plain")]
+    np.testing.assert_array_equal(*maps)
+    assert np.abs(np.asarray(expected).astype(int) - plain).max() <= 1 or kind == "transparent"
 
 
 def test_program_reports_other_output(folder, tmp_path):

@@ -53,6 +53,16 @@ def repacked(content, change):
 # --- content -----------------------------------------------------------------------------
 
 
+def test_contract_says_how_deep_photos_become_8_bits_only_if_training_had_such(plain):
+    without = contract.describe(plain["int8"], CLASSES)
+    assert "photos" not in without["input"]
+    rules = {"white": 4095, "alpha": False}
+    assert contract.describe(plain["int8"], CLASSES, rules)["input"].pop("photos") == rules
+    same = contract.add_contract(plain["int8"], CLASSES, {})
+    assert same == contract.add_contract(plain["int8"], CLASSES)
+    assert contract.add_contract(plain["int8"], CLASSES, rules) != same
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_contract_alone_is_enough_to_feed_and_read_a_file(plain, images, name):
     """Logits computed from the contract's fields alone equal those of `litert.logits_of`."""

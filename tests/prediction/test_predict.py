@@ -15,6 +15,7 @@ from pipeline.base.artifacts import artifact_path, record_path, write_record
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.classes import make_classes
+from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import save_model
 from pipeline.prediction import predict
 from pipeline.report.overlays import overlay
@@ -76,6 +77,39 @@ def test_every_model_file_can_draw(evaluated_run, tmp_path, name):
     model = artifact_path(evaluated_run, name)
     evaluation.main(["--image", str(photo), "--model", str(model)])
     assert (tmp_path / "photo.png.overlay.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["contract", "record"])
+def test_deep_photo_is_scaled_as_in_training(run_copy, tmp_path, capsys, kind):
+    """By the contract of a .tflite file anywhere, and by the data set beside an .h5 file."""
+    rules = {"white": 4095}
+    model = artifact_path(run_copy, "original")
+    if kind == "contract":
+        content = artifact_path(run_copy, "int8").read_bytes()
+        model = tmp_path / "int8.tflite"
+        model.write_bytes(add_contract(content, CLASSES, rules))
+    else:
+        path = record_path(run_copy, "dataset")
+        path.write_text(
+            json.dumps(json.loads(path.read_text("utf-8")) | {"photos": rules}), "utf-8"
+        )
+    grey = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE), np.uint8)
+    deep = (grey.astype(np.uint32) * 4095 + 254) // 255
+    pictures = {"deep": deep.astype(np.uint16), "plain": grey, "unscaled": grey.astype(np.uint16)}
+    for name, values in pictures.items():
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    photos = [str(tmp_path / f"{name}.png") for name in pictures]
+    evaluation.main(["--image", *photos, "--model", str(model)])
+    maps = [np.asarray(Image.open(f"{photo}.classes.png")) for photo in photos]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert "trained on have 8 bits" not in capsys.readouterr().out
+
+
+def test_deep_photo_for_a_model_of_8_bit_pictures_is_noted(finished_run, tmp_path, capsys):
+    Image.fromarray(np.full((40, 40), 2000, np.uint16)).save(tmp_path / "deep.png")
+    evaluation.main(["--models-dir", str(finished_run), "--image", str(tmp_path / "deep.png")])
+    expected = "holds values up to 2000, and the pictures that the model was trained on have 8 bits"
+    assert f"deep.png {expected}; 65535 is taken for white" in capsys.readouterr().out
 
 
 def test_one_command_draws_several_photos(finished_run, tmp_path):
