@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import evaluation
-from pipeline.base.artifacts import artifact_path, record_path, write_record
+from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.classes import make_classes
@@ -89,10 +89,7 @@ def test_deep_photo_is_scaled_as_in_training(run_copy, tmp_path, capsys, kind):
         model = tmp_path / "int8.tflite"
         model.write_bytes(add_contract(content, CLASSES, rules))
     else:
-        path = record_path(run_copy, "dataset")
-        path.write_text(
-            json.dumps(json.loads(path.read_text("utf-8")) | {"photos": rules}), "utf-8"
-        )
+        read_record(run_copy, "dataset").rewrite(photos=rules)
     grey = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE), np.uint8)
     deep = (grey.astype(np.uint32) * 4095 + 254) // 255
     pictures = {"deep": deep.astype(np.uint16), "plain": grey, "unscaled": grey.astype(np.uint16)}
