@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from pipeline.base.artifacts import sha256, stale_reason
+from pipeline.base.artifacts import stale_reason
+from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
 from tests.helpers.runs import OWN_TRAINING, start_script
