@@ -86,8 +86,10 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
     Args:
         evaluation: the content of evaluation.json.
     """
-    rows = {row["name"]: row for row in evaluation["models"]}
-    texts = findings_on_busy_machine(rows)
+    everything = {row["name"]: row for row in evaluation["models"]}
+    texts = findings_on_busy_machine(everything) + findings_on_stale_models(everything)
+    # A stale model comes from another network than the ones it would be compared with.
+    rows = {name: row for name, row in everything.items() if not row.get("stale")}
     if {"float32", "pruned_float32"} <= rows.keys():
         texts.append(finding_on_pruning(rows["float32"], rows["pruned_float32"]))
     for name in quantised():
@@ -98,7 +100,7 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
         texts.append(finding_on_memory(rows["int8"]))
     texts += findings_on_recommended_file(evaluation)
     texts += findings_on_cost_of_pruning(rows)
-    return texts + findings_on_classes(list(rows.values()))
+    return texts + findings_on_classes(evaluation["models"])
 
 
 def finding_on_quantisation(row: Row, baseline: Row) -> str:
@@ -122,6 +124,17 @@ def findings_on_busy_machine(rows: dict[str, Row]) -> list[str]:
     return [
         f"THE MACHINE WAS BUSY while latency was measured ({'; '.join(details)}): these times are "
         "unreliable; close other programs and run evaluation.py again."
+    ]
+
+
+def findings_on_stale_models(rows: dict[str, Row]) -> list[str]:
+    """One warning of the models that are stale, with the reason and the command of the first."""
+    stale = {name: row["stale"] for name, row in rows.items() if row.get("stale")}
+    if not stale:
+        return []
+    return [
+        f"STALE: {', '.join(stale)}. Their numbers do not belong to this original, and none of "
+        f"them is recommended: {next(iter(stale.values()))}"
     ]
 
 
@@ -203,13 +216,14 @@ def finding_on_recommended_file(rows: list[Row], constant_iou: float, constant: 
         row
         for row in rows
         if row["file"].endswith(".tflite")
+        and not row.get("stale")
         and row["mean_iou_drop"] <= ACCEPTABLE_DROP
         and row["mean_iou"] > constant_iou
     ]
     if not candidates:
         return (
-            f"Recommended file: none. Each loses more than {ACCEPTABLE_DROP} of mean IoU, or is "
-            f"no better than {constant}."
+            f"Recommended file: none. Each loses more than {ACCEPTABLE_DROP} of mean IoU, is "
+            f"stale, or is no better than {constant}."
         )
     fastest = min(candidates, key=lambda row: row["latency_ms"]["median"])
     return (

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from pipeline.base.cli import bounded
+from pipeline.base.flag_rules import has_limit
 from pipeline.variants import quantised
 
 
@@ -31,7 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="extend",
         choices=quantised(),
         metavar="MODEL",
-        help=f"the models that the limits apply to: {', '.join(quantised())} (default: all)",
+        help=f"the models that the limits apply to: {', '.join(quantised())} (default: all); the "
+        "exit code is 2 if one of them is stale",
     )
 
 
@@ -43,13 +45,16 @@ def judge(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> tuple[li
         evaluation: the content of evaluation.json.
 
     Returns:
-        One line per broken limit; and one line per model whose latency cannot be compared,
-        because the machine was busy.
+        One line per broken limit; and one line per model that cannot be compared: it is stale, or
+        the machine was busy while its latency was measured.
     """
     broken: list[str] = []
     undecided: list[str] = []
     for row in evaluation["models"]:
-        if row["name"] not in (arguments.gate or quantised()):
+        if row["name"] not in (arguments.gate or quantised()) or not has_limit(vars(arguments)):
+            continue
+        if row.get("stale"):  # its drop is against a network that it was not made from
+            undecided.append(f"{row['name']} cannot be judged: {row['stale']}")
             continue
         latency, max_latency = row["latency_ms"], arguments.max_latency_ms
         if max_latency is not None and latency.get("busy"):

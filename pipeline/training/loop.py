@@ -136,11 +136,11 @@ def fit(
     with seeded_layers(network, phase.seed, strategy) as begin_epoch:
         for epoch in range(len(state.history), phase.epochs):
             begin_epoch(epoch)
-            started = time.time()
+            started = time.monotonic()
             batches = distributed_batches(train, phase, epoch, classes.ignored, strategy)
             with progress(f"epoch {epoch + 1}/{total}", steps, "steps") as bar:
                 loss = mean_loss(step, batches, bar)
-            rate = steps * phase.batch_size / (time.time() - started)
+            rate = steps * phase.batch_size / (time.monotonic() - started)
             if not np.isfinite(loss):
                 raise UserError(
                     f"the loss of epoch {epoch + 1} is not finite; nothing was written. "
@@ -153,7 +153,7 @@ def fit(
             if best_epoch(state.history, phase.first_choice) == epoch:
                 state.best = validated.weights
             state.save(is_first_worker())
-            minutes = (total - epoch - 1) * (time.time() - started) / 60
+            minutes = (total - epoch - 1) * (time.monotonic() - started) / 60
             say(epoch_line(state.history[-1], classes, total, minutes))
     model.set_weights(state.best)
     return Trained(state.history, state.resumption)

@@ -118,6 +118,24 @@ def test_fastest_file_that_loses_little_is_recommended(numbers):
     assert "Recommended file: float16_quantized_model.tflite," in recommended(rows)
 
 
+def test_stale_file_is_not_recommended_and_not_compared(numbers):
+    """It comes from another network: its numbers say nothing of this one."""
+    fastest = row_of(numbers, "int8")
+    fastest["latency_ms"]["median"] = 0.1
+    assert f"file: {fastest['file']}," in recommended(numbers["models"])
+    fastest["stale"] = "models/int8 was made from another pruned_model.h5; make it anew with: x"
+    texts = findings.findings(numbers)
+    assert not any(fastest["file"] in text for text in texts)
+    about = [text for text in texts if "int8" in text and "IoU drop on the class" not in text]
+    assert about == [
+        "STALE: int8. Their numbers do not belong to this original, and none of them is "
+        f"recommended: {fastest['stale']}"
+    ]
+    for row in numbers["models"]:
+        row["stale"] = "made from another data set"
+    assert any(text.startswith("Recommended file: none.") for text in findings.findings(numbers))
+
+
 def test_no_file_is_recommended_that_is_no_better_than_a_constant_class(numbers):
     rows = numbers["models"]
     for row in rows:

@@ -91,6 +91,23 @@ def test_latency_of_a_busy_machine_is_not_judged(numbers):
     assert gates.judge(evaluation.parse(["--max-bytes", "99999999"]), numbers) == ([], [])
 
 
+STALE = "models/int8 was made from another pruned_model.h5; make it anew with: python quantization"
+
+
+@pytest.mark.parametrize("flag", ["--max-drop", "--min-mean-iou", "--max-bytes"])
+def test_stale_model_is_not_judged(numbers, flag):
+    """Its drop is the distance to a network that it does not come from: any limit is met."""
+    row = next(row for row in numbers["models"] if row["name"] == "int8")
+    row |= {"stale": STALE, "mean_iou_drop": -0.07, "mean_iou": 1.0, "bytes": 1}
+    limit = [flag, {"--max-drop": "1", "--min-mean-iou": "0", "--max-bytes": "99999999"}[flag]]
+    judged = gates.judge(evaluation.parse([*limit, "--gate", "int8"]), numbers)
+    assert judged == ([], [f"int8 cannot be judged: {STALE}"])
+    row["mean_iou_drop"] = row["mean_iou"] = 2.0  # nor does it break a limit
+    assert gates.judge(evaluation.parse([*limit, "--gate", "int8"]), numbers) == judged
+    assert gates.judge(evaluation.parse([*limit, "--gate", "float16"]), numbers) == ([], [])
+    assert gates.judge(evaluation.parse([]), numbers) == ([], []), "without limits, it is a row"
+
+
 def test_nan_passes_no_limit(numbers):
     for row in numbers["models"]:
         row["mean_iou_drop"] = row["mean_iou"] = float("nan")

@@ -130,10 +130,10 @@ def test_no_file_is_stale(evaluated_run):
     assert read_record(evaluated_run, "report")["inputs"].keys() == {"evaluation"}
 
 
-def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
-    evaluated_copy, monkeypatch, numbers, without_photos, known_counts
+def test_stale_model_is_a_marked_row_that_passes_no_gate(
+    evaluated_copy, monkeypatch, numbers, without_photos, known_counts, capsys
 ):
-    """The measured values of a stale file are still worth a look."""
+    """The measured values of a stale file are still worth a look, and are no reason to stop."""
     other = artifact_path(evaluated_copy, "dynamic").read_bytes()
     artifact_path(evaluated_copy, "int8").write_bytes(other)
     times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
@@ -146,6 +146,12 @@ def test_stale_model_is_a_marked_row_and_no_reason_to_stop(
     stale = {row["name"]: row["stale"] for row in rows if row["stale"]}
     assert stale.keys() == {"int8"} and "was changed after it was made" in stale["int8"]
     assert page["models"] == rows
+    capsys.readouterr()
+    limit = ["--models-dir", str(evaluated_copy), "--max-drop", "1"]
+    assert evaluation.main([*limit, "--gate", "int8"]) == 2
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert line == f"FAILED: int8 cannot be judged: {stale['int8']}"
+    assert evaluation.main([*limit, "--gate", "float16"]) == 0
 
 
 @pytest.mark.parametrize("changed", ["int8", "original", "dataset"])
