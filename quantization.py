@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
     stage = begin(arguments)
-    if stage.nothing_to_do(*VARIANTS, left=left_by({"qat": stage})):
+    if stage.nothing_to_do(*VARIANTS, left=left_by({"qat": stage.part("int8")})):
         sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)
     else:
         with stage.working():

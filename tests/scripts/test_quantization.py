@@ -26,7 +26,7 @@ from pipeline.inference.litert import open_interpreter, predict_tflite
 from pipeline.inference.tflite_files import weight_counts
 from pipeline.quantization import convert
 from pipeline.quantization.verify import kernel_zeros
-from pipeline.training.checkpoints import state_path
+from pipeline.training.checkpoints import TrainingState, state_path
 from pipeline.variants import VARIANTS, quantised
 from tests.helpers.small_network import PRUNED_LAYERS
 
@@ -211,6 +211,32 @@ def inverted(models_dir):
     last = model.get_layer("logits_block")
     last.set_weights([-value for value in last.get_weights()])
     return model
+
+
+def test_stopped_qat_is_resumed(run_copy, monkeypatch, capsys):
+    """Its state has the identity of the int8 file: the original, which the stage reads too, is no
+    input of it.
+    """
+    two = {name: VARIANTS[name] for name in ("float32", "int8")}
+    monkeypatch.setattr(quantization, "VARIANTS", two)
+    asked = ["--models-dir", str(run_copy), *FEW, "--qat", "--epochs", "2", "--batch-size", "8"]
+    plain = TrainingState.save
+
+    def save_and_stop(self, *arguments):
+        plain(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantization.main(asked)
+    assert state_path(run_copy, "qat").exists()
+    monkeypatch.setattr(TrainingState, "save", plain)
+    quantization.begin(quantization.parse(asked)).mark.unlink()  # as a run of before left none
+    capsys.readouterr()
+    quantization.main([*asked, "--resume"])
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert len(read_record(run_copy, "int8")["history"]) == 2
+    assert not state_path(run_copy, "qat").exists()
 
 
 def test_file_that_disagrees_with_its_source_is_not_put_in_place(run_copy, monkeypatch):
