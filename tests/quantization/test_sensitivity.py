@@ -26,6 +26,7 @@ from tests.helpers.runs import CLASSES, SIZE
 
 SOURCE = conversion.Source
 FEW = ("--calibration-images", "20")
+LIMIT = "0.1"  # of mean IoU; int8 throughout loses more, and with a few operators in float less
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_kernels_and_ranges_are_prepared_once(fragile_run, source, monkeypatch, 
         counted(name)
     fresh = SOURCE(source.model, source.calibration)
     monkeypatch.setattr(conversion, "Source", lambda *_: fresh)
-    quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.05"])
+    quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", LIMIT])
     assert read_record(fragile_run, "int8")["metrics"]["float_operators"]
     assert calls == ["round_kernels", "activation_ranges"]
 
@@ -155,14 +156,14 @@ def validation_loss(models_dir):
 
 
 def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_run, capsys):
-    quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.05"])
-    assert validation_loss(fragile_run) <= 0.0501
+    quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", LIMIT])
+    assert validation_loss(fragile_run) <= float(LIMIT) + 1e-4
     metrics = read_record(fragile_run, "int8")["metrics"]
     # The operator that writes the large channel, and the one that reads the tensor.
     assert {"up4_depthwise", "up4_mix"} <= set(metrics["float_operators"])
     # A class that the model never predicts counts as soon as int8 predicts a pixel of it.
     assert len(metrics["float_operators"]) <= 32
-    assert metrics["validation_drop"] <= 0.05 and metrics["times_slower"] > 0
+    assert metrics["validation_drop"] <= float(LIMIT) and metrics["times_slower"] > 0
     assert "kept in float: " in capsys.readouterr().out
     with (fragile_run / "int8_sensitivity.csv").open() as file:
         worst = list(csv.DictReader(file))[:2]
@@ -176,7 +177,7 @@ def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_r
 )
 def test_file_with_operators_in_float_has_the_types_of_the_flags(fragile_run, types):
     """It took int8 pixels and gave int8 logits whatever the flags and the record said."""
-    flags = ("--int8-input", types[0], "--int8-output", types[1], "--max-drop", "0.05")
+    flags = ("--int8-input", types[0], "--int8-output", types[1], "--max-drop", LIMIT)
     quantization.main(["--models-dir", str(fragile_run), *FEW, *flags])
     record, path = read_record(fragile_run, "int8"), artifact_path(fragile_run, "int8")
     assert record["metrics"]["float_operators"]
@@ -188,7 +189,7 @@ def test_file_with_operators_in_float_has_the_types_of_the_flags(fragile_run, ty
     assert image["quantization"] == (pytest.approx(1 / 255), 0 if types[0] == "uint8" else -128)
     contract = read(path)
     assert (contract["input"]["type"], contract["output"]["type"]) == types
-    assert validation_loss(fragile_run) <= 0.0501
+    assert validation_loss(fragile_run) <= float(LIMIT) + 1e-4
 
 
 def test_types_of_input_and_output_change_no_logits(fragile, ready):
