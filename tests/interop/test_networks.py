@@ -126,12 +126,12 @@ def arrays_of(path):
     return arrays
 
 
-def ending_in(*last, dtype="float32"):
-    """The function of a network of a convolution and the given layers."""
+def ending_in(make_last, dtype="float32"):
+    """The function of a network of a convolution and the layers that `make_last` makes."""
 
     def function(size, classes):
         x = image = layers.Input((*size, 3), dtype=dtype)
-        for layer in (layers.Rescaling(1.0), layers.Conv2D(16, 3, padding="same"), *last):
+        for layer in (layers.Rescaling(1.0), layers.Conv2D(16, 3, padding="same"), *make_last()):
             x = layer(x)
         return keras.Model(image, x)
 
@@ -141,13 +141,19 @@ def ending_in(*last, dtype="float32"):
 # What no later stage can use, and what is said of it.
 REFUSED = {
     "bicubic": (
-        ending_in(layers.Conv2D(3, 1), layers.Resizing(32, 32, "bicubic", name="smooth")),
+        ending_in(lambda: [layers.Conv2D(3, 1), layers.Resizing(32, 32, "bicubic", name="smooth")]),
         r"smooth cannot be converted to a \.tflite file \(ResizeBicubic\)",
     ),
-    "of bytes": (ending_in(layers.Conv2D(3, 1), dtype="uint8"), "has the type uint8"),
-    "one channel": (ending_in(layers.Conv2D(1, 1)), "one channel tells two classes apart"),
-    "half the size": (ending_in(layers.Conv2D(3, 1, 2)), r"to \(16, 16, 3\), not"),
-    "own function": (ending_in(layers.Lambda(lambda x: x)), "Lambda, which could not be read"),
+    "of bytes": (ending_in(lambda: [layers.Conv2D(3, 1)], dtype="uint8"), "has the type uint8"),
+    "one channel": (
+        ending_in(lambda: [layers.Conv2D(1, 1)]),
+        "one channel tells two classes apart",
+    ),
+    "half the size": (ending_in(lambda: [layers.Conv2D(3, 1, 2)]), r"to \(16, 16, 3\), not"),
+    "own function": (
+        ending_in(lambda: [layers.Lambda(lambda x: x)]),
+        "Lambda, which could not be read",
+    ),
     "nothing": (lambda size, classes: None, "returns nothing; its last line must be"),
 }
 

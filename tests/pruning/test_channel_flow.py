@@ -9,6 +9,7 @@ from pipeline.base.lazy import keras, layers, tf
 from pipeline.pruning import channel_removal
 from pipeline.pruning.channels import choose_channels
 from pipeline.pruning.dependency_graph import channel_groups
+from pipeline.training.losses import Objective
 
 SIZE, CLASSES = 16, 3
 
@@ -254,5 +255,5 @@ def test_channels_can_be_chosen(name):
     masks = random.integers(0, CLASSES, (4, SIZE, SIZE)).astype(np.int32)
     groups = channel_groups(model)
     total = sum(group.channels for group in groups)
-    kept = choose_channels(model, groups, 8 / total, [(images, masks)] * 128)
+    kept = choose_channels(model, groups, 8 / total, [(images, masks)] * 128, Objective())
     assert sum(map(len, kept)) == total - 8

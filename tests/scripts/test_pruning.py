@@ -24,8 +24,9 @@ from pipeline.inference.keras_files import (
     save_model,
     validation_iou,
 )
-from pipeline.pruning import channels, magnitude
+from pipeline.pruning import channel_removal, channels, magnitude
 from pipeline.training import loop
+from pipeline.variants import VARIANTS
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.small_network import PRUNED_LAYERS
 
@@ -159,7 +160,7 @@ def test_channels_and_zeros_together(without_channels):
     metrics = read_record(without_channels, "pruned")["metrics"]
     assert metrics["channels_removed"] == pytest.approx(0.5, abs=0.02)
     assert metrics["parameters"] == pruned.count_params() < 0.6 * original.count_params()
-    assert metrics["differs_from_masked"] < channels.SAME_OUTPUT
+    assert metrics["differs_from_masked"] < channel_removal.SAME_OUTPUT
     chosen = magnitude.kernels(pruned)
     assert metrics["layers"] and set(metrics["layers"]) == set(chosen)
     flat = np.concatenate([kernel.numpy().ravel() for kernel in chosen.values()])
@@ -173,7 +174,7 @@ def test_channels_and_zeros_together(without_channels):
 
 
 def test_network_with_fewer_channels_goes_through_the_later_stages(without_channels, monkeypatch):
-    monkeypatch.setattr(quantization, "quantised", lambda: ("int8",))  # the most demanding
+    monkeypatch.setattr(quantization, "VARIANTS", {"int8": VARIANTS["int8"]})  # the most demanding
     quantization.main(["--models-dir", str(without_channels), "--calibration-images", "8"])
     record = read_record(without_channels, "int8")
     assert record["metrics"]["agreement"] > 0.9
@@ -193,14 +194,14 @@ def test_smaller_network_that_computes_something_else_is_refused(
     run_copy, chosen_at_once, monkeypatch
 ):
     before = sha256(run_copy / "pruned_model.h5")
-    right = channels.remove_channels
+    right = channel_removal.remove_channels
 
     def wrong(model, groups, kept):
         small = right(model, groups, kept)
         small.get_layer("stem").kernel.assign(small.get_layer("stem").kernel * 2)
         return small
 
-    monkeypatch.setattr(pruning.channels, "remove_channels", wrong)
+    monkeypatch.setattr(channel_removal, "remove_channels", wrong)
     with pytest.raises(UserError, match="the smaller network differs from the masked one"):
         pruning.main(["--models-dir", str(run_copy), "--channels", "0.3", *SHORT])
     assert sha256(run_copy / "pruned_model.h5") == before
