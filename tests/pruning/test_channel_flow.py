@@ -20,12 +20,12 @@ def convolution(filters, name, size=3, **settings):
     return layers.Conv2D(filters, size, name=name, **{**biases, **settings})
 
 
-def between(*middle):
-    """Two convolutions, "first" and "last", with layers between them that are called in a row."""
+def between(make_middle):
+    """Two convolutions, "first" and "last", with the layers that `make_middle` makes in between."""
 
     def build(x):
         x = convolution(16, "first")(x)
-        for layer in middle:
+        for layer in make_middle():
             x = layer(x)
         return convolution(16, "last", activation="relu")(x)
 
@@ -182,20 +182,30 @@ BLOCKS = {
     "broadcast over pixels": (broadcast_over_pixels, {"second": 16, "last": 16}),
     "cropped skip": (cropped_skip, EACH),
     "depthwise of two": (
-        *(between(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)), EACH),
+        *(between(lambda: [layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)]), EACH),
     ),
-    "a bias before a sigmoid": (between(layers.Activation("sigmoid")), EACH),
-    "slopes per channel": (between(layers.PReLU("random_normal", shared_axes=[1, 2])), EACH),
-    "slopes per pixel": (between(layers.PReLU("random_normal")), EACH),
-    "one slope": (between(layers.PReLU("random_normal", shared_axes=[1, 2, 3])), EACH),
-    "no scale": (between(layers.BatchNormalization(scale=False, center=False)), EACH),
+    "a bias before a sigmoid": (between(lambda: [layers.Activation("sigmoid")]), EACH),
+    "slopes per channel": (
+        between(lambda: [layers.PReLU("random_normal", shared_axes=[1, 2])]),
+        EACH,
+    ),
+    "slopes per pixel": (between(lambda: [layers.PReLU("random_normal")]), EACH),
+    "one slope": (between(lambda: [layers.PReLU("random_normal", shared_axes=[1, 2, 3])]), EACH),
+    "no scale": (between(lambda: [layers.BatchNormalization(scale=False, center=False)]), EACH),
     "activations": (
-        *(between(layers.LeakyReLU(0.2), layers.ELU(), layers.Activation("swish")), EACH),
+        *(between(lambda: [layers.LeakyReLU(0.2), layers.ELU(), layers.Activation("swish")]), EACH),
     ),
-    "a scale and an offset": (between(layers.Rescaling(0.5, 1.0), layers.ReLU(4.0)), EACH),
+    "a scale and an offset": (
+        between(lambda: [layers.Rescaling(0.5, 1.0), layers.ReLU(4.0)]),
+        EACH,
+    ),
     "pooled and resized": (
         between(
-            layers.AveragePooling2D(), layers.SpatialDropout2D(0.5), layers.Resizing(SIZE, SIZE)
+            lambda: [
+                layers.AveragePooling2D(),
+                layers.SpatialDropout2D(0.5),
+                layers.Resizing(SIZE, SIZE),
+            ]
         ),
         EACH,
     ),

@@ -131,13 +131,13 @@ def test_network_of_plain_layers_is_the_given_one():
 ENDS = {
     "softmax argument": ("softmax",),
     "sigmoid argument": ("sigmoid",),
-    "softmax layer": (None, layers.Softmax),
+    "softmax layer": (None, lambda: layers.Softmax()),
     "activation layer": (None, lambda: layers.Activation("softmax")),
     "function": (None, lambda: tf.nn.softmax),
     "sigmoid function": (None, lambda: tf.sigmoid),
     "in float32": ("softmax", lambda: layers.Activation("linear", dtype="float32")),
     "pixels in a row": (
-        *(None, lambda: layers.Reshape((SIZE * SIZE, CLASSES)), layers.Softmax),
+        *(None, lambda: layers.Reshape((SIZE * SIZE, CLASSES)), lambda: layers.Softmax()),
         lambda: layers.Reshape((SIZE, SIZE, CLASSES)),
     ),
 }
