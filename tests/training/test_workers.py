@@ -28,13 +28,14 @@ def test_end_of_another_worker_is_one_line_with_the_command(monkeypatch, kind):
 
 
 @pytest.mark.parametrize(
-    "error",
+    "make_error",
     [
-        ValueError(GONE),
-        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
-        UserError("fewer images than a batch has"),
+        lambda: ValueError(GONE),
+        lambda: tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        lambda: UserError("fewer images than a batch has"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=["ValueError", "ResourceExhaustedError", "UserError"],
 )
-def test_other_errors_of_a_worker_stay_what_they_are(monkeypatch, error):
+def test_other_errors_of_a_worker_stay_what_they_are(monkeypatch, make_error):
+    error = make_error()
     assert raised(monkeypatch, error, "{}") is error
