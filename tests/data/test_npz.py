@@ -28,7 +28,7 @@ def test_arrays_are_read_back(path):
 def test_damaged_file_gives_none_or_the_arrays(path, seed):
     """Bytes are changed, ranges removed, the file cut short; no exception may come through."""
     random, content = np.random.default_rng(seed), path.read_bytes()
-    outcomes = set()
+    refused = 0
     for _ in range(300):
         damaged = bytearray(content)
         start, end = np.sort(random.integers(0, len(content) + 1, 2))
@@ -42,10 +42,10 @@ def test_damaged_file_gives_none_or_the_arrays(path, seed):
                 damaged[position] = random.integers(256)
         path.write_bytes(damaged)
         arrays = read_npz(path)
-        outcomes.add(arrays is None)
+        refused += arrays is None
         for name, array in (arrays or {}).items():
             assert isinstance(array, np.ndarray), name
-    assert True in outcomes
+    assert refused > 200, "most damage is found"
 
 
 def test_missing_file_folder_array_file_and_other_zip_give_none(tmp_path):
