@@ -17,6 +17,16 @@ def with_statistics(model: keras.Model, images: np.ndarray) -> keras.Model:
     return model
 
 
+def with_random_normalisation(model: keras.Model) -> keras.Model:
+    """Random running statistics, scales and offsets, of which none is 0 or 1."""
+    random = np.random.default_rng(3)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            shapes = [value.shape for value in layer.get_weights()]
+            layer.set_weights([random.uniform(0.5, 1.5, shape) for shape in shapes])
+    return model
+
+
 def toy_network() -> tuple[keras.Model, np.ndarray]:
     """A network of few operators, of every kind that ours have and more, and calibration images.
 

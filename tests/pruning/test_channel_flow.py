@@ -10,6 +10,7 @@ from pipeline.pruning import channel_removal
 from pipeline.pruning.channels import choose_channels
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.training.losses import Objective
+from tests.helpers.toy_networks import with_random_normalisation
 
 SIZE, CLASSES = 16, 3
 
@@ -218,13 +219,7 @@ def network_of(build):
     image = layers.Input((SIZE, SIZE, 3))
     x = build(image)
     logits = convolution(CLASSES, "logits", 1)(x)
-    model = keras.Model(image, logits)
-    random = np.random.default_rng(3)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            shapes = [value.shape for value in layer.get_weights()]
-            layer.set_weights([random.uniform(0.5, 1.5, shape) for shape in shapes])
-    return model
+    return with_random_normalisation(keras.Model(image, logits))
 
 
 def copy_of(model):

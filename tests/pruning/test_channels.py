@@ -19,18 +19,13 @@ from pipeline.training import networks
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import Objective
 from tests.helpers.runs import CLASSES, SIZE
+from tests.helpers.toy_networks import with_random_normalisation
 
 
 def random_network(build):
     """A network of random weights, and of random running statistics and scales."""
     keras.utils.set_random_seed(3)
-    model = build((SIZE, SIZE), len(CLASSES))
-    random = np.random.default_rng(3)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            shapes = [value.shape for value in layer.get_weights()]
-            layer.set_weights([random.uniform(0.5, 1.5, shape) for shape in shapes])
-    return model
+    return with_random_normalisation(build((SIZE, SIZE), len(CLASSES)))
 
 
 @pytest.mark.parametrize("build", [networks.compact_unet, networks.classic_unet])
