@@ -19,6 +19,7 @@ from pipeline.training import networks
 from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.losses import Objective
 from tests.helpers.runs import CLASSES, SIZE
+from tests.helpers.small_network import small_unet
 from tests.helpers.toy_networks import with_random_normalisation
 
 
@@ -51,19 +52,19 @@ def test_smaller_network_computes_what_the_masked_one_does(build):
 
 def test_channels_that_nothing_depends_on_are_removed_first(small_data):
     """Half of the channels of a group are read with weight zero."""
-    model = random_network(networks.compact_unet)
+    model = random_network(small_unet)
     groups = channel_groups(model)
-    (index,) = (k for k, group in enumerate(groups) if group.producers[0] == "block6_expand")
-    unread = np.sort(np.random.default_rng(0).choice(480, 240, replace=False))
-    kernel = model.get_layer("block6_project").kernel
+    (index,) = (k for k, group in enumerate(groups) if group.producers[0] == "block1_expand")
+    unread = np.sort(np.random.default_rng(0).choice(160, 80, replace=False))
+    kernel = model.get_layer("block1_project").kernel
     values = kernel.numpy()
     values[:, :, unread] = 0
     kernel.assign(values)
     total = sum(group.channels for group in groups)
     batches = epoch_batches(*load_split(small_data, "train"), 8, 7, 0).repeat()
-    kept = channels.choose_channels(model, groups, 240 / total, batches, Objective())
-    np.testing.assert_array_equal(kept[index], np.setdiff1d(np.arange(480), unread))
-    assert sum(map(len, kept)) == total - 240
+    kept = channels.choose_channels(model, groups, 80 / total, batches, Objective())
+    np.testing.assert_array_equal(kept[index], np.setdiff1d(np.arange(160), unread))
+    assert sum(map(len, kept)) == total - 80
 
 
 # --- the plan -------------------------------------------------------------------------------

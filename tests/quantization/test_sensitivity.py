@@ -173,7 +173,14 @@ def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_r
 
 
 @pytest.mark.parametrize(
-    "types", [("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8"), ("int8", "int8")]
+    "types",
+    [
+        ("int8", "uint8"),
+        *(
+            pytest.param(types, marks=pytest.mark.slow)
+            for types in (("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8"))
+        ),
+    ],
 )
 def test_file_with_operators_in_float_has_the_types_of_the_flags(fragile_run, types):
     """It took int8 pixels and gave int8 logits whatever the flags and the record said."""
@@ -253,7 +260,10 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize(
+    "name",
+    ["leaky", *(pytest.param(n, marks=pytest.mark.slow) for n in UNKNOWN if n != "leaky")],
+)
 def test_operator_that_the_library_does_not_know_is_left_out_by_its_layers_name(name, capsys):
     """It was a ValueError: 'LEAKY_RELU' is not a valid TFLOperationName."""
     source = unusual(UNKNOWN[name]())

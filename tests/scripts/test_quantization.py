@@ -181,6 +181,7 @@ def test_variant_of_the_original_is_made_from_it(run_copy, monkeypatch, capsys, 
         assert reason is None if name == "pruned" else "from another original_model.h5" in reason
 
 
+@pytest.mark.slow
 def test_qat_and_max_drop_begin_with_the_source_of_the_int8_file(run_copy, monkeypatch, capsys):
     changed = dataclasses.replace(VARIANTS["int8"], source="original")
     monkeypatch.setitem(VARIANTS, "int8", changed)
@@ -213,6 +214,7 @@ def inverted(models_dir):
     return model
 
 
+@pytest.mark.slow
 def test_stopped_qat_is_resumed(run_copy, monkeypatch, capsys):
     """Its state has the identity of the int8 file: the original, which the stage reads too, is no
     input of it.

@@ -213,9 +213,11 @@ RANDOM_LAYERS = {
     "one used twice": lambda: [layers.Dropout(0.3)] * 2,
     "in a network inside": lambda: [nested(layers.Conv2D(3, 1), nested(layers.Dropout(0.3)))],
 }
+QUICK = ("none", "Dropout", "in a network inside")
+RARE = sorted(RANDOM_LAYERS.keys() - set(QUICK))  # in `make test-slow`
 
 
-@pytest.mark.parametrize("kind", RANDOM_LAYERS)
+@pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(k, marks=pytest.mark.slow) for k in RARE)])
 def test_resumed_training_ends_with_the_same_bits(stage, monkeypatch, kind):
     """Stopped after each epoch, as by a kill. Whole scripts: tests/scripts/test_training.py."""
     make = RANDOM_LAYERS[kind]
