@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ from tests.helpers.small_runs import (
 
 if TYPE_CHECKING:
     from pipeline.base.stage import Stage
+
+# Collections of Keras graphs take a tenth of the time of all tests at Python's own thresholds.
+gc.set_threshold(200_000, 20, 20)
+
 
 # --- finished runs: tests read them only ----------------------------------------------------
 

@@ -41,6 +41,7 @@ def test_most_weights_are_in_pruned_layers(pruned):
     assert prunable > 0.75 * pruned.count_params()
 
 
+@pytest.mark.slow
 def test_classic_network_is_pruned_and_unwrapped_too():
     """In four steps, fewer than there are between two updates of the masks in a long run."""
     model = networks.classic_unet((SIZE, SIZE), len(CLASSES))

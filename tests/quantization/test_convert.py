@@ -103,8 +103,11 @@ def test_batch_of_two_is_refused_by_the_file(interpreters):
 @pytest.mark.parametrize(
     ("variant", "least"),
     [
-        *(("float32", 0.999), ("dynamic", 0.95), ("float16", 0.99)),
-        pytest.param("int8", 0.9, marks=pytest.mark.slow),  # GPTQ of kernels of 4608 products
+        ("dynamic", 0.95),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("float32", 0.999), ("float16", 0.99), ("int8", 0.9))
+        ),
     ],
 )
 def test_classic_network_converts_in_every_variant(classic, variant, least, tmp_path):
@@ -180,8 +183,8 @@ def blocks():
     ("scale", "offset"),
     [
         pytest.param(2, -1, id="mobilenet"),
-        pytest.param(1 / 127.5, -1, id="meant for 0..255"),
-        pytest.param(255 / 128, -127 / 128, id="efficientnet"),
+        pytest.param(1 / 127.5, -1, id="meant for 0..255", marks=pytest.mark.slow),
+        pytest.param(255 / 128, -127 / 128, id="efficientnet", marks=pytest.mark.slow),
     ],
 )
 def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, offset):

@@ -97,6 +97,7 @@ def only_int8(monkeypatch):
     monkeypatch.setattr(quantization, "VARIANTS", {"int8": VARIANTS["int8"]})
 
 
+@pytest.mark.slow
 def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
     before = hashes(run_copy)
     quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
@@ -109,14 +110,7 @@ def test_sensitivity_of_operators_changes_no_file(run_copy, only_int8):
         assert min(picture.size) > 300
 
 
-def test_int8_file_has_the_input_type_of_the_flag(run_copy, only_int8, capsys):
-    quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
-    said = r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
-    assert re.search(said, capsys.readouterr().out)
-    slot = open_interpreter(artifact_path(run_copy, "int8")).get_input_details()[0]
-    assert slot["dtype"] == np.int8
-
-
+@pytest.mark.slow
 def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     path = artifact_path(run_copy, "int8")
     before = sha256(path)
@@ -134,7 +128,9 @@ def test_qat_keeps_the_zeros_in_the_file(run_copy, only_int8, capsys):
     assert not state_path(run_copy, "qat").exists()
 
 
-def test_layers_that_gptq_does_not_know_are_named_once(run_copy, only_int8, monkeypatch, capsys):
+def test_layers_that_gptq_does_not_know_are_named_and_the_type_is_that_of_the_flag(
+    run_copy, only_int8, monkeypatch, capsys
+):
     """With a network of somebody's own: its transposed convolution is rounded by the converter."""
     model = load_model(run_copy, "pruned")
     x = model.get_layer("up4_mix_relu").output
@@ -144,9 +140,16 @@ def test_layers_that_gptq_does_not_know_are_named_once(run_copy, only_int8, monk
     record = read_record(run_copy, "pruned")
     digest = sha256(artifact_path(run_copy, "pruned"))
     record.rewrite(sha256=digest)
-    quantization.main(["--models-dir", str(run_copy), *FEW, "--sensitivity"])
+    quantization.main(["--models-dir", str(run_copy), *FEW, "--int8-input", "int8"])
     note = "note: GPTQ does not know own_up (Conv2DTranspose): rounded to the nearest step\n"
-    assert capsys.readouterr().out.count(note) == 1
+    printed = capsys.readouterr().out
+    assert printed.count(note) == 1
+    agreement = (
+        r"MB, \d+\.\d\d% of validation pixels get the class that the pruned model gives them"
+    )
+    assert re.search(agreement, printed)
+    slot = open_interpreter(artifact_path(run_copy, "int8")).get_input_details()[0]
+    assert slot["dtype"] == np.int8, "the type of the flag"
 
 
 # --- the source of a variant --------------------------------------------------------------

@@ -41,6 +41,7 @@ def test_student_runs_at_a_lower_resolution_than_its_teacher(side, enlargement):
     assert np.abs(model.get_layer("stem_norm").moving_mean.numpy() - before).max() > 0
 
 
+@pytest.mark.slow
 def test_distillation_pair_of_a_network_with_pruning_wrappers():
     """The same model can also be taken twice, as fine-tuning follows training."""
     model = networks.compact_unet((128, 128), 3, 1.25, (16, 8, 8))
