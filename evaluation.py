@@ -51,7 +51,7 @@ from pipeline.base.system import cores
 from pipeline.checks import op_profile
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
-from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan
+from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan, processor
 from pipeline.inference import litert
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.tflite_files import gzip_bytes, weight_counts
@@ -158,7 +158,8 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         | {"split": "test", **test, "class_colours": data["class_colours"]}
         | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
         "environment": {
-            "cpu": latency.cpu_name(),
+            "cpu": processor.cpu_name(),
+            "instruction_sets": processor.instruction_sets(),
             "cores": cores(),
             "threads": 1,
             "delegate": "XNNPACK",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,12 +157,3 @@ def measure_latency(
 ) -> dict[str, dict[str, Any]]:
     """`latency_runs` in a new process that does nothing else."""
     return in_own_process(latency_runs, models_dir, names, threads, image)
-
-
-def cpu_name() -> str:
-    """Name of the processor's model, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.evaluation.processor import DOT_PRODUCTS
 from pipeline.variants import VARIANTS, float32_of, quantised
 
 SAME_SPEED = 0.02  # two latencies whose ratio is this close to 1 are called the same
@@ -96,6 +97,7 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
         baseline = float32_of(name)
         if baseline and {name, baseline} <= rows.keys():
             texts.append(finding_on_quantisation(rows[name], rows[baseline]))
+    texts += findings_on_instruction_sets(rows, evaluation["environment"].get("instruction_sets"))
     if rows.get("int8", {}).get("activation_kb"):
         texts.append(finding_on_memory(rows["int8"]))
     texts += findings_on_recommended_file(evaluation)
@@ -110,6 +112,34 @@ def finding_on_quantisation(row: Row, baseline: Row) -> str:
         f"{VARIANTS[row['name']].source} float32 file, {speed_in_sentence(row, baseline)}, "
         f"drop of mean IoU against it {format_drop(baseline['mean_iou'] - row['mean_iou'])}."
     )
+
+
+def findings_on_instruction_sets(
+    rows: dict[str, Row], instruction_sets: list[str] | None
+) -> list[str]:
+    """Why int8 is as fast as it is on this machine, by what its processor can multiply.
+
+    Args:
+        rows: the models by name.
+        instruction_sets: of the processor that they were timed on; None if unknown.
+    """
+    baseline = float32_of("int8") if "int8" in rows else None
+    if baseline not in rows or not instruction_sets:
+        return []
+    speed = speed_in_sentence(rows["int8"], rows[baseline])
+    compared = f"{speed} {'as' if speed == 'equally fast' else 'than'} float32 here"
+    if helpful := [name for name in instruction_sets if name in DOT_PRODUCTS]:
+        return [
+            f"int8 is {compared}, on a processor with {' and '.join(helpful)}. Without such "
+            "instructions it can be slower than float32: measure on the processor that you ship to."
+        ]
+    missing = "dot products of bytes (dotprod)" if "NEON" in instruction_sets else "VNNI"
+    slower = rows["int8"]["latency_ms"]["median"] > rows[baseline]["latency_ms"]["median"]
+    saving = "it saves size and memory" if slower else "with it, int8 gains more"
+    return [
+        f"int8 is {compared}: this processor has no {missing}, for which LiteRT's int8 kernels are "
+        f"made; {saving}."
+    ]
 
 
 def findings_on_busy_machine(rows: dict[str, Row]) -> list[str]:
@@ -227,8 +257,8 @@ def finding_on_recommended_file(rows: list[Row], constant_iou: float, constant: 
         )
     fastest = min(candidates, key=lambda row: row["latency_ms"]["median"])
     return (
-        f"Recommended file: {fastest['file']}, the fastest that loses at most {ACCEPTABLE_DROP} "
-        "of mean IoU."
+        f"Recommended file: {fastest['file']}, the fastest on this machine that loses at most "
+        f"{ACCEPTABLE_DROP} of mean IoU."
     )
 
 

@@ -240,7 +240,8 @@ def facts(evaluation: dict[str, Any], models_dir: Path) -> list[str]:
         f"{data['ignored_share']:.1%} of the pixels belong to no class and are left out. "
         f"Predicting {data['constant_class']} for every pixel gives a mean IoU of "
         f"{data['constant_mean_iou']:.4f}.",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}; LiteRT with "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}; instruction "
+        f"sets: {', '.join(machine.get('instruction_sets') or ['unknown'])}; LiteRT with "
         f"{machine['delegate']}.",
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"Latency: one image at a time, {machine['threads']} thread (all threads: "

@@ -72,6 +72,7 @@ KINDS = {
     ),
     "latency and memory": (
         *("evaluation", "evaluation/latency.py", "evaluation/memory.py"),
+        "evaluation/processor.py",
         "evaluation/memory_plan.py",
     ),
     "charts, findings, overlays, the page and its template": (

@@ -62,7 +62,7 @@ from pipeline.base.artifacts import MODELS_DIR, command, read_record
 from pipeline.base.cli import SEED
 from pipeline.base.files import sha256, write_json
 from pipeline.data.dataset import load_classes, load_split
-from pipeline.evaluation import bootstrap, latency
+from pipeline.evaluation import bootstrap, processor
 from pipeline.inference import iou
 from pipeline.inference.keras_files import load_model
 from pipeline.quantization.convert import calibration_sample
@@ -325,7 +325,7 @@ def main() -> None:
     about = {
         "model": f"{name}, {arguments.model}",
         "image_size": [width, height],
-        "cpu": latency.cpu_name(),
+        "cpu": processor.cpu_name(),
         "cores": os.cpu_count(),
         "threads": list(THREADS),
         "runs": arguments.runs,

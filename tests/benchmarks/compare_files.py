@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.base import console, lazy
 from pipeline.base.files import write_json
-from pipeline.evaluation import latency
+from pipeline.evaluation import processor
 from pipeline.inference import litert, timing
 from pipeline.inference.tflite_files import gzip_bytes
 from pipeline.report import findings
@@ -104,7 +104,7 @@ def main() -> None:
             "times_faster": [slow / quick for slow, quick in zip(firsts, medians)],
         }
         rows.append(row)
-    cpu = latency.cpu_name()
+    cpu = processor.cpu_name()
     record = {
         "cpu": cpu,
         "threads": arguments.threads,

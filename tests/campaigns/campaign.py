@@ -34,7 +34,7 @@ from trials import Campaign, Tally
 
 from pipeline.base.files import write_json
 from pipeline.base.lazy import versions
-from pipeline.evaluation import latency
+from pipeline.evaluation import processor
 
 JSON = ROOT / "docs" / "reliability.json"
 COLUMNS = {  # of the table: what is added up in it
@@ -111,7 +111,7 @@ def main() -> int:
         record = {
             "campaign": "tests/campaigns/campaign.py",
             "system": platform.platform(),
-            "cpu": latency.cpu_name(),
+            "cpu": processor.cpu_name(),
             "versions": versions(),
             "rows": sorted(every, key=lambda row: list(KINDS).index(row["kind"])),
         }

@@ -54,7 +54,7 @@ def key_of(
         whole_package: every module counts, whether a stage's results depend on it or not.
         root: the project whose code counts.
     """
-    from pipeline.evaluation.latency import cpu_name
+    from pipeline.evaluation.processor import cpu_name
 
     code = {
         stage: fingerprints.of_stage(root / f"{stage}.py", FORMATS, counted) for stage in stages

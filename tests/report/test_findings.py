@@ -185,6 +185,40 @@ def test_drop_has_one_sign_wherever_it_is_shown(numbers):
     assert findings.DROP_NOTE in " ".join(terminal.split())
 
 
+@pytest.mark.parametrize(
+    ("instruction_sets", "milliseconds", "text"),
+    [
+        (
+            ["AVX2"],
+            1.16,
+            "int8 is 1.16 times slower than float32 here: this processor has no VNNI, for which "
+            "LiteRT's int8 kernels are made; it saves size and memory.",
+        ),
+        (
+            ["AVX2", "AVX-512", "AVX-512 VNNI"],
+            0.5,
+            "int8 is 2.00 times faster than float32 here, on a processor with AVX-512 VNNI.",
+        ),
+        (["NEON"], 1.0, "int8 is equally fast as float32 here: this processor has no dot products"),
+        (["NEON", "NEON dotprod"], 0.5, "here, on a processor with NEON dotprod."),
+    ],
+)
+def test_speed_of_int8_is_told_with_the_instruction_sets(
+    numbers, instruction_sets, milliseconds, text
+):
+    """On a processor without VNNI the report advised int8 for its speed."""
+    row_of(numbers, "pruned_float32").update(timed(1.0))
+    row_of(numbers, "int8").update(timed(milliseconds))
+    numbers["environment"]["instruction_sets"] = instruction_sets
+    assert sum(text in line for line in findings.findings(numbers)) == 1
+
+
+@pytest.mark.parametrize("unknown", [None, []])
+def test_unknown_instruction_sets_are_no_finding(numbers, unknown):
+    numbers["environment"]["instruction_sets"] = unknown
+    assert not any("this processor" in line for line in findings.findings(numbers))
+
+
 # --- classes --------------------------------------------------------------------------------
 
 
