@@ -10,7 +10,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.artifacts import artifact_path, command, refuse_changed
@@ -18,7 +17,7 @@ from pipeline.base.console import UserError
 from pipeline.base.text_table import text_table
 from pipeline.inference.litert import open_interpreter
 from pipeline.inference.litert_private import operator_details
-from pipeline.inference.tflite_files import SharingBuilder
+from pipeline.inference.tflite_files import Graph, packed, read_graph, schema, tables
 from pipeline.variants import VARIANTS
 
 OPERATOR_RUNS = 30  # timed runs of each operator
@@ -82,65 +81,46 @@ def time_operators(path: Path, seed: int) -> list[tuple[int, str, float]]:
         OPERATOR_RUNS runs in milliseconds.
     """
     random = np.random.default_rng(seed)
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    graph = model.subgraphs[0]
-    kinds = {code: kind for kind, code in vars(schema.BuiltinOperator).items()}
-    constant = [model.buffers[tensor.buffer].data is not None for tensor in graph.tensors]
-    unpackers = {
-        int(operator.outputs[0]): operator
-        for operator in graph.operators
-        if all(constant[tensor] for tensor in operator.inputs)
-    }
-    times = []
+    whole = path.read_bytes()
+    model, graph, times = tables(whole), read_graph(whole), []
     for index, operator in enumerate(graph.operators):
-        if int(operator.outputs[0]) in unpackers:
+        if operator.unpacks:
             continue
-        content = single_operator(model, operator, unpackers, constant)
+        content = single_operator(model, graph, index)
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
         for details in interpreter.get_input_details():
             values = (100 * random.random(details["shape"])).astype(details["dtype"])
             interpreter.set_tensor(details["index"], values)
-        kind = kinds[model.operatorCodes[operator.opcodeIndex].builtinCode]
-        times.append((index, kind, median_milliseconds(interpreter)))
+        times.append((index, operator.kind, median_milliseconds(interpreter)))
     return times
 
 
-def single_operator(
-    model: schema.ModelT,
-    operator: schema.OperatorT,
-    unpackers: dict[int, schema.OperatorT],
-    constant: list[bool],
-) -> bytes:
+def single_operator(model: schema.ModelT, graph: Graph, index: int) -> bytes:
     """The content of a .tflite file with one operator, and those that unpack its constants.
 
     Args:
-        model: the whole model.
-        operator: the operator of the model to keep.
-        unpackers: the operators whose inputs are all constants, by the tensor that they write.
-        constant: whether a tensor is a constant, for each tensor of the model.
+        model, graph: the whole file, as `tables` and `read_graph` give it.
+        index: of the operator to keep.
     """
-    graph = model.subgraphs[0]
-    inputs = [int(tensor) for tensor in operator.inputs]
-    kept = [unpackers[tensor] for tensor in inputs if tensor in unpackers] + [operator]
-    tensors = {int(tensor) for node in kept for tensor in (*node.inputs, *node.outputs)}
-    used_buffers = {graph.tensors[tensor].buffer for tensor in tensors if tensor >= 0}
-    small_model, small_graph = copy.copy(model), copy.copy(graph)
-    small_graph.operators, small_graph.outputs = kept, operator.outputs
-    small_graph.inputs = [  # -1: an optional input that is absent
-        tensor
-        for tensor in inputs
-        if tensor >= 0 and not constant[tensor] and tensor not in unpackers
-    ]
+    unpackers = {one.outputs[0].index: k for k, one in enumerate(graph.operators) if one.unpacks}
+    operator = graph.operators[index]
+    computed = [tensor.index for tensor in operator.inputs if tensor.data is None]
+    kept = [unpackers[number] for number in computed if number in unpackers] + [index]
+    small_model, small_graph = copy.copy(model), copy.copy(model.subgraphs[0])
+    small_graph.operators = [small_graph.operators[k] for k in kept]
+    small_graph.inputs = [number for number in computed if number not in unpackers]
+    small_graph.outputs = [tensor.index for tensor in operator.outputs]
     small_model.subgraphs, small_model.signatureDefs = [small_graph], None
     small_model.metadata = None
+    nodes = [graph.operators[k] for k in kept]
+    tensors = [tensor for node in nodes for tensor in (*node.inputs, *node.outputs)]
+    used_buffers = {small_graph.tensors[tensor.index].buffer for tensor in tensors}
     small_model.buffers = [
-        buffer if index in used_buffers else schema.BufferT()
-        for index, buffer in enumerate(model.buffers)
+        buffer if number in used_buffers else schema.BufferT()
+        for number, buffer in enumerate(model.buffers)
     ]
-    builder = SharingBuilder()
-    builder.Finish(small_model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(small_model)
 
 
 def median_milliseconds(interpreter: Interpreter) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base import fingerprints
 from pipeline.base.artifacts import write_json
@@ -209,7 +208,7 @@ def unknown_operations(text: str) -> str:
 def int8_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> list[str]:
     """What the int8 file cannot do."""
     content = convert(network, "int8", images / np.float32(255))
-    if floating := float_layers(Interpreter(model_content=content)):
+    if floating := float_layers(content):
         return [
             f"{shortened(floating)} would compute in float in the int8 file, which quantization.py "
             "refuses; use other layers, or let these stay float there: --max-drop 1"

@@ -21,12 +21,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.base.artifacts import command, refuse_changed
 from pipeline.base.console import UserError
 from pipeline.base.text_table import text_table
-from pipeline.inference.litert import open_interpreter, operators
+from pipeline.inference.litert import open_interpreter
+from pipeline.inference.tflite_files import read_graph
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
 VERSION = "5.2.0"  # the version of ethos-u-vela whose output this module reads
@@ -96,9 +95,11 @@ def estimate(path: Path) -> list[Row]:
     if path.suffix != ".tflite":
         raise UserError(not_int8(path))
     refuse_changed(path)
-    if open_interpreter(path).get_input_details()[0]["dtype"] not in (np.int8, np.uint8):
+    open_interpreter(path)  # or the one line that it is no .tflite file
+    graph = read_graph(path.read_bytes())
+    if graph.inputs[0].type not in ("int8", "uint8"):
         raise UserError(not_int8(path))
-    kinds = {operator.tensor: operator.kind for operator in operators(path.read_bytes())}
+    kinds = {operator.tensor: operator.kind for operator in graph.operators}
     rows = []
     for accelerator in ACCELERATORS:
         summary, printed = run_vela(vela, path, accelerator)

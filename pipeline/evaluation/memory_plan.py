@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ai_edge_litert import schema_py_generated as schema
+import numpy as np
 
-from pipeline.inference.litert import Operator
+from pipeline.inference.tflite_files import Graph, Operator, Tensor, read_graph
 
 ALIGNMENT = 16  # bytes; every tensor in TFLite Micro's arena starts at a multiple of it
-TYPES = schema.TensorType
-VALUE_BYTES = {
-    **dict.fromkeys((TYPES.BOOL, TYPES.INT8, TYPES.UINT8), 1),
-    **dict.fromkeys((TYPES.FLOAT16, TYPES.INT16, TYPES.UINT16), 2),
-    **dict.fromkeys((TYPES.FLOAT32, TYPES.INT32, TYPES.UINT32), 4),
-    **dict.fromkeys((TYPES.FLOAT64, TYPES.INT64, TYPES.UINT64), 8),
-}
 # Bytes of an accumulator in TRANSPOSE_CONV, by the type of its input.
-ACCUMULATOR_BYTES = {TYPES.INT8: 4, TYPES.INT16: 8}
-KINDS = {code: kind for kind, code in vars(schema.BuiltinOperator).items() if kind[0] != "_"}
+ACCUMULATOR_BYTES = {"int8": 4, "int16": 8}
 
 
 @dataclass(frozen=True)
@@ -70,78 +62,54 @@ def plan(content: bytes) -> Plan:
         ValueError: this is no .tflite file, or its memory has no fixed plan: it has several
             subgraphs (loops or branches) or tensors without a fixed size (strings).
     """
-    if content[4:8] != b"TFL3":
-        raise ValueError("this is no .tflite file")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    if len(model.subgraphs) > 1:
+    graph = read_graph(content)
+    if graph.subgraphs > 1:
         raise ValueError("a network with loops or branches has no fixed plan of its memory")
-    graph = model.subgraphs[0]
-    kinds = []
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        # The deprecated field cannot hold codes above 127; an absent field reads as 0.
-        kinds.append(KINDS[max(code.builtinCode, code.deprecatedBuiltinCode)])
-    constant = {
-        index
-        for index, tensor in enumerate(graph.tensors)
-        # litert-quantizer stores weights behind the tables, see `tflite_files.compacted`.
-        if model.buffers[tensor.buffer].data is not None or model.buffers[tensor.buffer].offset > 1
-    }
-    buffers = buffers_of(graph, kinds, constant)
+    buffers = buffers_of(graph)
     return Plan(
         activation_bytes=arena_bytes(buffers),
         peak=[(buffer.name, buffer.size) for buffer in fullest(buffers)],
-        multiply_accumulates=sum(
-            multiply_accumulates(kind, operator, graph.tensors)
-            for kind, operator in zip(kinds, graph.operators)
-        ),
+        multiply_accumulates=sum(map(multiply_accumulates, graph.operators)),
     )
 
 
-def elements(shape: list[int] | None) -> int:
-    """Number of elements of a tensor; the format omits the shape of a scalar."""
-    return math.prod(map(int, [] if shape is None else shape))  # NumPy's integers could overflow
-
-
-def buffers_of(graph: schema.SubGraphT, kinds: list[str], constant: set[int]) -> list[Buffer]:
+def buffers_of(graph: Graph) -> list[Buffer]:
     """Lists the buffers of the arena: tensors in the order of the file, then accumulators.
-
-    Args:
-        kinds: names of the operators, in the order of execution.
-        constant: indices of the tensors whose values are in the file.
 
     Raises:
         ValueError: a tensor has no fixed size.
     """
-    lives = {int(index): [0, 0] for index in graph.inputs}
+    lives = {tensor.index: [0, 0] for tensor in graph.inputs}
     names, accumulators = {index: "input" for index in lives}, []
-    for step, (kind, operator) in enumerate(zip(kinds, graph.operators), 1):
-        inputs = [int(index) for index in operator.inputs if index >= 0]  # -1: no bias
-        outputs = [int(index) for index in operator.outputs]
-        if kind == "DEQUANTIZE" and constant.issuperset(inputs):
+    for step, operator in enumerate(graph.operators, 1):
+        if operator.kind == "DEQUANTIZE" and operator.unpacks:
             continue
-        for index in outputs:
-            lives[index] = [step, step]
-            name = graph.tensors[index].name.decode()
-            names[index] = Operator(kind, name, 0, None).layer
-        for index in lives.keys() & set(inputs):
+        for tensor in operator.outputs:
+            lives[tensor.index] = [step, step]
+            names[tensor.index] = operator.layer
+        for index in lives.keys() & {tensor.index for tensor in operator.inputs}:
             lives[index][1] = step
         # The inputs of a TRANSPOSE_CONV are the output's shape, the kernel and the activations.
-        if kind == "TRANSPOSE_CONV" and graph.tensors[inputs[2]].type in ACCUMULATOR_BYTES:
-            width = ACCUMULATOR_BYTES[graph.tensors[inputs[2]].type]
-            size = elements(graph.tensors[outputs[0]].shape) * width
-            accumulators.append(Buffer(f"{names[outputs[0]]} (sums)", size, step, step))
-    for index in graph.outputs:
-        if int(index) in lives:
-            lives[int(index)][1] = len(kinds)
+        if operator.kind == "TRANSPOSE_CONV" and operator.inputs[2].type in ACCUMULATOR_BYTES:
+            size = operator.outputs[0].elements * ACCUMULATOR_BYTES[operator.inputs[2].type]
+            accumulators.append(Buffer(f"{operator.layer} (sums)", size, step, step))
+    for tensor in graph.outputs:
+        if tensor.index in lives:
+            lives[tensor.index][1] = len(graph.operators)
     buffers = []
     for index in sorted(lives):
-        tensor = graph.tensors[index]
-        if tensor.type not in VALUE_BYTES:
-            raise ValueError(f"the tensor {names[index]} has no fixed size in memory")
-        size = elements(tensor.shape) * VALUE_BYTES[tensor.type]
-        buffers.append(Buffer(names[index], size, *lives[index]))
+        buffers.append(
+            Buffer(names[index], size_of(graph.tensors[index], names[index]), *lives[index])
+        )
     return buffers + accumulators
+
+
+def size_of(tensor: Tensor, name: str) -> int:
+    """Bytes of a tensor; raises ValueError if it has no fixed size, as strings."""
+    try:
+        return tensor.elements * np.dtype(tensor.type).itemsize
+    except TypeError:
+        raise ValueError(f"the tensor {name} has no fixed size in memory") from None
 
 
 def arena_bytes(buffers: list[Buffer]) -> int:
@@ -174,18 +142,16 @@ def fullest(buffers: list[Buffer]) -> list[Buffer]:
     return sorted(peak, key=lambda buffer: -buffer.size)
 
 
-def multiply_accumulates(
-    kind: str, operator: schema.OperatorT, tensors: list[schema.TensorT]
-) -> int:
+def multiply_accumulates(operator: Operator) -> int:
     """Multiply-accumulates of a convolution or dense layer; 0 for any other operator.
 
     Windows that reach into the padding count in full, as is usual.
     """
-    if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"):
+    if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"):
         return 0
-    kernel = tensors[operator.inputs[1]].shape  # (out, height, width, in) or (out, in)
-    if kind == "TRANSPOSE_CONV":  # every input value times the whole kernel of its channel
-        return elements(tensors[operator.inputs[2]].shape) * elements(kernel[:3])
+    kernel = operator.inputs[1].shape  # (out, height, width, in) or (out, in)
+    if operator.kind == "TRANSPOSE_CONV":  # every input value times the whole kernel of its channel
+        return operator.inputs[2].elements * math.prod(kernel[:3])
     # A depthwise kernel is (1, height, width, channels); an output uses one channel of it.
-    products = elements(kernel[1:3] if kind == "DEPTHWISE_CONV_2D" else kernel[1:])
-    return elements(tensors[operator.outputs[0]].shape) * products
+    products = math.prod(kernel[1:3] if operator.kind == "DEPTHWISE_CONV_2D" else kernel[1:])
+    return operator.outputs[0].elements * products

@@ -21,16 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.base.archives import ZIP_ERRORS
 from pipeline.base.artifacts import remedy
 from pipeline.base.console import UserError
-from pipeline.inference.tflite_files import SharingBuilder, compacted
+from pipeline.inference.tflite_files import Tensor, packed, read_graph, schema, tables
 from pipeline.inference.tflite_metadata import BUFFER, CONTRACT_FILE, LABELS_FILE, metadata
 
 FORMAT = 1  # version of contract.json: raised when a field changes its meaning or is removed
-TYPES = {code: kind.lower() for kind, code in vars(schema.TensorType).items() if kind[0] != "_"}
 # By the type of the input: how an 8-bit pixel becomes an input value.
 PIXELS = {
     "uint8": "an 8-bit pixel goes in as it is",
@@ -62,9 +60,8 @@ def describe(
         UserError: the number of names is not the file's number of classes, or a name is not
             exactly one line.
     """
-    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
-    image = describe_tensor(graph.Tensors(graph.Inputs(0)))
-    logits = describe_tensor(graph.Tensors(graph.Outputs(0)))
+    graph = read_graph(content)
+    image, logits = describe_tensor(graph.inputs[0]), describe_tensor(graph.outputs[0])
     if logits["shape"][-1] != len(classes):
         raise UserError(
             f"the file tells {logits['shape'][-1]} classes apart, {len(classes)} are named "
@@ -95,21 +92,12 @@ def describe(
     }
 
 
-def describe_tensor(table: schema.Tensor) -> dict[str, Any]:
+def describe_tensor(tensor: Tensor) -> dict[str, Any]:
     """Name, shape, type, and for a quantised tensor (one scale for all values) its parameters."""
-    description: dict[str, Any] = {
-        "name": table.Name().decode(),
-        "shape": [int(length) for length in table.ShapeAsNumpy()],
-        "type": TYPES[table.Type()],
-        "scale": None,
-        "zero_point": None,
-    }
-    quantisation = table.Quantization()
-    if quantisation is not None and quantisation.ScaleLength():
-        # The shortest number that gives this float32: 0.003921569, not 0.003921568859368563.
-        description["scale"] = float(str(np.float32(quantisation.Scale(0))))
-        description["zero_point"] = quantisation.ZeroPoint(0)
-    return description
+    # The shortest number that gives this float32: 0.003921569, not 0.003921568859368563.
+    scale = None if tensor.scale is None else float(str(np.float32(tensor.scale)))
+    description = {"name": tensor.name, "shape": list(tensor.shape), "type": tensor.type}
+    return {**description, "scale": scale, "zero_point": tensor.zero_point}
 
 
 def add_contract(
@@ -129,7 +117,7 @@ def add_contract(
         UserError: as `describe`.
     """
     contract = describe(content, classes, photos)
-    model = schema.ModelT.InitFromPackedBuf(compacted(content), 0)
+    model = tables(content)
     model.metadata = model.metadata or []
     entries = [entry for entry in model.metadata if entry.name == BUFFER.encode()]
     if not entries:
@@ -139,13 +127,11 @@ def add_contract(
         model.buffers.append(schema.BufferT())
         entries = [entry]
     model.buffers[entries[0].buffer].data = np.frombuffer(metadata(contract), np.uint8)
-    builder = SharingBuilder()
-    builder.Finish(model.Pack(builder), b"TFL3")
     files = {
         LABELS_FILE: "".join(f"{name}\n" for name in classes),
         CONTRACT_FILE: json.dumps(contract, indent=1, ensure_ascii=False) + "\n",
     }
-    return with_zip(bytes(builder.Output()), files)
+    return with_zip(packed(model), files)
 
 
 def with_zip(content: bytes, files: dict[str, str]) -> bytes:

@@ -1,11 +1,10 @@
-"""Run .tflite files with LiteRT, and list their operators."""
+"""Open and run .tflite files with LiteRT."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from pipeline.base.artifacts import fault_beside, remedy
 from pipeline.base.console import UserError, silenced
 from pipeline.base.system import Died, cores, in_own_process, limit_address_space
-from pipeline.inference.litert_private import operator_details
 
-CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")  # without depthwise ones: they mix no channels
 TRIAL_SECONDS = 60  # time limit for the trial of an unknown file, start of the process included
 TRIAL_BYTES = 8 << 30  # address space of that process; a damaged shape can ask for any amount
 # What LiteRT raises for a file that it cannot run. ValueError: no flatbuffer of the right kind, a
@@ -154,42 +151,3 @@ def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
         return np.stack(logits)
     scale, zero_point = output["quantization"]
     return (np.stack(logits).astype(np.float32) - zero_point) * np.float32(scale)
-
-
-@dataclass
-class Operator:
-    """An operator of a .tflite file."""
-
-    kind: str  # LiteRT's name of the operation, as "CONV_2D"
-    tensor: str  # name of the first output
-    # Products per sum of an operator in CONVOLUTIONS: kernel height x width x input channels;
-    # 0 for all others.
-    depth: int
-    # Smallest and largest real value that the output can represent; None if it is not int8.
-    limits: tuple[float, float] | None
-
-    @property
-    def layer(self) -> str:
-        """Name of the Keras layer that it was made from; of fused layers, the convolution.
-
-        The kind in lower case if the tensor's name does not tell.
-        """
-        parts = self.tensor.split(";")[-1].split("/")  # network/layer/operation
-        return parts[1] if len(parts) > 2 else self.kind.lower()
-
-
-def operators(content: bytes) -> list[Operator]:
-    """The operators of a .tflite file in the order of execution."""
-    interpreter = Interpreter(model_content=content)
-    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    listed = []
-    for node in operator_details(interpreter):
-        depth, limits = 0, None
-        if node["op_name"] in CONVOLUTIONS:  # input 1 is the kernel (out, height, width, in)
-            depth = int(np.prod(tensors[node["inputs"][1]]["shape"][1:]))
-        output = tensors[node["outputs"][0]]
-        if output["dtype"] == np.int8:
-            scale, zero_point = output["quantization"]
-            limits = scale * (-128 - zero_point), scale * (127 - zero_point)
-        listed.append(Operator(node["op_name"], output["name"], depth, limits))
-    return listed

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from pipeline.base.console import progress
 from pipeline.base.system import cores
-from pipeline.inference.litert_private import operator_details
+from pipeline.inference.tflite_files import packed, read_graph, tables
 
 Range = tuple[float, float]  # smallest and largest real value
 
@@ -50,11 +48,10 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    input_index = interpreter.get_input_details()[0]["index"]
-    nodes = operator_details(interpreter)
-    outputs = [index for node in nodes for index in node["outputs"]]
-    activations = [index for index in outputs if tensors[index]["dtype"] == np.float32]
+    graph = read_graph(content)
+    input_index = graph.inputs[0].index
+    outputs = [tensor for operator in graph.operators for tensor in operator.outputs]
+    activations = [tensor.index for tensor in outputs if tensor.type == "float32"]
 
     def activation_values() -> Iterator[tuple[int, np.ndarray]]:
         """Yields index and values (flat) of each activation, image by image."""
@@ -78,14 +75,14 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
                 values = values[random.integers(0, values.size, VALUES)]
             counts[index] += np.histogram(values, BINS, extremes[index])[0]
     ranges = {input_index: PIXELS}
-    for node in nodes:
-        source = node["inputs"][0]
-        for index in node["outputs"]:
-            if node["op_name"] in SAME_VALUES and source in ranges:
-                ranges[index] = ranges[source]
-            elif index in counts:
-                ranges[index] = best_range(counts[index], extremes[index])
-    return {tensors[index]["name"]: limits for index, limits in ranges.items()}
+    for operator in graph.operators:
+        source = operator.inputs[0].index
+        for tensor in operator.outputs:
+            if operator.kind in SAME_VALUES and source in ranges:
+                ranges[tensor.index] = ranges[source]
+            elif tensor.index in counts:
+                ranges[tensor.index] = best_range(counts[tensor.index], extremes[tensor.index])
+    return {graph.tensors[index].name: limits for index, limits in ranges.items()}
 
 
 def best_range(counts: np.ndarray, extremes: Range) -> Range:
@@ -119,11 +116,9 @@ def with_ranges(content: bytes, ranges: dict[str, Range]) -> bytes:
         content: a file whose tensors have a minimum and a maximum.
         ranges: by name of the tensor; tensors without an entry keep theirs.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = tables(content)
     for tensor in model.subgraphs[0].tensors:
         name = tensor.name.decode()
         if name in ranges:
             tensor.quantization.min, tensor.quantization.max = ([end] for end in ranges[name])
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)

@@ -15,7 +15,7 @@ from pipeline.base.artifacts import read_record
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.stage import Stage
 from pipeline.inference.keras_files import kernel_name, load_model
-from pipeline.inference.litert import operators
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization.convert import convert
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.loop import Phase, Trained, fit

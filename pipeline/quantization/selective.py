@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.base.console import silenced
 from pipeline.base.lazy import quantizer, quantizer_algorithms, quantizer_types
-from pipeline.inference.litert import Operator, operators
-from pipeline.inference.tflite_files import SharingBuilder, compacted
+from pipeline.inference.tflite_files import Operator, operators, packed, schema, tables
 from pipeline.quantization.calibration import Range
 
 DYNAMIC_DEPTH = 64  # products per sum from which a convolution is faster with dynamic range
@@ -109,7 +107,7 @@ def with_types(content: bytes, input_type: str, output_type: str) -> bytes:
     """
     if (input_type, output_type) == ("int8", "int8"):
         return content
-    model = schema.ModelT.InitFromPackedBuf(compacted(content), 0)
+    model = tables(content)
     graph = model.subgraphs[0]
     if input_type == "uint8":
         inner, outer = int(graph.inputs[0]), add_uint8_form(graph, int(graph.inputs[0]))
@@ -121,9 +119,7 @@ def with_types(content: bytes, input_type: str, output_type: str) -> bytes:
         graph.operators.append(quantize_operator(model, inner, outer))
         graph.outputs = [outer]
         rename_in_signatures(model, "outputs", inner, outer)
-    builder = SharingBuilder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def add_uint8_form(graph: schema.SubGraphT, index: int) -> int:

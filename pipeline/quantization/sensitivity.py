@@ -12,8 +12,8 @@ from pipeline.base.console import UserError, progress, say
 from pipeline.base.system import cores
 from pipeline.data.dataset import Split
 from pipeline.inference import iou
-from pipeline.inference.litert import Operator, logits_of, operators, predict_tflite, set_image
-from pipeline.inference.tflite_files import compacted
+from pipeline.inference.litert import logits_of, predict_tflite, set_image
+from pipeline.inference.tflite_files import Operator, compacted, operators
 from pipeline.inference.timing import time_in_turns
 from pipeline.quantization.calibration import Range
 from pipeline.quantization.convert import Source
@@ -144,7 +144,7 @@ def int8_within(
     if kept_float:
         names += [name for name in unknown_layers(all_operators) if name not in names]
     else:  # layers without an int8 form at all
-        names = float_layers(Interpreter(model_content=full))
+        names = float_layers(full)
     fields: dict[str, Any] = {"validation_drop": round(drop, 5), "float_operators": names}
     if names:
         say(f"kept in float: {', '.join(names)}")

@@ -5,25 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from pipeline.base.artifacts import ARTIFACTS
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
-from pipeline.inference.litert import (
-    CONVOLUTIONS,
-    Operator,
-    open_interpreter,
-    operators,
-    predict_tflite,
-)
-from pipeline.inference.litert_private import operator_details
+from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.inference.tflite_files import FLOATS, Tensor, operators, read_graph
 from pipeline.variants import VARIANTS
 
-FLOATS = (np.float16, np.float32)
-# Operators that convert between types, and XNNPACK's part of the graph, whose operators are listed.
-BETWEEN_TYPES = ("QUANTIZE", "DEQUANTIZE", "DELEGATE")
+BETWEEN_TYPES = ("QUANTIZE", "DEQUANTIZE")  # operators
 LEAST_AGREEMENT = 0.90  # fraction of the pixels that must get the same class as from the model
 
 
@@ -56,9 +47,10 @@ def check(
     except UserError as error:
         raise UserError(f"LiteRT refuses the new {variant} file: {error}") from None
     if VARIANTS[variant].activations == "int8":
+        content = path.read_bytes()
         if not mixed:
-            check_integers(interpreter, variant)
-        check_input(interpreter, variant)
+            check_integers(content, variant)
+        check_input(read_graph(content).inputs[0], variant)
     agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
     if agreement < LEAST_AGREEMENT:
         raise UserError(
@@ -69,39 +61,33 @@ def check(
     return round(agreement, 5)
 
 
-def check_integers(interpreter: Interpreter, variant: str) -> None:
+def check_integers(content: bytes, variant: str) -> None:
     """Raises UserError if a tensor of an int8 file is float16 or float32."""
-    if layers := float_layers(interpreter):
+    if layers := float_layers(content):
         raise UserError(
             f"the {variant} file computes in float in {', '.join(layers)}; use other layers in "
             "pipeline/training/networks.py, or let these stay float: quantization.py --max-drop 1"
         )
-    for tensor in interpreter.get_tensor_details():
-        if tensor["dtype"] in FLOATS:
-            raise UserError(f"the {variant} file has a tensor in float: {tensor['name']}")
+    for tensor in read_graph(content).tensors:
+        if tensor.type in FLOATS:
+            raise UserError(f"the {variant} file has a tensor in float: {tensor.name}")
 
 
-def float_layers(interpreter: Interpreter) -> list[str]:
+def float_layers(content: bytes) -> list[str]:
     """The layers of the network whose operators compute in float in an int8 file, each once.
 
     Operators between float and int8 are not counted.
     """
-    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    named: dict[str, None] = {}
-    for node in operator_details(interpreter):
-        output = tensors[node["outputs"][0]]
-        if node["op_name"] not in BETWEEN_TYPES and output["dtype"] in FLOATS:
-            named[Operator(node["op_name"], output["name"], 0, None).layer] = None
-    return list(named)
+    computing = (one for one in operators(content) if one.kind not in BETWEEN_TYPES)
+    return list(dict.fromkeys(one.layer for one in computing if one.outputs[0].type in FLOATS))
 
 
-def check_input(interpreter: Interpreter, variant: str) -> None:
+def check_input(image: Tensor, variant: str) -> None:
     """Raises UserError if the input of an int8 file does not map pixels 0..255 to 0..1."""
-    image = interpreter.get_input_details()[0]
-    if image["dtype"] not in (np.int8, np.uint8):
-        raise UserError(f"the {variant} input is {image['dtype'].__name__}, not an 8-bit pixel")
-    scale, zero_point = image["quantization"]
-    black = scale * (np.iinfo(image["dtype"]).min - zero_point)  # real value of pixel 0
+    if image.type not in ("int8", "uint8"):
+        raise UserError(f"the {variant} input is {image.type}, not an 8-bit pixel")
+    scale, zero_point = image.scale or 0.0, image.zero_point or 0
+    black = scale * (np.iinfo(image.type).min - zero_point)  # real value of pixel 0
     if not np.allclose((black, black + 255 * scale), (0, 1), atol=scale / 10):
         raise UserError(
             f"the {variant} input has scale {scale}, zero point {zero_point}, not that of a pixel"
@@ -110,18 +96,10 @@ def check_input(interpreter: Interpreter, variant: str) -> None:
 
 def kernel_zeros(content: bytes) -> dict[str, float]:
     """Fraction of zeros, 0..1, in the kernel of each operator in CONVOLUTIONS, by layer."""
-    # XNNPACK would not expose the kernels.
-    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=plain)
-    interpreter.allocate_tensors()
-    layers = {operator.tensor: operator.layer for operator in operators(content)}
-    tensors = {tensor["index"]: tensor["name"] for tensor in interpreter.get_tensor_details()}
-    zeros = {}
-    for node in operator_details(interpreter):
-        if node["op_name"] in CONVOLUTIONS:
-            kernel = interpreter.get_tensor(node["inputs"][1])
-            zeros[layers[tensors[node["outputs"][0]]]] = float(np.mean(kernel == 0))
-    return zeros
+    kernels = {operator.layer: operator.kernel for operator in operators(content)}
+    return {
+        layer: float(np.mean(kernel.values() == 0)) for layer, kernel in kernels.items() if kernel
+    }
 
 
 def check_zeros(content: bytes, variant: str, model: keras.Model) -> float:

@@ -22,8 +22,8 @@ from compare_files import time_files
 from pipeline.base import console
 from pipeline.base.artifacts import MODELS_DIR
 from pipeline.base.lazy import keras, tf
-from pipeline.inference import keras_files, litert
-from pipeline.inference.tflite_files import compacted
+from pipeline.inference import keras_files
+from pipeline.inference.tflite_files import compacted, operators
 from pipeline.quantization import convert, selective
 from pipeline.report import findings
 
@@ -47,7 +47,7 @@ def by_converter(model: keras.Model) -> bytes:
 
 def by_rule(content: bytes, rule: Callable[[int], bool]) -> tuple[bytes, int]:
     """A float32 file quantised by a rule, and how many operators that are."""
-    chosen = [operator for operator in litert.operators(content) if rule(operator.depth)]
+    chosen = [operator for operator in operators(content) if rule(operator.depth)]
     return compacted(selective.quantise_dynamic(content, chosen)), len(chosen)
 
 

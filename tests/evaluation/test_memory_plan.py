@@ -1,12 +1,12 @@
 """Memory plan and multiply-accumulates, against small graphs planned and counted by hand."""
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.base.lazy import keras, layers
 from pipeline.evaluation import memory_plan
+from pipeline.inference.tflite_files import packed, tables
 from pipeline.quantization import convert
 from pipeline.training import networks
 from pipeline.variants import VARIANTS
@@ -46,9 +46,7 @@ def tflite_file(tensors, operators, subgraphs=1):
         graph.operators.append(operator)
     graph.inputs, graph.outputs = [0], [len(tensors) - 1]
     model.subgraphs, model.version = [graph] * subgraphs, 3
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def activation(name, *shape, kind=INT8):
@@ -157,11 +155,9 @@ def test_output_of_the_graph_is_kept_to_the_end():
     assert (
         memory_plan.plan(content).activation_bytes == 64 + 32
     )  # "last" reuses the memory of "side"
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = tables(content)
     model.subgraphs[0].outputs = [1, 2]
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    assert memory_plan.plan(bytes(builder.Output())).activation_bytes == 64 + 32 + 16
+    assert memory_plan.plan(packed(model)).activation_bytes == 64 + 32 + 16
 
 
 def test_file_without_a_fixed_plan_is_refused():

@@ -264,7 +264,7 @@ def test_every_reader_of_this_project_takes_a_file_with_contract(plain, tmp_path
     paths[0].write_bytes(plain[name])
     paths[1].write_bytes(contract.add_contract(plain[name], CLASSES))
     before, after = (
-        [operator.kind for operator in litert.operators(path.read_bytes())] for path in paths
+        [operator.kind for operator in tflite_files.operators(path.read_bytes())] for path in paths
     )
     assert before == after
     before, after = (tflite_files.tflite_weights(path) for path in paths)

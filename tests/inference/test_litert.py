@@ -9,6 +9,7 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference import litert
 from pipeline.inference.keras_files import load_model
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization.convert import convert
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.toy_networks import that_crashes
@@ -20,9 +21,9 @@ def pruned(finished_run):
 
 
 def test_operators_have_the_names_of_their_layers(pruned):
-    operators = litert.operators(convert(pruned, "float32"))
+    listed = operators(convert(pruned, "float32"))
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D")
-    by_layer = {operator.layer: operator for operator in operators if operator.kind in kinds}
+    by_layer = {operator.layer: operator for operator in listed if operator.kind in kinds}
     names = {layer.name for layer in pruned.layers if "conv" in type(layer).__name__.lower()}
     assert set(by_layer) == names
     depths = {name: by_layer[name].depth for name in ("stem", "block1_project", "block1_depthwise")}
@@ -32,7 +33,7 @@ def test_operators_have_the_names_of_their_layers(pruned):
 def test_int8_operators_have_the_range_of_their_output(finished_run):
     """The first layer has a fused ReLU6, so its range lies in 0..6."""
     content = artifact_path(finished_run, "int8").read_bytes()
-    (stem,) = (operator for operator in litert.operators(content) if operator.layer == "stem")
+    (stem,) = (operator for operator in operators(content) if operator.layer == "stem")
     low, high = stem.limits
     assert low == 0 and 0 < high <= 6.001
 

@@ -6,12 +6,14 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from pipeline.base.artifacts import artifact_path
 from pipeline.data.dataset import load_split
 from pipeline.inference import tflite_files
 from pipeline.inference.keras_files import save_model
 from pipeline.inference.litert import logits_of
+from pipeline.inference.litert_private import operator_details
 from pipeline.quantization.convert import convert
 from pipeline.variants import VARIANTS
 from tests.helpers.toy_networks import toy_network
@@ -66,3 +68,33 @@ def test_every_kind_of_file_has_the_parameters_of_the_network(models):
 def test_gzip_bytes_are_fewer_than_the_file_s(models):
     path = artifact_path(models.folder, "int8")
     assert 0 < tflite_files.gzip_bytes(path) < path.stat().st_size
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_graph_is_what_litert_makes_of_the_file(models, variant):
+    """Operators, tensors, their scales and the constants, without XNNPACK, which hides some."""
+    content = artifact_path(models.folder, variant).read_bytes()
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    graph, nodes = tflite_files.read_graph(content), operator_details(interpreter)
+    assert [operator.kind for operator in graph.operators] == [node["op_name"] for node in nodes]
+    for operator, node in zip(graph.operators, nodes):
+        for ours, theirs in (
+            (operator.inputs, node["inputs"]),
+            (operator.outputs, node["outputs"]),
+        ):
+            assert [tensor.index for tensor in ours] == [index for index in theirs if index >= 0]
+    details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    for tensor in graph.tensors:
+        theirs = details[tensor.index]
+        assert (tensor.name, tensor.type) == (theirs["name"], theirs["dtype"].__name__)
+        assert tensor.shape == tuple(theirs["shape"])
+        if len(theirs["quantization_parameters"]["scales"]) == 1:
+            assert (tensor.scale, tensor.zero_point) == theirs["quantization"]
+        if tensor.data is not None:
+            values = interpreter.get_tensor(tensor.index)
+            np.testing.assert_array_equal(tensor.values(), np.ravel(values))
+    assert {tensor.data is None for tensor in graph.tensors} == {True, False}
+    ends = interpreter.get_input_details() + interpreter.get_output_details()
+    assert [end["index"] for end in ends] == [end.index for end in graph.inputs + graph.outputs]

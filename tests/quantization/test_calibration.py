@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import operators
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization import calibration
 from pipeline.quantization.convert import calibration_sample, convert
 from tests.helpers.toy_networks import toy_network

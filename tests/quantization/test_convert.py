@@ -7,7 +7,8 @@ from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model
-from pipeline.inference.litert import logits_of, open_interpreter, operators, predict_tflite
+from pipeline.inference.litert import logits_of, open_interpreter, predict_tflite
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization import convert
 from pipeline.quantization.verify import check
 from pipeline.training import networks

@@ -10,8 +10,8 @@ from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import Operator, logits_of, open_interpreter, operators
-from pipeline.inference.litert_private import operator_details
+from pipeline.inference.litert import logits_of
+from pipeline.inference.tflite_files import Operator, Tensor, operators
 from pipeline.quantization import selective
 from pipeline.quantization.calibration import activation_ranges
 from pipeline.quantization.convert import convert
@@ -40,10 +40,7 @@ def ranges(float32_file, images):
 
 def in_int8(content):
     """Kinds of the operators whose output is int8, in the order of execution."""
-    interpreter = Interpreter(model_content=content)
-    types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
-    nodes = operator_details(interpreter)
-    return [node["op_name"] for node in nodes if types[node["outputs"][0]] == np.int8]
+    return [operator.kind for operator in operators(content) if operator.outputs[0].type == "int8"]
 
 
 # --- dynamic range --------------------------------------------------------------------------
@@ -51,16 +48,14 @@ def in_int8(content):
 
 def test_dynamic_file_has_int8_weights_in_convolutions_of_64_products_or_more(finished_run):
     """Others, and depthwise convolutions, would be slower than in float32."""
-    interpreter = open_interpreter(artifact_path(finished_run, "dynamic"))
-    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    nodes = operator_details(interpreter)
-    nodes = [node for node in nodes if node["op_name"].endswith("CONV_2D")]
-    kernels = [tensors[node["inputs"][1]] for node in nodes]
+    listed = operators(artifact_path(finished_run, "dynamic").read_bytes())
+    convolutions = [operator for operator in listed if operator.kind.endswith("CONV_2D")]
+    kernels = [operator.inputs[1] for operator in convolutions]
     expected = [
-        node["op_name"] == "CONV_2D" and np.prod(kernel["shape"][1:]) >= 64
-        for node, kernel in zip(nodes, kernels)
+        operator.kind == "CONV_2D" and np.prod(kernel.shape[1:]) >= 64
+        for operator, kernel in zip(convolutions, kernels)
     ]
-    assert [kernel["dtype"] == np.int8 for kernel in kernels] == expected
+    assert [kernel.type == "int8" for kernel in kernels] == expected
     assert 0 < sum(expected) < len(expected)
     names = read_record(finished_run, "dynamic")["metrics"]["int8_layers"]
     assert len(names) == sum(expected)
@@ -126,7 +121,8 @@ def test_transposed_convolution_is_quantised_although_the_library_names_it_other
 
 def test_regex_of_an_operator_matches_no_other():
     """A name may contain characters that are special in a regex, or be the start of another."""
-    operator = Operator("CONV_2D", "net/a.b+c(1)/Conv2D", 27, None)
+    output = Tensor(0, "net/a.b+c(1)/Conv2D", (1, 8, 8, 4), "float32")
+    operator = Operator("CONV_2D", [], [output])
     pattern = re.compile(selective.recipe_scope(operator)["regex"])
     # The library appends a semicolon to the names of fused tensors.
     assert pattern.search(operator.tensor) and pattern.search(operator.tensor + ";")

@@ -16,7 +16,8 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import load_model, save_model
-from pipeline.inference.litert import logits_of, open_interpreter, operators, predict_tflite
+from pipeline.inference.litert import logits_of, open_interpreter, predict_tflite
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
 from pipeline.quantization.convert import calibration_sample

@@ -7,7 +7,7 @@ from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import Predictor, load_model
-from pipeline.inference.litert import operators
+from pipeline.inference.tflite_files import operators
 from pipeline.quantization import calibration, verify
 from pipeline.quantization import convert as conversion
 from pipeline.quantization.convert import calibration_sample, convert
