@@ -36,7 +36,6 @@ from pipeline.base import cli, console
 if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
-import numpy as np
 
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.files import write_csv
@@ -45,7 +44,7 @@ from pipeline.base.stage import Stage
 from pipeline.data.dataset import load_classes, load_photo_rules, load_split
 from pipeline.deploy import handover
 from pipeline.inference import contract
-from pipeline.inference.keras_files import Predictor, load_model
+from pipeline.inference.keras_files import KerasModel, load_model
 from pipeline.quantization import convert, gptq, selective, sensitivity
 from pipeline.quantization.verify import check, check_zeros
 from pipeline.report import charts, sidecars
@@ -106,11 +105,6 @@ def sources() -> list[str]:
     return list(dict.fromkeys(variant.source for variant in VARIANTS.values()))
 
 
-def class_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Classes that a model predicts, int64 (n, height, width), for uint8 images."""
-    return np.concatenate(list(Predictor(model)(images)))
-
-
 def note_unknown_layers(models: dict[str, keras.Model]) -> None:
     """Names the layers that GPTQ does not round, once, if there are any.
 
@@ -167,7 +161,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
     )
     images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
     models = {name: load_model(models_dir, name) for name in sources()}
-    expected = {name: class_maps(model, images) for name, model in models.items()}
+    expected = {name: KerasModel(model).class_maps(images) for name, model in models.items()}
     prepared = {name: convert.Source(model, calibration) for name, model in models.items()}
     note_unknown_layers(models)
 
@@ -184,7 +178,7 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             model, (history, resumption) = qat.train_for_int8(
                 stage.part(variant), chosen.source, calibration
             )
-            name, wanted = "fine-tuned", class_maps(model, images)
+            name, wanted = "fine-tuned", KerasModel(model).class_maps(images)
             source = convert.Source(model, calibration)
             about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
             tables |= {"history": history, "resumption": resumption}

@@ -22,8 +22,8 @@ from pipeline.base.artifacts import write_json
 from pipeline.base.console import UserError, say, silenced
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.system import is_first_worker
-from pipeline.inference.keras_files import open_model, save_model
-from pipeline.inference.litert import logits_of
+from pipeline.inference.keras_files import KerasModel, save_model
+from pipeline.inference.models import open_model
 from pipeline.pruning import channel_removal, magnitude
 from pipeline.pruning.channels import BLOCK
 from pipeline.pruning.dependency_graph import channel_groups, shortened
@@ -80,7 +80,7 @@ def rehearse(model: keras.Model) -> list[str]:
         UserError: no later stage could read the network's file, or no .tflite file can be made.
     """
     network, images = copy_in_float32(model), random_images(model)
-    logits = network(images / np.float32(255), training=False).numpy()
+    logits = KerasModel(network).logits(images)
     check_file(network, images, logits)
     check_conversion(network, images, logits)
     notes = [
@@ -142,7 +142,7 @@ def check_file(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> 
         path = Path(folder) / "network.h5"
         try:
             save_model(network, path)
-            read = open_model(path)(images / np.float32(255), training=False).numpy()
+            read = open_model(path).logits(images)
         except (UserError, ValueError, TypeError) as error:
             reason = str(error).split("; make it")[0].replace(str(path), "its file")
             raise UserError(
@@ -169,7 +169,7 @@ def check_conversion(network: keras.Model, images: np.ndarray, logits: np.ndarra
             f"{culprits(network)} cannot be converted to a .tflite file"
             f"{unknown_operations(str(error))}; use other layers, as bilinear or nearest resizing"
         ) from None
-    difference = differs(logits_of(content, images), logits)
+    difference = differs(open_model(content).logits(images), logits)
     if difference > SAME_OUTPUT:
         raise UserError(
             f"the .tflite file of {network.name} differs by {difference:.1e} of the largest logit "
@@ -213,7 +213,7 @@ def int8_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> 
             f"{shortened(floating)} would compute in float in the int8 file, which quantization.py "
             "refuses; use other layers, or let these stay float there: --max-drop 1"
         ]
-    error = float(np.mean((logits_of(content, images) - logits) ** 2))
+    error = float(np.mean((open_model(content).logits(images) - logits) ** 2))
     signal = float(np.var(logits))
     if signal < LEAST_SIGNAL * error:
         return [f"int8 of {network.name} is mostly noise with random weights; it may be refused"]
@@ -224,8 +224,7 @@ def zeros_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) ->
     """What the pruning of weights cannot do."""
     sparsity = dict.fromkeys(magnitude.kernels(network), 0.5)
     wrapped = magnitude.wrap(network, sparsity, 2) if sparsity else network
-    output: Any = wrapped(images / np.float32(255), training=False)
-    if differs(output.numpy(), logits) > SAME_OUTPUT:
+    if differs(KerasModel(wrapped).logits(images), logits) > SAME_OUTPUT:
         return [f"pruning.py changes what {network.name} computes before a weight is zero"]
     return []
 

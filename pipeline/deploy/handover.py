@@ -25,7 +25,7 @@ from pipeline.data import decoding, photographs
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.memory_plan import plan
 from pipeline.inference.contract import read
-from pipeline.inference.litert import open_interpreter, set_image
+from pipeline.inference.models import open_model
 
 ALIGNMENT = 16  # bytes: TFLite Micro requires it of a model in a microcontroller's memory
 PROGRAM = Path(__file__).with_name("run_on_device.py")
@@ -57,10 +57,7 @@ def write_folder(models_dir: Path, folder: Path) -> None:
         raise UserError(reason)
     contract = {"file": path.name, **read(path)}
     picture = load_split(models_dir, "validation")[0][0]
-    interpreter = open_interpreter(path)
-    set_image(interpreter, picture)
-    interpreter.invoke()
-    logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+    logits = open_model(path).scores(picture)
     content = path.read_bytes()
     header, source = c_header(content, contract), c_source(content)
     files = {

@@ -1,4 +1,4 @@
-"""Accuracy of Keras and .tflite models over a split, and their predictions for single images."""
+"""Accuracy of Keras and .tflite models over a split."""
 
 from __future__ import annotations
 
@@ -14,65 +14,36 @@ from pipeline.base.console import progress
 from pipeline.base.system import cores
 from pipeline.data.dataset import Rows
 from pipeline.evaluation.bootstrap import interval
-from pipeline.inference.iou import class_counts, iou_per_class, mean_iou
-from pipeline.inference.keras_files import Predictor, load_model
-from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.inference.iou import iou_per_class, mean_iou, pixel_counts
+from pipeline.inference.models import open_model
 
 
 def counts_per_image(
     models_dir: Path, name: str, images: Rows, masks: Rows, classes: int
 ) -> np.ndarray:
-    """Runs a model over a split, on all cores, and counts pixels per image and class.
+    """Runs a model over a split, on all cores; result and arguments as `pixel_counts`.
 
     Args:
         name: the model, one of MODELS.
-        images: uint8 (n, height, width, 3).
-        masks: uint8 (n, height, width), class indices or IGNORED.
-        classes: number of classes.
-
-    Returns:
-        int32 (n, 3, classes), as `class_counts`, in the order of the images.
     """
-    counts = np.empty((len(images), 3, classes), np.int32)
+    path = artifact_path(models_dir, name)
     with progress(f"accuracy {name}", len(images), "images") as bar:
         if name in KERAS_MODELS:
-            start = 0
-            for prediction in Predictor(load_model(models_dir, name))(images):
-                rows = slice(start, start + len(prediction))
-                counts[rows] = class_counts(masks[rows], prediction, classes)
-                start += len(prediction)
-                bar.update(len(prediction))
-            return counts
+            return pixel_counts(open_model(path), images, masks, classes, bar.update)
 
-        def measure(rows: np.ndarray) -> None:
-            interpreter = open_interpreter(artifact_path(models_dir, name))
-            loaded = (images[row] for row in rows)  # one image at a time in memory
-            for row, prediction in zip(rows, predict_tflite(interpreter, loaded)):
-                counts[row] = class_counts(masks[row][None], prediction[None], classes)[0]
-                bar.update()
+        def measure(rows: np.ndarray) -> list[np.ndarray]:
+            model, counts = open_model(path), []
+            for row in rows:  # one image at a time in memory
+                part = slice(row, row + 1)
+                counts.append(pixel_counts(model, images[part], masks[part], classes, bar.update))
+            return counts
 
         # One interpreter per core, each with one thread and a part of the images, is faster than
         # one interpreter with all threads.
         workers = cores()
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(measure, np.array_split(np.arange(len(images)), workers)))
-    return counts
-
-
-def class_maps(models_dir: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """Predicts images with a model.
-
-    Args:
-        name: the model, one of MODELS.
-        images: uint8 (n, height, width, 3).
-
-    Returns:
-        int64 (n, height, width), class indices.
-    """
-    if name in KERAS_MODELS:
-        return np.concatenate(list(Predictor(load_model(models_dir, name))(images)))
-    interpreter = open_interpreter(artifact_path(models_dir, name))
-    return np.stack(list(predict_tflite(interpreter, images)))
+            parts = pool.map(measure, np.array_split(np.arange(len(images)), workers))
+            return np.concatenate([counts for part in parts for counts in part])
 
 
 def fields(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from pipeline.base.artifacts import KERAS_MODELS, artifact_path
+from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import tf
 from pipeline.base.system import available_cores, cores, in_own_process
-from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import open_interpreter, set_image
+from pipeline.inference.models import open_model
 from pipeline.inference.timing import time_in_turns
 
 # Limits from which the machine counts as busy and the times do not describe the models.
@@ -30,24 +28,6 @@ TURNS_SPREAD = 0.3  # of the median: largest allowed value of `turns_spread`
 TAIL = 2.0  # largest allowed p90, in multiples of the median
 # Fields of `psutil.cpu_times` during which a core works. Each system has some of them.
 BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
-
-
-def single_run(models_dir: Path, name: str, threads: int, image: np.ndarray) -> Callable[[], Any]:
-    """Loads a model and returns a function that runs it once on an image.
-
-    The function is `invoke` for LiteRT, a compiled call with a batch of one for Keras.
-
-    Args:
-        name: the model, one of MODELS.
-        threads: of LiteRT; those of TensorFlow are set in `latency_runs`.
-        image: uint8 (height, width, 3).
-    """
-    if name in KERAS_MODELS:
-        compiled = tf.function(functools.partial(load_model(models_dir, name), training=False))
-        return functools.partial(compiled, tf.constant(image[None].astype(np.float32) / 255))
-    interpreter = open_interpreter(artifact_path(models_dir, name), threads)
-    set_image(interpreter, image)
-    return interpreter.invoke
 
 
 def latency_runs(
@@ -71,7 +51,9 @@ def latency_runs(
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    calls, first = {name: single_run(models_dir, name, threads, image) for name in names}, {}
+    paths = {name: artifact_path(models_dir, name) for name in names}
+    calls = {name: open_model(path, threads).timed(image) for name, path in paths.items()}
+    first = {}
     for name, call in calls.items():
         started = time.perf_counter()
         call()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from pipeline.base.artifacts import KERAS_MODELS
+from pipeline.base.artifacts import KERAS_MODELS, artifact_path
 from pipeline.base.lazy import keras, tf
 from pipeline.base.system import cores, in_own_process
-from pipeline.evaluation.latency import single_run
+from pipeline.inference.models import open_model
 
 SAMPLE_SECONDS = 0.001  # where the system keeps no record of the peak
 
@@ -34,7 +34,7 @@ def memory_growth(models_dir: Path, name: str, image: np.ndarray) -> int:
         assert tf.float32 and keras.Model  # imports both
 
     def load_and_run() -> None:
-        single_run(models_dir, name, 1, image)()
+        open_model(artifact_path(models_dir, name)).timed(image)()
 
     return recorded_growth(load_and_run) if reset_peak() else sampled_growth(load_and_run)
 

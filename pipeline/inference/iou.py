@@ -1,10 +1,78 @@
-"""The accuracy metric: mean intersection over union (IoU), from pixel counts over a whole split."""
+"""The face of a model, whatever its file; and the accuracy metric that is counted with it.
+
+The metric is the mean intersection over union (IoU), from pixel counts over a whole split.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.data.classes import IGNORED
+from pipeline.data.dataset import Rows
+
+
+class Model(Protocol):
+    """A segmentation model, from an .h5 or a .tflite file (`models.open_model`).
+
+    Images are uint8 (n, height, width, 3), or (height, width, 3) for a single one.
+    """
+
+    image_shape: tuple[int, ...]  # (height, width, 3)
+    scores_shape: tuple[int, ...]  # (height, width, classes)
+    batch: int  # images that it takes at a time; its memory grows with them
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """The output for one image (height, width, classes), in the output's own type and scale."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 (n, height, width, classes); real values if the output is quantised."""
+
+    def class_maps(self, images: np.ndarray) -> np.ndarray:
+        """The class of the largest logit of each pixel, int64 (n, height, width)."""
+
+    def timed(self, image: np.ndarray) -> Callable[[], Any]:
+        """A function that runs the model once on an image, and does nothing else."""
+
+
+def pixel_counts(
+    model: Model,
+    images: np.ndarray | Rows,
+    masks: np.ndarray | Rows,
+    classes: int,
+    advance: Callable[[int], Any] = lambda _: None,
+) -> np.ndarray:
+    """Runs a model over a split and counts pixels, see `class_counts`.
+
+    A batch of images is in memory at a time.
+
+    Args:
+        images: uint8 (n, height, width, 3).
+        masks: uint8 (n, height, width), class of each pixel, or IGNORED.
+        classes: number of classes.
+        advance: is called after every batch with the number of its images.
+
+    Returns:
+        int32 (n, 3, classes), in the order of the images.
+    """
+    counts = np.empty((len(images), 3, classes), np.int32)
+    for start in range(0, len(images), model.batch):
+        rows = slice(start, start + model.batch)
+        predictions = model.class_maps(images[rows])
+        counts[rows] = class_counts(masks[rows], predictions, classes)
+        advance(len(predictions))
+    return counts
+
+
+def split_iou(model: Model, images: np.ndarray | Rows, masks: np.ndarray | Rows) -> np.ndarray:
+    """IoU per class of a model over a split, see `iou_per_class`.
+
+    Args:
+        images, masks: as for `pixel_counts`.
+    """
+    return iou_per_class(pixel_counts(model, images, masks, model.scores_shape[-1]).sum(axis=0))
 
 
 def class_counts(masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:

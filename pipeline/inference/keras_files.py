@@ -6,11 +6,13 @@ layer, a custom object or a call of another TensorFlow function could run code o
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import math
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,6 @@ import numpy as np
 from pipeline.base.artifacts import artifact_path, remedy
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.data.dataset import Rows
-from pipeline.inference.iou import class_counts, iou_per_class
 
 # The layers that an .h5 file may name. If your own network has another plain layer, add it here.
 LAYERS = {
@@ -46,7 +46,8 @@ FUNCTIONS = {
 PARTS = {  # modules of Keras from which a layer may have parts
     *("keras.initializers", "keras.regularizers", "keras.constraints", "keras.mixed_precision")
 }
-BATCH_PIXELS = 160 * 160  # above this size of an image, `Predictor` takes smaller batches
+BATCH = 64  # images that a model takes at a time
+BATCH_PIXELS = 160 * 160  # above this size of an image, it takes fewer
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -65,11 +66,11 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def load_model(models_dir: Path, name: str) -> keras.Model:
-    """Loads a Keras model artifact, "original" or "pruned"; raises as `open_model`."""
-    return open_model(artifact_path(models_dir, name))
+    """Loads a Keras model artifact, "original" or "pruned"; raises as `read_model`."""
+    return read_model(artifact_path(models_dir, name))
 
 
-def open_model(path: Path) -> keras.Model:
+def read_model(path: Path) -> keras.Model:
     """Loads a Keras model from its .h5 file.
 
     Raises:
@@ -179,10 +180,8 @@ def sources(call: Any) -> Iterator[tuple[str, int]]:
         yield from sources(value)
 
 
-class Predictor:
-    """The class maps that a Keras model predicts. Its graph is compiled once, at the first call.
-
-    The weights of the model may change between calls.
+class KerasModel:
+    """A Keras model behind the face of `iou.Model`. Its weights may change between calls.
 
     Args:
         model: from float32 images (batch, height, width, 3) in 0..1 to logits (batch, height,
@@ -190,47 +189,34 @@ class Predictor:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.model = model
+        self.image_shape, self.scores_shape = model.input_shape[1:], model.output_shape[1:]
+        pixels = math.prod(length or 1 for length in self.image_shape[:2])
+        self.batch = max(1, BATCH * BATCH_PIXELS // max(BATCH_PIXELS, pixels))
+        # Graphs are compiled at the first call.
+        self._logits = tf.function(functools.partial(model, training=False))
         self._class_maps = tf.function(
             lambda batch: tf.argmax(model(tf.cast(batch, tf.float32) / 255, training=False), -1),
-            input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)],
+            input_signature=[tf.TensorSpec((None, *self.image_shape), tf.uint8)],
         )
 
-    def __call__(self, images: np.ndarray | Rows, batch_size: int = 64) -> Iterator[np.ndarray]:
-        """Yields the class maps of images, batch by batch.
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        return self.logits(image[None])[0]
 
-        Args:
-            images: uint8 (n, height, width, 3).
-            batch_size: for images of up to BATCH_PIXELS; larger ones come in smaller batches.
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        return self._logits(tf.constant(images.astype(np.float32) / 255)).numpy()
 
-        Yields:
-            int64 (batch, height, width): class of the largest logit of each pixel.
-        """
-        height, width = self.model.input_shape[1:3]
-        batch_size = max(1, batch_size * BATCH_PIXELS // max(BATCH_PIXELS, height * width))
-        for start in range(0, len(images), batch_size):
-            yield self._class_maps(images[start : start + batch_size]).numpy()
+    def class_maps(self, images: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        starts = range(0, len(images), self.batch)
+        maps = [self._class_maps(images[start : start + self.batch]).numpy() for start in starts]
+        return np.concatenate(maps)
 
-
-def validation_iou(
-    predictor: Predictor, images: np.ndarray | Rows, masks: np.ndarray | Rows
-) -> np.ndarray:
-    """IoU per class of a model over a split, see `iou_per_class`.
-
-    Args:
-        images: uint8 (n, height, width, 3).
-        masks: uint8 (n, height, width), class of each pixel, or IGNORED.
-
-    Returns:
-        float64 (classes,); NaN for a class that is neither in the masks nor predicted.
-    """
-    classes, start = predictor.model.output_shape[-1], 0
-    counts = np.zeros((3, classes), np.int64)
-    for class_maps in predictor(images):
-        truth = masks[start : start + len(class_maps)]
-        counts += class_counts(truth, class_maps, classes).sum(axis=0)
-        start += len(class_maps)
-    return iou_per_class(counts)
+    def timed(self, image: np.ndarray) -> Callable[[], Any]:
+        """See `iou.Model`."""
+        pixels = tf.constant(image[None].astype(np.float32) / 255)
+        return functools.partial(self._logits, pixels)
 
 
 def is_convolution(layer: layers.Layer) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.artifacts import fault_beside, remedy
 from pipeline.base.console import UserError, silenced
-from pipeline.base.system import Died, cores, in_own_process, limit_address_space
+from pipeline.base.system import Died, in_own_process, limit_address_space
 
 TRIAL_SECONDS = 60  # time limit for the trial of an unknown file, start of the process included
 TRIAL_BYTES = 8 << 30  # address space of that process; a damaged shape can ask for any amount
@@ -92,15 +93,24 @@ def refusal(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read as a .tflite file ({reason}); {remedy(path)}")
 
 
-def load_interpreter(path: Path, threads: int = 1) -> Interpreter:
-    """Opens a trusted file in this process; raises UserError if LiteRT refuses it."""
+def load_interpreter(source: Path | bytes, threads: int = 1) -> Interpreter:
+    """Opens a trusted file, or its content, in this process.
+
+    Raises:
+        UserError: LiteRT refuses the file.
+        ValueError, RuntimeError: LiteRT refuses the content.
+    """
+    content = source if isinstance(source, bytes) else None
+    path = None if isinstance(source, bytes) else str(source)
     try:
         with silenced():
-            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter = Interpreter(path, content, num_threads=threads)
             interpreter.allocate_tensors()
         return interpreter
     except REFUSALS as error:
-        raise refusal(path, error) from None
+        if isinstance(source, bytes):
+            raise
+        raise refusal(source, error) from None
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
@@ -117,37 +127,39 @@ def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
     interpreter.set_tensor(tensor["index"], image[None])
 
 
-def predict_tflite(interpreter: Interpreter, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the class indices, int64 (height, width), of uint8 images (height, width, 3).
+class TfliteModel:
+    """A .tflite file in an interpreter, behind the face of `iou.Model`."""
 
-    A quantised output has one scale for all classes, so argmax needs no dequantisation.
-    """
-    output = interpreter.get_output_details()[0]["index"]
-    for image in images:
-        set_image(interpreter, image)
-        interpreter.invoke()
-        yield interpreter.get_tensor(output)[0].argmax(-1)
+    batch = 1
 
+    def __init__(self, interpreter: Interpreter) -> None:
+        (image, *_), (output, *_) = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
+        self.interpreter, self.output = interpreter, output
+        self.image_shape = tuple(map(int, image["shape"][1:]))
+        self.scores_shape = tuple(map(int, output["shape"][1:]))
 
-def logits_of(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Logits of a .tflite file, dequantised if its output is quantised.
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        self.timed(image)()
+        return self.interpreter.get_tensor(self.output["index"])[0]
 
-    Args:
-        content: the bytes of a trusted file.
-        images: uint8 (n, height, width, 3).
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        scores = np.stack([self.scores(image) for image in images])
+        if scores.dtype == np.float32:
+            return scores
+        scale, zero_point = self.output["quantization"]
+        return (scores.astype(np.float32) - zero_point) * np.float32(scale)
 
-    Returns:
-        float32 (n, height, width, classes).
-    """
-    interpreter = Interpreter(model_content=content, num_threads=cores())
-    interpreter.allocate_tensors()
-    output = interpreter.get_output_details()[0]
-    logits = []
-    for image in images:
-        set_image(interpreter, image)
-        interpreter.invoke()
-        logits.append(interpreter.get_tensor(output["index"])[0])
-    if output["dtype"] == np.float32:
-        return np.stack(logits)
-    scale, zero_point = output["quantization"]
-    return (np.stack(logits).astype(np.float32) - zero_point) * np.float32(scale)
+    def class_maps(self, images: np.ndarray) -> np.ndarray:
+        """See `iou.Model`."""
+        # A quantised output has one scale for all classes, so argmax needs no real values.
+        return np.stack([self.scores(image).argmax(-1) for image in images])
+
+    def timed(self, image: np.ndarray) -> Callable[[], Any]:
+        """See `iou.Model`."""
+        set_image(self.interpreter, image)
+        return self.interpreter.invoke

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,21 @@ from PIL import Image
 from pipeline.base.artifacts import ARTIFACTS, read_record, refuse_changed, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
-from pipeline.base.lazy import matplotlib_figure, tf
+from pipeline.base.lazy import matplotlib_figure
 from pipeline.data.classes import Classes, make_classes
 from pipeline.data.dataset import load_classes, load_photo_rules
 from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
 from pipeline.data.photo_audit import inspect_photo
 from pipeline.data.photographs import PHOTO_RULES, rules_from
 from pipeline.inference.contract import read
-from pipeline.inference.keras_files import open_model
-from pipeline.inference.litert import open_interpreter, set_image
+from pipeline.inference.iou import Model
+from pipeline.inference.models import open_model
 from pipeline.report import charts, sidecars
 from pipeline.report.chart_style import styled
 from pipeline.report.overlays import overlay, patches
 
 BAND = 256  # rows of a photo that are drawn at a time, so that memory does not grow with its height
 SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not named in its legend
-
-# uint8 image (height, width, 3) -> scores (height, width, classes)
-Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -54,20 +50,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
+def open_checked(path: Path) -> Model:
     """Opens a model file, .h5 or .tflite.
-
-    Returns:
-        Height and width of its images in pixels; the number of its classes; and a function from
-        an image to its scores. The class of a pixel is the one with the highest score; the scale
-        of the scores depends on the file (logits, or quantised logits).
 
     Raises:
         UserError: the file is missing or damaged, or is not a segmentation model of this pipeline.
     """
     refuse_changed(path)
-    shapes, scores = (keras_scorer if path.suffix == ".h5" else tflite_scorer)(path)
-    image, output = (tuple(map(int, shape)) for shape in shapes)
+    model = open_model(path)
+    image, output = model.image_shape, model.scores_shape
     if len(image) != 3 or image[2] != 3 or output[:2] != image[:2] or len(output) != 3:
         raise UserError(
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
@@ -78,32 +69,7 @@ def open_scorer(path: Path) -> tuple[tuple[int, int], int, Scorer]:
             f"{path} gives one score per pixel, not one per class; for two classes make it give "
             "two logits: 0 and the one before its sigmoid"
         )
-    return image[:2], output[2], scores
-
-
-def keras_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
-    """Shapes (without the batch) of the input and output of a Keras model, and its scorer."""
-    model = open_model(path)
-    compiled = tf.function(functools.partial(model, training=False))
-
-    def scores(image: np.ndarray) -> np.ndarray:
-        return compiled(tf.constant(image[None].astype(np.float32) / 255))[0].numpy()
-
-    return (model.input_shape[1:], model.output_shape[1:]), scores
-
-
-def tflite_scorer(path: Path) -> tuple[tuple[tuple, tuple], Scorer]:
-    """Shapes (without the batch) of the input and output of a .tflite file, and its scorer."""
-    interpreter = open_interpreter(path)
-    image_details = interpreter.get_input_details()[0]
-    score_details = interpreter.get_output_details()[0]
-
-    def scores(image: np.ndarray) -> np.ndarray:
-        set_image(interpreter, image)
-        interpreter.invoke()
-        return interpreter.get_tensor(score_details["index"])[0]
-
-    return (image_details["shape"][1:], score_details["shape"][1:]), scores
+    return model
 
 
 def note_stale(model: Path) -> None:
@@ -237,11 +203,15 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     Raises:
         UserError: a photo or the model cannot be read, or a picture cannot be written.
     """
-    size, number, scores = open_scorer(model)
+    network = open_checked(model)
+    height, width, number = network.scores_shape
+    size = height, width
     note_stale(model)
     classes, fit = classes_of(model, number)
     rules = photo_rules_of(model)
-    scores(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
+    network.scores(
+        np.zeros(network.image_shape, np.uint8)
+    )  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
         photo = open_photograph(path, f"the photo {path}", rules_from(rules))
@@ -252,9 +222,9 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         image = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
         box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
         before = time.perf_counter()
-        photo_scores = scores(np.asarray(image))
+        scores = network.scores(np.asarray(image))
         milliseconds = 1e3 * (time.perf_counter() - before)
-        drawn, class_map = draw_photo(photo, photo_scores, classes, box)
+        drawn, class_map = draw_photo(photo, scores, classes, box)
         pixels = np.bincount(np.asarray(class_map).ravel(), minlength=number)[:number]
         shares = pixels / class_map.size[0] / class_map.size[1]
         target = path.with_name(f"{path.name}.overlay.png")

@@ -16,8 +16,8 @@ import numpy as np
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.lazy import keras, layers, tf, tfmot
 from pipeline.base.text_table import text_table
-from pipeline.inference.iou import mean_iou
-from pipeline.inference.keras_files import Predictor, is_convolution, validation_iou
+from pipeline.inference.iou import mean_iou, split_iou
+from pipeline.inference.keras_files import KerasModel, is_convolution
 
 # Weights of the smallest kernel that is pruned. Those below, near the image, hold 6 % of all
 # weights and are the most sensitive.
@@ -88,8 +88,8 @@ def scan_sensitivity(
         A row per layer, in the order of the network: layer, weights, and for each of SCAN_LEVELS
         ("50%" ...) the drop.
     """
-    predictor, rows = Predictor(model), []
-    dense = mean_iou(validation_iou(predictor, images, masks))
+    predictor, rows = KerasModel(model), []
+    dense = mean_iou(split_iou(predictor, images, masks))
     tried = kernels(model, 0)
     with progress("sensitivity", len(tried) * len(SCAN_LEVELS), "trials") as bar:
         for name, kernel in tried.items():
@@ -99,7 +99,7 @@ def scan_sensitivity(
             for level in SCAN_LEVELS:
                 threshold = magnitudes[int(level * magnitudes.size)]
                 kernel.assign(np.where(np.abs(values) >= threshold, values, 0))
-                drop = dense - mean_iou(validation_iou(predictor, images, masks))
+                drop = dense - mean_iou(split_iou(predictor, images, masks))
                 row[f"{level:.0%}"] = round(float(drop), 5)
                 bar.update()
             kernel.assign(values)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from pipeline.base.console import UserError, progress, say
 from pipeline.base.system import cores
 from pipeline.data.dataset import Split
 from pipeline.inference import iou
-from pipeline.inference.litert import logits_of, predict_tflite, set_image
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import Operator, compacted, operators
 from pipeline.inference.timing import time_in_turns
 from pipeline.quantization.calibration import Range
@@ -37,15 +36,7 @@ def mean_iou(logits: np.ndarray, masks: np.ndarray) -> float:
 
 def file_mean_iou(content: bytes, split: Split) -> float:
     """Mean IoU of a .tflite file over a split; holds one image in memory at a time."""
-    images, masks = split
-    interpreter = Interpreter(model_content=content, num_threads=cores())
-    interpreter.allocate_tensors()
-    classes = interpreter.get_output_details()[0]["shape"][-1]
-    counts = np.zeros((3, classes), np.int64)
-    rows = range(len(images))
-    for row, prediction in zip(rows, predict_tflite(interpreter, (images[row] for row in rows))):
-        counts += iou.class_counts(masks[row][None], prediction[None], classes)[0]
-    return float(iou.mean_iou(iou.iou_per_class(counts)))
+    return float(iou.mean_iou(iou.split_iou(open_model(content, cores()), *split)))
 
 
 def scan_operators(
@@ -71,14 +62,15 @@ def scan_operators(
             f"note: {', '.join(left_out)} cannot be measured alone: int8 or float in the whole "
             "file, and float in one that keeps other operators in float"
         )
-    expected, rows = logits_of(content, images), []
+    expected, rows = open_model(content, cores()).logits(images), []
     power, float_iou = float(np.mean(expected**2)), mean_iou(expected, masks)
     with progress("sensitivity", len(scanned), "operators") as bar:
         for index, operator in enumerate(scanned):
             bar.update()
             if not has_int8_form(operator):
                 continue
-            logits = logits_of(quantise_static(content, ranges, only=operator), images)
+            alone = quantise_static(content, ranges, only=operator)
+            logits = open_model(alone, cores()).logits(images)
             noise = max(float(np.mean((logits - expected) ** 2)), 1e-12)
             row: dict[str, Any] = {"operator": index}
             row |= {"layer": operator.layer, "kind": operator.kind}
@@ -164,11 +156,6 @@ def time_ratio(first: bytes, second: bytes, image: np.ndarray) -> float:
     Args:
         image: uint8 (height, width, 3).
     """
-    calls = {}
-    for name, content in (("first", first), ("second", second)):
-        interpreter = Interpreter(model_content=content, num_threads=1)
-        interpreter.allocate_tensors()
-        set_image(interpreter, image)
-        calls[name] = interpreter.invoke
-    times = time_in_turns(calls)
+    files = {"first": first, "second": second}
+    times = time_in_turns({name: open_model(file).timed(image) for name, file in files.items()})
     return float(np.median(times["first"][0]) / np.median(times["second"][0]))

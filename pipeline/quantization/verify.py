@@ -10,7 +10,7 @@ from pipeline.base.artifacts import ARTIFACTS
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
-from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import FLOATS, Tensor, operators, read_graph
 from pipeline.variants import VARIANTS
 
@@ -43,7 +43,7 @@ def check(
             `check_input` or `check_integers` fails.
     """
     try:
-        interpreter = open_interpreter(path, made_here=True)
+        model = open_model(path, made_here=True)
     except UserError as error:
         raise UserError(f"LiteRT refuses the new {variant} file: {error}") from None
     if VARIANTS[variant].activations == "int8":
@@ -51,7 +51,7 @@ def check(
         if not mixed:
             check_integers(content, variant)
         check_input(read_graph(content).inputs[0], variant)
-    agreement = float(np.mean(np.stack(list(predict_tflite(interpreter, images))) == expected))
+    agreement = float(np.mean(model.class_maps(images) == expected))
     if agreement < LEAST_AGREEMENT:
         raise UserError(
             f"the {variant} file agrees with the {source} model on only {agreement:.1%} of "

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.base.artifacts import MODELS, command
+from pipeline.base.artifacts import MODELS, artifact_path, command
 from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED, Colour
 from pipeline.data.dataset import load_classes, load_split, names_of
 from pipeline.data.npz import read_npz
-from pipeline.evaluation.accuracy import class_maps
 from pipeline.inference.iou import iou_per_class, mean_iou
+from pipeline.inference.models import open_model
 from pipeline.report.overlays import overlay
 
 COUNTS_FILE = "counts_per_image.npz"  # by model, what accuracy.counts_per_image returns
@@ -88,7 +88,8 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     chosen = chosen_photos(counts["int8"], SHOWN_PHOTOS)
     classes = load_classes(models_dir)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
-    predictions = {name: class_maps(models_dir, name, images) for name in MODELS}
+    paths = {name: artifact_path(models_dir, name) for name in MODELS}
+    predictions = {name: open_model(file).class_maps(images) for name, file in paths.items()}
     names = names_of(models_dir, "test", chosen.keys())
     what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"
     rows = []

@@ -16,8 +16,8 @@ from pipeline.base.stage import Stage
 from pipeline.base.system import is_first_worker
 from pipeline.data.classes import Classes
 from pipeline.data.dataset import load_classes, load_split
-from pipeline.inference.iou import mean_iou
-from pipeline.inference.keras_files import Predictor, validation_iou
+from pipeline.inference.iou import mean_iou, split_iou
+from pipeline.inference.keras_files import KerasModel
 from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
@@ -131,7 +131,7 @@ def fit(
     start = model.get_weights()
     state.history, state.best = list(phase.history), start
     state.restore(phase.resume, strategy)
-    total, predictor = phase.total_epochs or phase.epochs, Predictor(model)
+    total, predictor = phase.total_epochs or phase.epochs, KerasModel(model)
 
     with seeded_layers(network, phase.seed, strategy) as begin_epoch:
         for epoch in range(len(state.history), phase.epochs):
@@ -201,7 +201,7 @@ class Candidate(NamedTuple):
     """A set of weights that was validated after an epoch."""
 
     wise_ft_weight: float  # see `Phase`
-    iou: np.ndarray  # float64 (classes,), see `validation_iou`
+    iou: np.ndarray  # float64 (classes,), see `split_iou`
     weights: list[np.ndarray]  # as `get_weights` orders them
 
 
@@ -210,7 +210,7 @@ def best_candidate(
     optimizer: Any,
     phase: Phase,
     start: list[np.ndarray],
-    predictor: Predictor,
+    predictor: KerasModel,
     validation: tuple[Any, Any],
 ) -> Candidate:
     """Validates the EMA weights and, if the phase asks for it, their mean with those of before.
@@ -227,7 +227,7 @@ def best_candidate(
         with ema_weights(model, optimizer, start, weight):
             if phase.before_validation:
                 phase.before_validation()
-            iou = validation_iou(predictor, *validation)
+            iou = split_iou(predictor, *validation)
             candidates.append(Candidate(weight, iou, model.get_weights()))
     return max(candidates, key=lambda candidate: mean_iou(candidate.iou))
 

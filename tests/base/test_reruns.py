@@ -61,6 +61,7 @@ KINDS = {
         *("pruning/channel_flow.py", "pruning/channel_sets.py", "pruning/dependency_graph.py"),
     ),
     "conversion": ("quantization", "quantization/convert.py", "variants.py"),
+    "files of either kind opened": ("quantization", "inference/models.py"),
     "calibration and GPTQ": ("quantization", "quantization/calibration.py", "quantization/gptq.py"),
     "private names of TensorFlow": ("quantization", "quantization/tensorflow_private.py"),
     "QAT, selective int8": (

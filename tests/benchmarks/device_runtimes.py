@@ -30,7 +30,8 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.data.formats import synthetic
 from pipeline.data.image_reader import fit_image
 from pipeline.evaluation import memory_plan
-from pipeline.inference import iou, litert
+from pipeline.inference import iou
+from pipeline.inference.models import open_model
 from tests.helpers.other_runtimes import run_mediapipe, run_tflite_micro
 
 DRAWN_SIDE = 200  # of --drawn; pictures are drawn at twice the size
@@ -81,7 +82,7 @@ def main() -> None:
         for name in ("int8", "float16", "float32", "dynamic"):
             path = Path(folder) / f"{name}.tflite"
             path.write_bytes(artifact_path(models_dir, name).read_bytes())
-            ours = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
+            ours = open_model(path).class_maps(images)
             seen, _, told = run_mediapipe(path, images)
             turned = np.count_nonzero(seen != ours)
             print(f"{name}: MediaPipe: {turned} of {ours.size:,} pixels differ; {told['labels']}")

@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.base import console
+from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import matplotlib_figure
 from pipeline.data import dataset
-from pipeline.evaluation import accuracy
+from pipeline.inference.models import open_model
 from pipeline.report import charts, overlays
 
 SHOWN = (3, 27, 74, 149)  # pictures of the demo's test split
@@ -42,7 +43,7 @@ def main() -> None:
         "truth": [overlays.overlay(*pair, classes) for pair in zip(images, masks)],
     }
     for name in ("original", "int8"):
-        found = accuracy.class_maps(arguments.models_dir, name, images)
+        found = open_model(artifact_path(arguments.models_dir, name)).class_maps(images)
         rows[name] = [overlays.overlay(*pair, classes) for pair in zip(images, found)]
     evaluation = json.loads((ROOT / "docs" / "results.json").read_text())
 

@@ -30,8 +30,7 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
     def look(path: Path) -> str:
         """How a user of --model would fare: "refused", "opened", or the fault."""
         try:
-            *_, scores = predict.open_scorer(path)
-            scores(picture)
+            predict.open_checked(path).scores(picture)
         except console.UserError as error:
             return "refused in one line" if "\n" not in str(error) else "many lines"
         except Exception as error:

@@ -10,6 +10,7 @@ import pytest
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
 from pipeline.checks import rehearsal
+from pipeline.inference.keras_files import KerasModel
 from tests.helpers.small_network import small_unet
 
 SIZE, CLASSES = 32, 3
@@ -76,7 +77,8 @@ def test_layer_without_an_int8_form_is_named(layer, named):
 
 
 def test_layer_that_is_read_back_as_another_is_refused(monkeypatch):
-    monkeypatch.setattr(rehearsal, "open_model", lambda _: network(layers.Activation("tanh")))
+    other = KerasModel(network(layers.Activation("tanh")))
+    monkeypatch.setattr(rehearsal, "open_model", lambda _: other)
     with pytest.raises(UserError, match="tiny computes something else after it was saved"):
         rehearsal.rehearse(network())
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.base.artifacts import MODELS
+from pipeline.base.artifacts import MODELS, artifact_path
 from pipeline.data.dataset import load_split
 from pipeline.evaluation import accuracy
 from pipeline.evaluation.bootstrap import bootstrap_mean_iou
+from pipeline.inference.models import open_model
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_counts_are_those_of_scikit_learn(evaluated_run, split, name):
 
     images, masks = split
     counts = accuracy.counts_per_image(evaluated_run, name, images, masks, 3)
-    maps = accuracy.class_maps(evaluated_run, name, images)
+    maps = open_model(artifact_path(evaluated_run, name)).class_maps(images)
     assert counts.shape == (len(images), 3, 3) and maps.shape == masks.shape
     for image_counts, mask, prediction in zip(counts, masks, maps):
         confusion = metrics.confusion_matrix(mask.ravel(), prediction.ravel(), labels=[0, 1, 2])
@@ -56,7 +57,8 @@ def test_unquantised_files_predict_what_the_keras_models_predict(
     evaluated_run, split, keras_name, name
 ):
     keras_maps, maps = (
-        accuracy.class_maps(evaluated_run, model, split[0]) for model in (keras_name, name)
+        open_model(artifact_path(evaluated_run, model)).class_maps(split[0])
+        for model in (keras_name, name)
     )
     assert (keras_maps != maps).mean() < 0.001
 

@@ -11,6 +11,7 @@ from pipeline.base.artifacts import artifact_path
 from pipeline.evaluation import latency
 from pipeline.inference import timing
 from pipeline.inference.keras_files import save_model
+from pipeline.inference.models import open_model
 from pipeline.quantization.convert import convert
 from tests.helpers.runs import SIZE
 from tests.helpers.toy_networks import toy_network
@@ -30,8 +31,8 @@ def model_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["original", "float32", "int8"])
-def test_single_run_can_be_repeated_for_every_kind_of_model(model_files, name):
-    run = latency.single_run(model_files, name, 1, IMAGE)
+def test_timed_run_can_be_repeated_for_every_kind_of_model(model_files, name):
+    run = open_model(artifact_path(model_files, name)).timed(IMAGE)
     run()
     run()
 

@@ -17,6 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from pipeline.base.console import UserError
 from pipeline.checks import op_profile
 from pipeline.inference import contract, litert, tflite_files
+from pipeline.inference.models import open_model
 from pipeline.quantization.convert import convert
 from pipeline.variants import VARIANTS
 from tests.helpers.runs import CLASSES, SIZE
@@ -65,7 +66,7 @@ def test_contract_says_how_deep_photos_become_8_bits_only_if_training_had_such(p
 
 @pytest.mark.parametrize("name", FILES)
 def test_contract_alone_is_enough_to_feed_and_read_a_file(plain, images, name):
-    """Logits computed from the contract's fields alone equal those of `litert.logits_of`."""
+    """Logits computed from the contract's fields alone equal those of the face."""
     description = contract.describe(plain[name], CLASSES)
     image, output = description["input"], description["output"]
     interpreter = Interpreter(model_content=plain[name])
@@ -98,7 +99,7 @@ def test_contract_alone_is_enough_to_feed_and_read_a_file(plain, images, name):
     real = np.stack(logits)
     if output["scale"] is not None:
         real = (real - np.float32(output["zero_point"])) * np.float32(output["scale"])
-    np.testing.assert_allclose(real, litert.logits_of(plain[name], images), rtol=1e-6)
+    np.testing.assert_allclose(real, open_model(plain[name]).logits(images), rtol=1e-6)
     assert [output["classes"][k] for k in range(len(CLASSES))] == list(CLASSES)
 
 
@@ -209,7 +210,7 @@ def test_contract_of_another_format_is_refused(plain, tmp_path, monkeypatch):
 def test_contract_changes_no_output_and_adding_it_again_changes_no_byte(plain, images, name):
     complete = contract.add_contract(plain[name], CLASSES)
     assert contract.add_contract(complete, CLASSES) == complete
-    before, after = (litert.logits_of(content, images) for content in (plain[name], complete))
+    before, after = (open_model(content).logits(images) for content in (plain[name], complete))
     assert len(np.unique(after)) > 2
     np.testing.assert_array_equal(after.view(np.int32), before.view(np.int32))
 
@@ -252,10 +253,10 @@ def test_weights_that_lie_behind_the_tables_are_kept(plain, images):
     start = -(-len(repacked(plain["int8"], move)) // 16) * 16
     tables = repacked(plain["int8"], lambda model: move(model, start))
     content = tables.ljust(start, b"\0") + moved[-1]
-    expected = litert.logits_of(plain["int8"], images)
-    np.testing.assert_array_equal(litert.logits_of(content, images), expected)
+    expected = open_model(plain["int8"]).logits(images)
+    np.testing.assert_array_equal(open_model(content).logits(images), expected)
     complete = contract.add_contract(content, CLASSES)
-    np.testing.assert_array_equal(litert.logits_of(complete, images), expected)
+    np.testing.assert_array_equal(open_model(complete).logits(images), expected)
 
 
 @pytest.mark.parametrize("name", FILES)

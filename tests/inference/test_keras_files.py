@@ -11,6 +11,7 @@ from pipeline.base import artifacts
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.inference import keras_files
+from pipeline.inference.iou import pixel_counts, split_iou
 from pipeline.training import networks
 from tests.helpers.toy_networks import toy_network
 
@@ -29,7 +30,7 @@ def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
     model = build((32, 32), 3)
     keras_files.save_model(model, tmp_path / "model.h5")
     image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    loaded = keras_files.open_model(tmp_path / "model.h5")
+    loaded = keras_files.read_model(tmp_path / "model.h5")
     np.testing.assert_array_equal(loaded(image).numpy(), model(image).numpy())
 
 
@@ -42,53 +43,58 @@ def test_disk_that_fills_while_a_model_is_saved_is_the_systems_own_error(
     assert caught.value.strerror
 
 
-def test_class_maps_are_those_of_the_largest_logits_for_any_batch_size(saved):
+@pytest.mark.parametrize("batch", [2, 5, 64])
+def test_class_maps_are_those_of_the_largest_logits_for_any_batch_size(saved, batch):
     model, _ = saved
-    predictor = keras_files.Predictor(model)
+    opened = keras_files.KerasModel(model)
+    opened.batch = batch
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    expected = model(images / np.float32(255)).numpy().argmax(-1)
-    for batch_size in (2, 5, 64):
-        class_maps = list(predictor(images, batch_size))
-        assert len(class_maps) == -(-5 // batch_size)
-        np.testing.assert_array_equal(np.concatenate(class_maps), expected)
+    expected = model(images / np.float32(255)).numpy()
+    np.testing.assert_array_equal(opened.class_maps(images), expected.argmax(-1))
+    np.testing.assert_allclose(opened.logits(images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened.scores(images[1]), expected[1], rtol=1e-4, atol=1e-5)
 
 
-def test_predictor_is_compiled_once_and_follows_the_weights(saved):
+def test_model_is_compiled_once_and_follows_the_weights(saved):
     """And it leaves no attribute on the model."""
     model = keras.models.clone_model(saved[0])
     before = set(vars(model))
-    predictor = keras_files.Predictor(model)
+    opened = keras_files.KerasModel(model)
+    opened.batch = 2
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     for favoured in (1, 2):
         bias = model.get_layer("logits_block").bias
         bias.assign(np.tile(1e6 * np.eye(3)[favoured], 16))
-        class_maps = np.concatenate(list(predictor(images, 2)))
-        assert (class_maps == favoured).all()
-    assert predictor._class_maps.experimental_get_tracing_count() == 1
+        assert (opened.class_maps(images) == favoured).all()
+    assert opened._class_maps.experimental_get_tracing_count() == 1
     assert set(vars(model)) == before
 
 
 def test_larger_images_come_in_smaller_batches(monkeypatch):
     monkeypatch.setattr(keras_files, "BATCH_PIXELS", 32 * 32 // 4)
-    model = networks.compact_unet((32, 32), 3)
-    images = np.zeros((5, 32, 32, 3), np.uint8)
-    assert [len(maps) for maps in keras_files.Predictor(model)(images, 8)] == [2, 2, 1]
+    image = layers.Input((32, 32, 3))
+    model = keras_files.KerasModel(keras.Model(image, layers.Conv2D(3, 1)(image)))
+    assert model.batch == keras_files.BATCH // 4
+    model.batch, sizes = 2, []
+    images, masks = np.zeros((5, 32, 32, 3), np.uint8), np.zeros((5, 32, 32), np.uint8)
+    pixel_counts(model, images, masks, 3, sizes.append)
+    assert sizes == [2, 2, 1]
 
 
-def test_validation_iou_by_hand():
+def test_iou_of_a_split_by_hand():
     """A model whose class is the brightest of three channels, on six pixels."""
     image = layers.Input((1, 6, 3))
     model = keras.Model(image, layers.Activation("linear")(image))
     masks = np.array([[[0, 0, 1, 1, 2, 2]]], np.uint8)
     predicted = np.array([0, 0, 1, 2, 2, 2])
     images = (200 * np.eye(3)[predicted]).astype(np.uint8)[None, None]
-    iou = keras_files.validation_iou(keras_files.Predictor(model), images, masks)
+    iou = split_iou(keras_files.KerasModel(model), images, masks)
     np.testing.assert_allclose(iou, [1, 1 / 2, 2 / 3])
 
 
 def refused(path):
     with pytest.raises(UserError) as caught:
-        keras_files.open_model(path)
+        keras_files.read_model(path)
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     return message
@@ -195,7 +201,7 @@ def test_model_with_models_inside_is_read_back(tmp_path, kind):
     model = keras.Model(image, layers.Conv2D(3, 1)((NESTED | SHARED)[kind](image)))
     keras_files.save_model(model, tmp_path / "model.h5")
     images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    loaded = keras_files.open_model(tmp_path / "model.h5")
+    loaded = keras_files.read_model(tmp_path / "model.h5")
     np.testing.assert_array_equal(loaded(images).numpy(), model(images).numpy())
 
 
@@ -245,7 +251,7 @@ def test_damaged_files_are_one_line_with_the_command(tmp_path):
             flipped[position] ^= 1 << random.integers(8)
         path.write_bytes(flipped)
         try:
-            keras_files.open_model(path)
+            keras_files.read_model(path)
             opened += 1
         except UserError as error:
             assert "python training.py" in str(error)

@@ -9,6 +9,7 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference import litert
 from pipeline.inference.keras_files import load_model
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import operators
 from pipeline.quantization.convert import convert
 from tests.helpers.runs import CLASSES, SIZE
@@ -42,11 +43,11 @@ def test_int8_operators_have_the_range_of_their_output(finished_run):
 def test_logits_are_those_of_the_keras_model(finished_run, pruned, variant):
     images, _ = (part[:] for part in load_split(finished_run, "validation"))
     path = artifact_path(finished_run, variant)
-    logits = litert.logits_of(path.read_bytes(), images)
+    logits = open_model(path.read_bytes()).logits(images)
     exact = pruned(images.astype(np.float32) / 255).numpy()
     assert logits.dtype == np.float32 and logits.shape == exact.shape
     assert np.mean((logits - exact) ** 2) < 0.05 * np.mean(exact**2)
-    predictions = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
+    predictions = open_model(path).class_maps(images)
     assert (predictions == logits.argmax(-1)).all()
 
 
@@ -66,7 +67,7 @@ def test_every_type_of_input_gets_the_same_pixels(tmp_path, kind):
     path.write_bytes(content)
     tensor = litert.open_interpreter(path).get_input_details()[0]
     assert tensor["dtype"] == np.dtype(kind)
-    logits = litert.logits_of(content, images)
+    logits = open_model(content).logits(images)
     np.testing.assert_allclose(255 * logits, images, atol=1.01)
 
 

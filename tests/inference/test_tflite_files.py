@@ -12,8 +12,8 @@ from pipeline.base.artifacts import artifact_path
 from pipeline.data.dataset import load_split
 from pipeline.inference import tflite_files
 from pipeline.inference.keras_files import save_model
-from pipeline.inference.litert import logits_of
 from pipeline.inference.litert_private import operator_details
+from pipeline.inference.models import open_model
 from pipeline.quantization.convert import convert
 from pipeline.variants import VARIANTS
 from tests.helpers.toy_networks import toy_network
@@ -33,7 +33,9 @@ def test_equal_vectors_are_stored_once_and_weights_are_aligned(request, run, rat
     plain = bytes(builder.Output())
     assert len(content) < ratio * len(plain)
     images, _ = (part[:] for part in load_split(models_dir, "validation"))
-    np.testing.assert_array_equal(logits_of(content, images), logits_of(plain, images))
+    np.testing.assert_array_equal(
+        open_model(content).logits(images), open_model(plain).logits(images)
+    )
     assert content.startswith(tflite_files.compacted(plain))  # then the contract's zip archive
     root = schema.Model.GetRootAs(content, 0)
     buffers = [root.Buffers(k).DataAsNumpy() for k in range(root.BuffersLength())]

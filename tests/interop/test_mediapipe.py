@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.base.lazy import keras
-from pipeline.inference import contract, litert
+from pipeline.inference import contract
+from pipeline.inference.models import open_model
 from pipeline.quantization.convert import convert
 from pipeline.training import networks
 from tests.helpers.optional import device_needs
@@ -56,12 +57,12 @@ def files(tmp_path_factory):
 def test_classes_are_ours_in_every_pixel(files, images, name):
     path = files / f"{name}.tflite"
     seen, confidences, told = run_mediapipe(path, images)
-    expected = np.stack(list(litert.predict_tflite(litert.open_interpreter(path), images)))
+    expected = open_model(path).class_maps(images)
     assert min(np.bincount(expected.ravel(), minlength=len(CLASSES))) > 100  # all classes
     assert np.count_nonzero(seen != expected) == 0
     # Confidences, not logits.
     np.testing.assert_allclose(confidences.sum(axis=-1), 1, atol=1e-5)
-    logits = litert.logits_of(path.read_bytes(), images)
+    logits = open_model(path.read_bytes()).logits(images)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     expected = powers / powers.sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(confidences, expected, atol=1e-3)
@@ -86,7 +87,7 @@ def test_pictures_of_any_size_are_taken(files, images):
     assert seen.shape == (len(images), height, width)
     size = images.shape[1:3]
     small = [np.asarray(Image.fromarray(each).resize(size, bilinear)) for each in pictures]
-    expected = litert.predict_tflite(litert.open_interpreter(path), np.stack(small))
+    expected = open_model(path).class_maps(np.stack(small))
     rows, columns = np.arange(height) * size[0] // height, np.arange(width) * size[1] // width
     agreement = [np.mean(a == b[rows][:, columns]) for a, b in zip(seen, expected)]
     assert np.mean(agreement) > 0.85

@@ -20,7 +20,8 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.evaluation import latency, memory
 from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import load_interpreter, logits_of, predict_tflite
+from pipeline.inference.litert import TfliteModel, load_interpreter
+from pipeline.inference.models import open_model
 from pipeline.pruning import magnitude
 from pipeline.training import networks
 from pipeline.training.checkpoints import TrainingState
@@ -73,10 +74,10 @@ def test_network_goes_through_all_stages(name, data_copy, monkeypatch, capsys):
     images = load_split(data_copy, "train")[0][:]
     expected = pruned.predict(images / np.float32(255), verbose=0)
     content = artifact_path(data_copy, "pruned_float32").read_bytes()
-    difference = np.abs(logits_of(content, images) - expected).max()
+    difference = np.abs(open_model(content).logits(images) - expected).max()
     assert difference < SAME * np.abs(expected).max()
     int8 = load_interpreter(artifact_path(data_copy, "int8"))
-    agreement = np.mean(np.stack(list(predict_tflite(int8, images))) == expected.argmax(-1))
+    agreement = np.mean(TfliteModel(int8).class_maps(images) == expected.argmax(-1))
     assert agreement > LEAST_AGREEMENT
     assert read_record(data_copy, "int8")["metrics"].get("float_operators", []) == (
         [floating] if floating else []

@@ -1,5 +1,6 @@
 """Prediction on photos: any format, size and model; a clear message if one cannot be read."""
 
+import argparse
 import io
 import json
 import re
@@ -121,14 +122,20 @@ def test_one_command_draws_several_photos(finished_run, tmp_path):
     }
 
 
+def opened(scores, side, classes):
+    """A model of square images, of which only the scores are asked for."""
+    shapes = {"image_shape": (side, side, 3), "scores_shape": (side, side, classes)}
+    return argparse.Namespace(**shapes, scores=scores)
+
+
 def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise ValueError("no glyphs")
 
     photo = tmp_path / "cat.png"
     photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
-    scorer = (SIZE, SIZE), 3, lambda _: np.zeros((SIZE, SIZE, 3), np.float32)
-    monkeypatch.setattr(predict, "open_scorer", lambda _: scorer)
+    model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
+    monkeypatch.setattr(predict, "open_checked", lambda _: model)
     monkeypatch.setattr(predict, "legend_figure", fail)
     predict.write_overlays([photo], tmp_path / "model.tflite")
     output = capsys.readouterr().out
@@ -184,7 +191,7 @@ def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
         seen_images.append(image)
         return np.stack([np.full(image.shape[:2], 0.5), image[..., 0] / 255], axis=-1)
 
-    monkeypatch.setattr(predict, "open_scorer", lambda path: ((32, 32), 2, scores))
+    monkeypatch.setattr(predict, "open_checked", lambda _: opened(scores, 32, 2))
     monkeypatch.setattr(predict, "classes_of", lambda *_: (make_classes(("blue", "red")), fit))
     predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.h5")
     with Image.open(tmp_path / "photo.png.classes.png") as class_map:
@@ -263,7 +270,7 @@ def test_model_that_is_no_segmentation_model_is_refused(tmp_path):
     image = layers.Input((16, 16, 3))
     save_model(keras.Model(image, layers.Conv2D(5, 1, 2)(image)), tmp_path / "other.h5")
     with pytest.raises(UserError, match="is not a segmentation model of this pipeline"):
-        predict.open_scorer(tmp_path / "other.h5")
+        predict.open_checked(tmp_path / "other.h5")
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".tflite"])
@@ -277,7 +284,7 @@ def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
     else:
         path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     with pytest.raises(UserError, match="gives one score per pixel, not one per class; for two"):
-        predict.open_scorer(path)
+        predict.open_checked(path)
 
 
 def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path):

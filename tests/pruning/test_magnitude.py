@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.base.lazy import layers, tf, tfmot
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import Predictor, load_model, validation_iou
+from pipeline.inference.iou import split_iou
+from pipeline.inference.keras_files import KerasModel, load_model
 from pipeline.pruning import magnitude
 from pipeline.training import networks
 from pipeline.training.loop import make_train_step
@@ -116,8 +117,8 @@ def test_scan_tries_every_layer_alone_and_restores_the_weights(finished_run):
     smallest = np.argsort(np.abs(values), axis=None)[: int(0.9 * values.size)]
     cut = values.copy()
     cut.ravel()[smallest] = 0
-    predictor = Predictor(model)
-    dense = validation_iou(predictor, images, masks).mean()
+    predictor = KerasModel(model)
+    dense = split_iou(predictor, images, masks).mean()
     kernel.assign(cut)
-    drop = dense - validation_iou(predictor, images, masks).mean()
+    drop = dense - split_iou(predictor, images, masks).mean()
     assert row["90%"] == pytest.approx(drop, abs=1e-4)

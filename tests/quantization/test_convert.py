@@ -6,8 +6,9 @@ import pytest
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import Predictor, load_model
-from pipeline.inference.litert import logits_of, open_interpreter, predict_tflite
+from pipeline.inference.keras_files import KerasModel, load_model
+from pipeline.inference.litert import TfliteModel, open_interpreter
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import operators
 from pipeline.quantization import convert
 from pipeline.quantization.verify import check
@@ -53,7 +54,7 @@ def test_file_maps_one_image_to_its_logits(interpreters, variant):
 )
 def test_file_agrees_with_the_pruned_model(interpreters, pruned, validation, variant, least):
     expected = np.argmax(pruned(validation.astype(np.float32) / 255), axis=-1)
-    predictions = np.stack(list(predict_tflite(interpreters[variant], validation)))
+    predictions = TfliteModel(interpreters[variant]).class_maps(validation)
     assert len(np.unique(expected)) > 1, "the model predicts a single class: nothing to compare"
     assert np.mean(predictions == expected) >= least
 
@@ -89,8 +90,7 @@ def test_int8_input_of_type_int8_sees_the_same_pixels(int8_input, interpreters, 
     assert image["dtype"] == np.int8
     assert image["quantization"] == (pytest.approx(1 / 255), -128)
     predictions = [
-        np.stack(list(predict_tflite(interpreter, validation)))
-        for interpreter in (with_int8, with_uint8)
+        TfliteModel(interpreter).class_maps(validation) for interpreter in (with_int8, with_uint8)
     ]
     assert (predictions[0] == predictions[1]).all()
 
@@ -194,11 +194,11 @@ def test_network_that_rescales_inside_takes_the_same_pixels(tmp_path, scale, off
     image = open_interpreter(path).get_input_details()[0]
     assert image["dtype"] == np.uint8
     assert image["quantization"] == (pytest.approx(1 / 255), 0)
-    expected = np.concatenate(list(Predictor(model)(images)))
+    expected = KerasModel(model).class_maps(images)
     assert np.bincount(expected.ravel()).min() > 0.04 * expected.size
     assert check(path, "int8", images, expected, "toy") >= 0.97
     exact = model(images / np.float32(255)).numpy()
-    noise = np.mean((logits_of(path.read_bytes(), images) - exact) ** 2)
+    noise = np.mean((open_model(path.read_bytes()).logits(images) - exact) ** 2)
     assert noise < 1e-3 * np.mean(exact**2)
 
 
@@ -225,7 +225,7 @@ def test_real_values_0_to_1_mean_the_same_to_every_file(
     """
     path = artifact_path(evaluated_run, variant) if variant else int8_input
     interpreter = open_interpreter(path)
-    for image, expected in zip(validation, logits_of(path.read_bytes(), validation)):
+    for image, expected in zip(validation, open_model(path.read_bytes()).logits(validation)):
         logits = output_for(interpreter, image / np.float32(255))
         scale, zero_point = interpreter.get_output_details()[0]["quantization"]
         if scale:
@@ -240,7 +240,7 @@ def test_network_on_an_enlarged_image_takes_raw_pixels(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert.convert(model, "int8", images.astype(np.float32) / 255))
-    expected = np.concatenate(list(Predictor(model)(images)))
+    expected = KerasModel(model).class_maps(images)
     assert check(path, "int8", images, expected, "toy") >= 0.9
     kinds = [operator.kind for operator in operators(path.read_bytes())]
     # No operator rescales the values.
@@ -256,6 +256,6 @@ def test_operator_without_an_int16_form_stays_float(tmp_path, monkeypatch):
     x = tf.nn.depth_to_space(layers.Conv2D(4 * len(CLASSES), 1)(x), 2)
     model, images, path = keras.Model(image, x), blocks(), tmp_path / int16.file
     path.write_bytes(convert.convert(model, "int16", images.astype(np.float32) / 255))
-    expected = np.concatenate(list(Predictor(model)(images)))
+    expected = KerasModel(model).class_maps(images)
     assert check(path, "int16", images, expected, "toy") >= 0.99
     assert {np.int16, np.int8} <= tensor_types(open_interpreter(path))

@@ -6,7 +6,7 @@ import pytest
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import kernel_name, load_model
-from pipeline.inference.litert import logits_of
+from pipeline.inference.models import open_model
 from pipeline.quantization import convert as conversion
 from pipeline.quantization.convert import calibration_sample, convert
 from pipeline.quantization.gptq import (
@@ -240,9 +240,9 @@ def test_file_of_an_own_network_has_less_noise_than_by_nearest_rounding(monkeypa
     images = smooth_images()
     pixels = np.round(255 * images).astype(np.uint8)
     exact = model(pixels / np.float32(255), training=False).numpy()
-    noise = np.mean((logits_of(convert(model, "int8", images), pixels) - exact) ** 2)
+    noise = np.mean((open_model(convert(model, "int8", images)).logits(pixels) - exact) ** 2)
     monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)
-    simple = np.mean((logits_of(convert(model, "int8", images), pixels) - exact) ** 2)
+    simple = np.mean((open_model(convert(model, "int8", images)).logits(pixels) - exact) ** 2)
     assert 0 < noise < 0.9 * simple < 0.05 * np.mean(exact**2)
 
 

@@ -9,7 +9,7 @@ from pipeline.base.artifacts import artifact_path
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import logits_of
+from pipeline.inference.models import open_model
 from pipeline.quantization import convert
 from pipeline.quantization.convert import calibration_sample
 from pipeline.training import networks
@@ -54,7 +54,7 @@ def rounded_to_nearest(monkeypatch):
 
 def noise_ratio(model, student, content, images):
     """Mean squared error of the simulation over that of the int8 file, against the float model."""
-    in_file = logits_of(content, images)
+    in_file = open_model(content).logits(images)
     pixels = images / np.float32(255)
     exact, simulated = (network(pixels, training=False).numpy() for network in (model, student))
     file_error = np.mean((in_file - exact) ** 2)

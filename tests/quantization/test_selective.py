@@ -10,7 +10,7 @@ from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model
-from pipeline.inference.litert import logits_of
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import Operator, Tensor, operators
 from pipeline.quantization import selective
 from pipeline.quantization.calibration import activation_ranges
@@ -75,8 +75,8 @@ def test_dynamic_range_of_one_operator_leaves_the_others(float32_file, images):
     tensors = interpreter.get_tensor_details()
     (kernel,) = (tensor for tensor in tensors if tensor["dtype"] == np.int8)
     assert kernel["shape"].tolist() == [64, 1, 1, 160]
-    exact = logits_of(float32_file, images)
-    noise = np.mean((logits_of(content, images) - exact) ** 2)
+    exact = open_model(float32_file).logits(images)
+    noise = np.mean((open_model(content).logits(images) - exact) ** 2)
     assert 0 < noise < 0.01 * np.mean(exact**2)
 
 
@@ -100,7 +100,7 @@ def test_all_operators_but_some_are_in_int8(float32_file, ranges, images):
     interpreter = Interpreter(model_content=content)
     assert interpreter.get_input_details()[0]["dtype"] == np.int8
     assert interpreter.get_output_details()[0]["dtype"] == np.int8
-    exact, logits = logits_of(float32_file, images), logits_of(content, images)
+    exact, logits = open_model(float32_file).logits(images), open_model(content).logits(images)
     assert np.mean((logits - exact) ** 2) < 0.05 * np.mean(exact**2)
 
 

@@ -16,7 +16,8 @@ from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.contract import read
 from pipeline.inference.keras_files import load_model, save_model
-from pipeline.inference.litert import logits_of, open_interpreter, predict_tflite
+from pipeline.inference.litert import TfliteModel, open_interpreter
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import operators
 from pipeline.quantization import convert as conversion
 from pipeline.quantization import sensitivity, verify
@@ -83,11 +84,11 @@ def test_scan_measures_signal_to_noise_and_drop_of_each_operator(fragile, ready,
     scanned = operators(float32_file)
     assert {row["operator"] for row in rows} == set(range(len(scanned)))
     assert [row["snr_db"] for row in rows] == sorted(row["snr_db"] for row in rows)
-    exact, truth = logits_of(float32_file, images), masks.ravel()
+    exact, truth = open_model(float32_file).logits(images), masks.ravel()
     for row in (rows[0], rows[len(rows) // 2]):
         assert row["layer"] == scanned[row["operator"]].layer
         content = quantise_static(float32_file, ranges, only=scanned[row["operator"]])
-        logits = logits_of(content, images)
+        logits = open_model(content).logits(images)
         error = np.std(logits - exact) ** 2 + np.mean(logits - exact) ** 2
         decibels = 10 * np.log10(np.mean(exact**2) / error)
         assert row["snr_db"] == pytest.approx(decibels, abs=0.1)
@@ -151,7 +152,7 @@ def validation_loss(models_dir):
 
     images, masks = quantization.load_split(models_dir, "validation")
     interpreter = open_interpreter(artifact_path(models_dir, "int8"))
-    predictions = np.stack(list(predict_tflite(interpreter, images)))
+    predictions = TfliteModel(interpreter).class_maps(images)
     labels = np.unique(masks)
     return 1 - jaccard_score(masks.ravel(), predictions.ravel(), average="macro", labels=labels)
 
@@ -205,10 +206,10 @@ def test_types_of_input_and_output_change_no_logits(fragile, ready):
     kept = operators(content)[2:3]
     images = load_split(fragile[0], "validation")[0][:]
     plain = quantise_static(content, ranges, but=kept)
-    expected = logits_of(plain, images)
+    expected = open_model(plain).logits(images)
     for types in (("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")):
         other = with_types(plain, *types)
-        np.testing.assert_allclose(logits_of(other, images), expected, atol=1e-5)
+        np.testing.assert_allclose(open_model(other).logits(images), expected, atol=1e-5)
         assert other != plain
         # By name, as LiteRT's signatures are called on Android and in the browser.
         signature = Interpreter(model_content=other).get_signature_runner()
@@ -277,8 +278,8 @@ def test_operator_that_the_library_does_not_know_is_left_out_by_its_layers_name(
     mixed = quantise_static(
         source.rounded_file, source.ranges, but=operators(source.rounded_file)[:1]
     )
-    expected = logits_of(source.rounded_file, images)
-    error = np.abs(logits_of(mixed, images) - expected).max()
+    expected = open_model(source.rounded_file).logits(images)
+    error = np.abs(open_model(mixed).logits(images) - expected).max()
     assert error < 0.1 * np.abs(expected).max()
     types = ("uint8", "int8")
     full = source.convert("int8", *types)
@@ -294,10 +295,9 @@ def test_layer_that_is_float_in_int8_is_in_the_record_of_a_file_that_keeps_to_th
     assert file is full and about["float_operators"] == ["elu"]
 
 
-def test_int8_with_a_layer_that_has_no_int8_form_is_refused_by_its_name(tmp_path):
+def test_int8_with_a_layer_that_has_no_int8_form_is_refused_by_its_name():
     """It was named "tfl.dequantize"."""
-    path = tmp_path / "int8.tflite"
-    path.write_bytes(unusual(layers.ELU(name="elu")).convert("int8", "uint8", "int8"))
+    content = unusual(layers.ELU(name="elu")).convert("int8", "uint8", "int8")
     words = r"computes in float in elu; use other layers .* --max-drop 1"
     with pytest.raises(UserError, match=words):
-        verify.check_integers(open_interpreter(path, made_here=True), "int8")
+        verify.check_integers(content, "int8")

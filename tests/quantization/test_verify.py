@@ -6,7 +6,7 @@ import pytest
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import Predictor, load_model
+from pipeline.inference.keras_files import KerasModel, load_model
 from pipeline.inference.tflite_files import operators
 from pipeline.quantization import calibration, verify
 from pipeline.quantization import convert as conversion
@@ -27,7 +27,7 @@ def validation(finished_run):
 
 @pytest.fixture(scope="module")
 def expected(pruned, validation):
-    return np.concatenate(list(Predictor(pruned)(validation)))
+    return KerasModel(pruned).class_maps(validation)
 
 
 def test_agreement_is_the_fraction_of_pixels_with_the_same_class(

@@ -1,5 +1,6 @@
 """Photos of the report: the worst first, then an even sample, each with every prediction."""
 
+import argparse
 import base64
 import io
 
@@ -93,7 +94,8 @@ def test_photos_with_a_file_are_called_by_it_and_others_by_number(
     evaluated_run, numbers, monkeypatch
 ):
     monkeypatch.setattr(gallery, "names_of", lambda *_: {3: "images/p3.jpg"})
-    monkeypatch.setattr(gallery, "class_maps", lambda *_: np.zeros((8, 32, 32), np.uint8))
+    blank = argparse.Namespace(class_maps=lambda _: np.zeros((8, 32, 32), np.uint8))
+    monkeypatch.setattr(gallery, "open_model", lambda _: blank)
     rows = {row["number"]: row for row in gallery.photo_grid(evaluated_run, numbers)["rows"]}
     assert rows[3]["called"] == "images/p3.jpg" and rows[2]["called"] == "number 2"
     assert all("test photo images/p3.jpg" in cell["text"] for cell in rows[3]["cells"])

@@ -17,12 +17,12 @@ from pipeline.base.files import sha256
 from pipeline.base.identity import NOT_RESUMED
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
+from pipeline.inference.iou import split_iou
 from pipeline.inference.keras_files import (
-    Predictor,
+    KerasModel,
     is_convolution,
     load_model,
     save_model,
-    validation_iou,
 )
 from pipeline.pruning import channel_removal, channels, magnitude
 from pipeline.training import loop
@@ -86,7 +86,7 @@ def test_record_says_the_sparsity_of_each_layer(pruned, finished_run):
 def test_recorded_accuracy_is_that_of_the_pruned_weights(pruned, finished_run):
     """And not of an epoch in which sparsity was still rising."""
     metrics = read_record(finished_run, "pruned")["metrics"]
-    iou = validation_iou(Predictor(pruned), *load_split(finished_run, "validation"))
+    iou = split_iou(KerasModel(pruned), *load_split(finished_run, "validation"))
     assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
 
 

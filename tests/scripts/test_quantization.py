@@ -22,7 +22,8 @@ from pipeline.base.files import sha256
 from pipeline.base.lazy import keras, layers
 from pipeline.data.dataset import load_split
 from pipeline.inference.keras_files import load_model, save_model
-from pipeline.inference.litert import open_interpreter, predict_tflite
+from pipeline.inference.litert import open_interpreter
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import weight_counts
 from pipeline.quantization import convert
 from pipeline.quantization.verify import kernel_zeros
@@ -51,7 +52,7 @@ def test_record_holds_the_agreement_of_the_file_with_its_source(finished_run, va
     model = load_model(finished_run, VARIANTS[variant].source)
     expected = np.argmax(model(images.astype(np.float32) / 255), axis=-1)
     path = artifact_path(finished_run, variant)
-    ours = np.stack(list(predict_tflite(open_interpreter(path), images)))
+    ours = open_model(path).class_maps(images)
     metrics = read_record(finished_run, variant)["metrics"]
     assert metrics["agreement"] == pytest.approx(np.mean(ours == expected), abs=1e-5)
     assert metrics["bytes"] == path.stat().st_size

@@ -12,7 +12,8 @@ from pipeline.base.artifacts import read_record
 from pipeline.base.console import Terminated, UserError
 from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
-from pipeline.inference.keras_files import Predictor, load_model, validation_iou
+from pipeline.inference.iou import split_iou
+from pipeline.inference.keras_files import KerasModel, load_model
 from pipeline.training import imagenet, networks
 from tests.helpers.runs import (
     COMPACT_TRAINING,
@@ -29,7 +30,7 @@ def test_saved_model_loads_and_predicts_what_was_validated(finished_run):
     model = load_model(finished_run, "original")
     images, masks = (part[:] for part in load_split(finished_run, "validation"))
     assert model(images[:2].astype(np.float32) / 255).shape == (2, 32, 32, 3)
-    iou = validation_iou(Predictor(model), images, masks)
+    iou = split_iou(KerasModel(model), images, masks)
     metrics = read_record(finished_run, "original")["metrics"]
     assert iou.mean() == pytest.approx(metrics["validation_mean_iou"], abs=1e-5)
 

@@ -68,11 +68,11 @@ def scripted(monkeypatch):
     def script(*values):
         remaining = iter(values)
 
-        def validation_iou(predictor, *_):
+        def split_iou(predictor, *_):
             validated.append(predictor.model.get_weights())
             return np.full(3, next(remaining))
 
-        monkeypatch.setattr(loop, "validation_iou", validation_iou)
+        monkeypatch.setattr(loop, "split_iou", split_iou)
         return validated
 
     return script
@@ -112,12 +112,12 @@ def test_resumption_of_the_phases_before_is_passed_on(stage):
 def test_validation_is_compiled_once_and_not_once_per_epoch(stage, monkeypatch):
     predictors = []
 
-    class CountedPredictor(loop.Predictor):
+    class CountedPredictor(loop.KerasModel):
         def __init__(self, model):
             super().__init__(model)
             predictors.append(self)
 
-    monkeypatch.setattr(loop, "Predictor", CountedPredictor)
+    monkeypatch.setattr(loop, "KerasModel", CountedPredictor)
     fit(stage, *tiny(), 3, wise_ft_weight=0.25)
     (predictor,) = predictors
     assert predictor._class_maps.experimental_get_tracing_count() == 1
