@@ -165,7 +165,21 @@ def here(path: str) -> str:
 
 
 def quoted(word: str) -> str:
-    """A word of a command line."""
+    """A word of a command line.
+
+    One with control characters or bytes that are no text is written as $'...' (POSIX 2024, bash,
+    zsh), because a terminal shows neither.
+    """
     import shlex
 
-    return shlex.quote(word)
+    if all(character.isprintable() for character in word):
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'{}'".format("".join(map(shown, escaped)))
+
+
+def shown(character: str) -> str:
+    """A character in $'...': one that is not printable as the octal numbers of its bytes."""
+    if character.isprintable():
+        return character
+    return "".join(map("\\{:03o}".format, os.fsencode(character)))

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import commands, ownership
 from pipeline.base.console import UserError
 from pipeline.base.files import CHANGED, MISSING, fault_of, write_json
 from pipeline.variants import VARIANTS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = commands.ROOT
 MODELS_DIR = ROOT / "models"
 
 # Artifact: (file under the models folder, script that writes it).
@@ -61,18 +61,22 @@ def artifact_path(models_dir: Path, name: str) -> Path:
 
 def command(name: str, models_dir: Path) -> str:
     """The command that makes an artifact, ready to be pasted where the user is."""
-    script = Path(ARTIFACTS[name][1])
-    if Path.cwd() != ROOT:
-        script = ROOT / script
-    default = models_dir.resolve() == MODELS_DIR
-    where = "" if default else f" --models-dir {shlex.quote(str(models_dir))}"
-    return f"python {shlex.quote(str(script))}{where}"
+    words: list[object] = []
+    if models_dir.resolve() != MODELS_DIR:
+        words = ["--models-dir", commands.as_operand(models_dir)]
+    return commands.command(ARTIFACTS[name][1], *words)
+
+
+def way_to(name: str, models_dir: Path) -> str:
+    """The command that makes an artifact, after one that keeps a file of the user's at its path."""
+    paths = ownership.foreign([artifact_path(models_dir, name)] if name in MODELS else [])
+    return " && ".join([*ownership.keeping(paths), command(name, models_dir)])
 
 
 def remedy(path: Path) -> str:
     """How to get a model file that is missing or damaged."""
     names = [name for name, (file, _) in ARTIFACTS.items() if file == path.name]
-    return f"make it with: {command(names[0], path.parent)}" if names else "name another file"
+    return f"make it with: {way_to(names[0], path.parent)}" if names else "name another file"
 
 
 def record_path(models_dir: Path, name: str) -> Path:
@@ -99,10 +103,17 @@ def read_record(models_dir: Path, name: str) -> Record:
     Raises:
         UserError: artifact or record is missing, or the record is none of this pipeline's.
     """
-    record = record_path(models_dir, name)
-    for path in (artifact_path(models_dir, name), record):
-        if not path.exists():
-            raise UserError(f"{path} is missing; make it with: {command(name, models_dir)}")
+    artifact, record = artifact_path(models_dir, name), record_path(models_dir, name)
+    for path in (artifact, record):
+        if path.exists():
+            continue
+        fault = f"{path} is missing; make it with"
+        if path != artifact and name in MODELS and not ownership.is_ours(artifact):
+            fault = (
+                f"{artifact} has no record beside it, so it is not of this pipeline; keep it under "
+                "another name and make one with"
+            )
+        raise UserError(f"{fault}: {way_to(name, models_dir)}")
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested without end
@@ -113,7 +124,7 @@ def read_record(models_dir: Path, name: str) -> Record:
         if whole and all(isinstance(content.get(key), kind) for key, kind in RECORD_KEYS.items()):
             return Record(models_dir, name, content)
         fault = "of another version of this pipeline" if whole else "damaged, or edited by hand"
-    raise UserError(f"{record} is {fault}; make it anew with: {command(name, models_dir)}")
+    raise UserError(f"{record} is {fault}; make it anew with: {way_to(name, models_dir)}")
 
 
 class Record(Mapping[str, Any]):
@@ -178,6 +189,43 @@ def is_plain(name: str) -> bool:
     return Path(name).name == name
 
 
+def refuse_foreign(names: Iterable[str], models_dir: Path, command: str) -> None:
+    """Raises UserError if a stage would replace a model file that this pipeline did not write.
+
+    Args:
+        names: of the artifacts that the stage writes.
+        command: of the stage, which goes on once the files have other names.
+    """
+    paths = [artifact_path(models_dir, name) for name in names if name in MODELS]
+    if users := ownership.foreign(paths):
+        raise UserError(ownership.refusal(users, command))
+
+
+def claim(path: Path, temporary: Path, record: dict[str, Any]) -> None:
+    """Notes that a new model, which is put in place next, is ours.
+
+    Args:
+        path: where the model will lie.
+        temporary: where it lies.
+
+    Raises:
+        UserError: a file of the user's appeared at the path meanwhile. The model and its record
+            are kept under another name; the message has the commands that put them in place.
+    """
+    if ownership.is_ours(path):
+        ownership.note(path, record["sha256"])
+        return
+    other = ownership.free_name(path, "after")
+    temporary.replace(other)
+    write_record(ownership.record_beside(other), record)
+    steps = [*ownership.keeping([path]), commands.move(other, path)]
+    steps += [commands.move(*map(ownership.record_beside, (other, path)))]
+    raise UserError(
+        f"{path} was put there by somebody else meanwhile and stays; the new model is {other}; to "
+        f"use it: {' && '.join(steps)}"
+    )
+
+
 def put_record(models_dir: Path, name: str, content: dict[str, Any]) -> None:
     """Puts the record of an artifact in place, whose files are there, and thereby the artifact.
 
@@ -191,6 +239,8 @@ def put_record(models_dir: Path, name: str, content: dict[str, Any]) -> None:
     write_record(record_path(models_dir, name), content)
     for path in old_files - Record(models_dir, name, content).files.keys():
         path.unlink(missing_ok=True)
+    if name in MODELS:
+        ownership.settle(models_dir)
 
 
 def fault_beside(path: Path) -> str | None:
@@ -226,7 +276,7 @@ def stale_reason(models_dir: Path, name: str) -> str | None:
         UserError: as `read_record`, for the artifact or an input of it.
     """
     record = read_record(models_dir, name)
-    path, remedy = artifact_path(models_dir, name), command(name, models_dir)
+    path, remedy = artifact_path(models_dir, name), way_to(name, models_dir)
     if name != "dataset" and fault_of(path, record["sha256"]):
         return f"{path} {CHANGED}; make it anew with: {remedy}"
     for source, digest in record["inputs"].items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from pipeline.base import flag_rules
 from pipeline.base.artifacts import MODELS_DIR
 from pipeline.base.console import print_fault
+from pipeline.start_check import quoted
 
 SEED = 7  # of --seed
 LARGEST_SEED = 2**32 - 1  # NumPy's
@@ -142,7 +142,7 @@ def flags_of(
     """
     idle = flag_rules.idle_flags(script, settings)
     return [
-        f"--{key.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(typed(value))}")
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {quoted(typed(value))}")
         for key, value in settings.items()
         if value is not None and value is not False and key not in idle
         if defaults is None or key not in defaults or defaults[key] != value

@@ -7,13 +7,14 @@ import contextlib
 import io
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from pipeline.start_check import quoted
 
 RESUMABLE = ("training.py", "pruning.py", "quantization.py")  # scripts that have --resume
 RETRY_SECONDS = 0.01  # after which a signal that Python dropped is raised again
@@ -129,7 +130,7 @@ def continuation() -> str:
     words = list(sys.orig_argv)
     if Path(sys.argv[0]).name in RESUMABLE and "--resume" not in words:
         words.append("--resume")
-    return shlex.join(words)
+    return " ".join(map(quoted, words))
 
 
 # --- signals ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pipeline.base.console import UserError
 
 # What may be wrong with a file whose SHA-256 is known.
 MISSING, CHANGED = "is missing", "was changed after it was made"
+MARK = ".unfinished-"  # in the name of a temporary file, before the number of its process
 
 
 @contextlib.contextmanager
@@ -29,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
         UserError: a library could not write; NumPy and Pillow do not say what the system said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}{MARK}{os.getpid()}{path.suffix}")
     sweep(path.parent, path.stem)
     try:
         yield temporary
@@ -44,10 +46,14 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, stem: str = "*") -> None:
-    """Removes temporary files (of this stem) of processes that were killed while they wrote."""
-    for leftover in folder.glob(f".{stem}.*.*"):
-        writer = leftover.name.split(".")[-2]
+def sweep(folder: Path, stem: str | None = None) -> None:
+    """Removes temporary files (of this stem) of processes that were killed while they wrote.
+
+    A hidden file of the user has no MARK in its name, and stays.
+    """
+    beginning = "*" if stem is None else glob.escape(stem)
+    for leftover in folder.glob(f".{beginning}{MARK}*"):
+        writer = leftover.name.rpartition(MARK)[2].partition(".")[0]
         if writer.isdecimal() and not is_running(int(writer)):
             leftover.unlink(missing_ok=True)
 
@@ -101,9 +107,14 @@ def fault_of(path: Path, digest: str) -> str | None:
     """What is wrong with a file of this SHA-256: MISSING, CHANGED, or None if nothing is."""
     if not path.is_file():
         return MISSING
+    return None if current_sha256(path) == digest else CHANGED
+
+
+def current_sha256(path: Path) -> str:
+    """SHA-256 of a file, read again only if the file seems to have changed."""
     status = path.stat()
     state = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    return None if cached_sha256(path, state) == digest else CHANGED
+    return cached_sha256(path, state)
 
 
 @functools.cache

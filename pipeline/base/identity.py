@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.base.artifacts import dictionary
+from pipeline.base.artifacts import artifact_path, dictionary, read_record
+from pipeline.base.console import UserError, say
 
 # Flags that change no artifact.
 NO_SETTINGS = {"models_dir", "if_needed", "accept_edits", "resume"}
@@ -96,3 +97,30 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         for key, value in sorted(vars(arguments).items())
         if key not in NO_SETTINGS
     }
+
+
+def accept(
+    models_dir: Path, script: str, parts: Mapping[str, tuple[Identity, list[Reason]]]
+) -> None:
+    """Brings the records of artifacts up to this code and these packages, and prints it.
+
+    Args:
+        script: its file name.
+        parts: by name of an artifact, its identity now and what sets the record apart from it.
+
+    Raises:
+        UserError: a record differs in more than code and packages.
+    """
+    for name, (_, reasons) in parts.items():
+        if others := [reason.text for reason in reasons if not reason.acceptable]:
+            raise UserError(
+                "--accept-edits covers code and packages only, but for "
+                f"{artifact_path(models_dir, name)} {others[0]}; run without it"
+            )
+    for name, (identity, reasons) in parts.items():
+        record = read_record(models_dir, name)
+        texts = [reason.text for reason in reasons]
+        for text in texts:
+            say(f"{script}: accepted as changing nothing: {text}")
+        now = {key: identity.as_dict()[key] for key in ("code", "versions")}
+        record.rewrite(**now, accepted=record.get("accepted", []) + texts)

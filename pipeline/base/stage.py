@@ -15,13 +15,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import fingerprints, system, unfinished
+from pipeline.base import fingerprints, ownership, system, unfinished
 from pipeline.base.artifacts import (
+    ARTIFACTS,
+    MODELS,
     artifact_path,
+    claim,
     command,
     dictionary,
     put_record,
     read_record,
+    refuse_foreign,
     stale_reason,
 )
 from pipeline.base.console import UserError, say
@@ -31,6 +35,7 @@ from pipeline.base.identity import (
     Identity,
     Reason,
     Resumption,
+    accept,
     differences,
     settings_of,
 )
@@ -123,23 +128,39 @@ class Stage:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Holds the models folder, and marks this run as unfinished until it ends."""
+        """Holds the models folder, and marks this run as unfinished until it ends.
+
+        Raises:
+            UserError: another stage works there, or the user's own files lie where this one writes.
+        """
         mark: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if hasattr(self.arguments, "resume") and system.is_first_worker():
-            settings = settings_of(self.arguments)
-            mark = unfinished.marked(self.mark, self.identity.as_dict(), settings)
-        with self.lock(), mark:
-            yield
+            identity, settings = self.identity.as_dict(), settings_of(self.arguments)
+            mark = unfinished.marked(self.mark, identity, settings)
+        with self.lock():
+            self.refuse_foreign()
+            with mark:
+                yield
+
+    def refuse_foreign(self) -> None:
+        """Raises UserError if a model lies where this stage writes one, and is the user's own."""
+        names = [name for name in MODELS if ARTIFACTS[name][1] == self.script.name]
+        if names and system.is_first_worker():
+            resume = " --resume" * getattr(self.arguments, "resume", False)
+            again = self.asked(names[0])
+            refuse_foreign(names, self.models_dir, again.with_settings(again.settings) + resume)
+
+    def asked(self, name: str) -> unfinished.Asked:
+        """This run, which makes the artifact called `name`, as messages name it."""
+        where = command(name, self.models_dir)
+        return unfinished.Asked(self.script.stem, where, settings_of(self.arguments), self.defaults)
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Holds the models folder while no other stage works in it; raises as `system.lock`."""
         return system.lock(self.models_dir, self.script.name)
 
     def reasons(self, *names: str) -> list[Reason]:
-        """Why these artifacts are not what this run would make; empty if all are.
-
-        Charts and tables do not count: they are drawn again from the record.
-        """
+        """Why these artifacts are not what this run would make; charts and tables do not count."""
         for name in names:
             try:
                 record = read_record(self.models_dir, name)
@@ -178,12 +199,12 @@ class Stage:
             if any(self.may_pass(run.reasons) for run in left):
                 return False
             if left or (whole and not self.may_pass(reasons)):
-                settings, where = settings_of(asked), command(names[0], self.models_dir)
-                now = unfinished.Asked(self.script.stem, where, settings, self.defaults)
-                unfinished.refuse(left, reasons, now)
+                unfinished.refuse(left, reasons, self.asked(names[0]))
         if reasons and whole and asked.accept_edits:
-            self.accept(names)
+            parts = {name: (self.part(name).identity, self.reasons(name)) for name in names}
+            accept(self.models_dir, self.script.name, parts)
         elif reasons:
+            self.refuse_foreign()
             more = f", and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
             say(f"{self.script.name}: runs, because {reasons[0].text}{more}")
             return False
@@ -193,34 +214,12 @@ class Stage:
             with contextlib.suppress(UserError), self.lock():
                 if any(not self.left_by(mark).reasons for mark in unfinished.read_mark(self.mark)):
                     self.mark.unlink(missing_ok=True)
+                ownership.settle(self.models_dir)
         return True
 
     def may_pass(self, reasons: Sequence[Reason]) -> bool:
         """Whether there are no reasons, or `--accept-edits` covers all of them."""
-        accept = self.arguments.accept_edits
-        return all(accept and reason.acceptable for reason in reasons)
-
-    def accept(self, names: tuple[str, ...]) -> None:
-        """Brings the records of artifacts up to this code and these packages, and prints it.
-
-        Raises:
-            UserError: a record differs in more than code and packages.
-        """
-        for name in names:
-            reasons = self.reasons(name)
-            if others := [reason.text for reason in reasons if not reason.acceptable]:
-                raise UserError(
-                    "--accept-edits covers code and packages only, but for "
-                    f"{artifact_path(self.models_dir, name)} {others[0]}; run without it"
-                )
-        for name in names:
-            record = read_record(self.models_dir, name)
-            texts = [reason.text for reason in self.reasons(name)]
-            for text in texts:
-                say(f"{self.script.name}: accepted as changing nothing: {text}")
-            identity = self.part(name).identity.as_dict()
-            now = {key: identity[key] for key in ("code", "versions")}
-            record.rewrite(**now, accepted=record.get("accepted", []) + texts)
+        return all(self.arguments.accept_edits and reason.acceptable for reason in reasons)
 
     def may_resume(self, then: Any) -> Resumption | None:
         """Whether a stopped run of the identity `then` may continue as this one.
@@ -279,8 +278,7 @@ class Stage:
         """Yields temporary paths for an artifact and the files that are made with it.
 
         All are written before one is put in place, and the record, which holds their hashes, goes
-        last. A kill in between leaves hashes that do not match, which `stale_reason` and
-        `reasons` report: never a wrong file that looks right.
+        last. A kill in between leaves hashes that do not match, which `stale_reason` reports.
 
         Charts and tables are drawn later, from the record (report/sidecars.py): none can cost the
         artifact.
@@ -297,4 +295,6 @@ class Stage:
             digest, *others = map(sha256, temporary)
             record = self.part(name).record(digest, metrics, resumption) | dict(tables or {})
             record["beside"] = dict(zip(companions, others))
+            if name in MODELS:
+                claim(paths[0], temporary[0], record)
         put_record(self.models_dir, name, record)

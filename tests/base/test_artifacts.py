@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.base import artifacts, system
+from pipeline.base import artifacts, commands, system
 from pipeline.base.console import UserError
 from pipeline.base.files import atomic, sha256, write_csv, write_json
 from pipeline.base.stage import Stage
@@ -86,7 +86,7 @@ def test_pruned_made_from_another_original_is_stale_with_reason_and_command(chai
     chain.make("original", "second original")
     reason = artifacts.stale_reason(chain.models_dir, "pruned")
     assert "pruned_model.h5 was made from another original_model.h5" in reason
-    command = f"python pruning.py --models-dir {chain.models_dir}"
+    command = f"{commands.python()} pruning.py --models-dir {chain.models_dir}"
     assert reason.endswith(f"make it anew with: {command}")
     with pytest.raises(UserError, match=r"was made from another original_model\.h5"):
         chain.stage("dataset", "pruned")
@@ -179,7 +179,6 @@ def test_artifact_edited_after_it_was_made_is_stale(chain):
     ("name", "file", "script"),
     [
         ("original", "original_model.h5", "training.py"),
-        ("original", "original_model.h5.json", "training.py"),
         ("dataset", "dataset/dataset.json", "data_preparation.py"),
     ],
 )
@@ -188,14 +187,15 @@ def test_missing_input_names_the_command_that_makes_it(chain, name, file, script
     with pytest.raises(UserError) as caught:
         chain.stage(name)
     path, models_dir = chain.models_dir / file, chain.models_dir
-    command = f"python {script} --models-dir {models_dir}"
+    command = f"{commands.python()} {script} --models-dir {models_dir}"
     assert str(caught.value) == f"{path} is missing; make it with: {command}"
 
 
 def test_command_is_plain_for_the_default_folder_and_quoted_for_odd_ones(tmp_path):
-    assert artifacts.command("pruned", artifacts.MODELS_DIR) == "python pruning.py"
+    plain = f"{commands.python()} pruning.py"
+    assert artifacts.command("pruned", artifacts.MODELS_DIR) == plain
     odd = tmp_path / "my models"
-    assert artifacts.command("pruned", odd) == f"python pruning.py --models-dir '{odd}'"
+    assert artifacts.command("pruned", odd) == f"{plain} --models-dir '{odd}'"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_record_that_is_none_of_ours_is_reported_with_the_command(chain, content
     record = chain.models_dir / "original_model.h5.json"
     record.write_bytes(content.encode("latin-1"))
     fault = r"original_model\.h5\.json is (damaged|of another version of this pipeline)"
-    with pytest.raises(UserError, match=fault + "; make it anew with: python training"):
+    with pytest.raises(UserError, match=fault + "; make it anew with: .*python training"):
         artifacts.read_record(chain.models_dir, "original")
 
 
@@ -315,10 +315,14 @@ def test_stage_that_begins_removes_what_killed_ones_left(tmp_path):
     """Of any file, if its process is dead; nothing else that is hidden."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for name in (f".original_training.{dead.pid}.csv", f"dataset/.train_images.{dead.pid}.npy"):
+    ends = f".unfinished-{dead.pid}"
+    for name in (f".original_training{ends}.csv", f"dataset/.train_images{ends}.npy", f".a{ends}"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half of the n")
-    kept = (".original_training_state.npz", f".model.{os.getppid()}.h5", ".my.notes.txt")
+    kept = (
+        *(".original_training_state.npz", f".model.unfinished-{os.getppid()}.h5", ".my.notes.txt"),
+        *(f".backup.{dead.pid}.tar", f".notes.{dead.pid}.txt", ".my.unfinished-novel.txt"),
+    )
     for name in kept:
         (tmp_path / name).write_text("")
     with system.lock(tmp_path, "training.py"):
@@ -330,7 +334,7 @@ def test_temporary_file_of_a_living_writer_is_left_alone(tmp_path):
     """Two runs in one folder: the second must not delete what the first is writing."""
     writer = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        theirs = tmp_path / f".model.{writer.pid}.h5"
+        theirs = tmp_path / f".model.unfinished-{writer.pid}.h5"
         theirs.write_text("half of the n")
         with atomic(tmp_path / "model.h5") as temporary:
             temporary.write_text("new")

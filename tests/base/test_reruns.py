@@ -99,6 +99,8 @@ KINDS = {
             NONE,
             "base/console.py",
             "base/cli.py",
+            "base/commands.py",
+            "base/ownership.py",
             "base/flag_rules.py",
             "base/unfinished.py",
             "base/system.py",

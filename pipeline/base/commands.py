@@ -1,0 +1,58 @@
+"""Commands that messages print, ready to be pasted where the user is.
+
+They name the interpreter that runs, because "python" may be another one or none, and every word is
+quoted as a POSIX shell needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from pipeline.start_check import ROOT as ROOT_TEXT
+from pipeline.start_check import here, quoted
+
+ROOT = Path(ROOT_TEXT)
+NAMES = ("python", "python3")  # short names of an interpreter, if the search path leads to it
+
+
+def python() -> str:
+    """The interpreter that runs, as it is typed here: a short name, or a path."""
+    executable = sys.executable
+    if not executable:  # Python is part of another program
+        return NAMES[0]
+    for name in NAMES:
+        other = shutil.which(name)
+        # A virtual environment's interpreter is a link to the one that it was made with: the
+        # folder counts, too.
+        if other and os.path.samefile(other, executable) and same_folder(other, executable):
+            return name
+    folder = os.path.join(os.getcwd(), "")
+    return executable[len(folder) :] if executable.startswith(folder) else executable
+
+
+def same_folder(path: str, other: str) -> bool:
+    """Whether two files lie in the same folder."""
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(os.path.dirname(other))
+
+
+def command(script: str, *words: object) -> str:
+    """The command that runs a script of this project.
+
+    Args:
+        script: its file name.
+        words: further words of the command line, not quoted.
+    """
+    return " ".join(quoted(str(word)) for word in (python(), here(script), *words))
+
+
+def move(path: Path, target: Path) -> str:
+    """The command that renames a file or a folder."""
+    return f"mv {quoted(as_operand(path))} {quoted(as_operand(target))}"
+
+
+def as_operand(path: Path) -> str:
+    """A path that no program takes for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
