@@ -283,6 +283,7 @@ def main(argv: list[str] | None = None) -> None:
         sidecars.draw_again(stage, "dataset", files, dataset_picture.__file__)
     else:
         with stage.lock():
+            stage.refuse_foreign()
             prepare(stage, arguments, source or open_data(arguments))
 
 

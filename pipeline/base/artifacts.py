@@ -69,8 +69,18 @@ def command(name: str, models_dir: Path) -> str:
 
 def way_to(name: str, models_dir: Path) -> str:
     """The command that makes an artifact, after one that keeps a file of the user's at its path."""
-    paths = ownership.foreign([artifact_path(models_dir, name)] if name in MODELS else [])
+    paths = users_files([name], models_dir)
     return " && ".join([*ownership.keeping(paths), command(name, models_dir)])
+
+
+def users_files(names: Iterable[str], models_dir: Path) -> list[Path]:
+    """Files at the paths of these artifacts that this pipeline did not write.
+
+    Only models and the data set's record count. Reports and tables are written again as ever.
+    """
+    is_ours = {"dataset": ownership.is_record, **dict.fromkeys(MODELS, ownership.is_ours)}
+    paths = {name: artifact_path(models_dir, name) for name in names if name in is_ours}
+    return [path for name, path in paths.items() if not is_ours[name](path)]
 
 
 def remedy(path: Path) -> str:
@@ -108,7 +118,7 @@ def read_record(models_dir: Path, name: str) -> Record:
         if path.exists():
             continue
         fault = f"{path} is missing; make it with"
-        if path != artifact and name in MODELS and not ownership.is_ours(artifact):
+        if path != artifact and users_files([name], models_dir):
             fault = (
                 f"{artifact} has no record beside it, so it is not of this pipeline; keep it under "
                 "another name and make one with"
@@ -190,15 +200,14 @@ def is_plain(name: str) -> bool:
 
 
 def refuse_foreign(names: Iterable[str], models_dir: Path, command: str) -> None:
-    """Raises UserError if a stage would replace a model file that this pipeline did not write.
+    """Raises UserError if a stage would replace a file of the user's, see `users_files`.
 
     Args:
         names: of the artifacts that the stage writes.
         command: of the stage, which goes on once the files have other names.
     """
-    paths = [artifact_path(models_dir, name) for name in names if name in MODELS]
-    if users := ownership.foreign(paths):
-        raise UserError(ownership.refusal(users, command))
+    if paths := users_files(names, models_dir):
+        raise UserError(ownership.refusal(paths, command))
 
 
 def claim(path: Path, temporary: Path, record: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from pipeline.base.files import current_sha256, fault_of, write_json
 
 NOTE = ".unrecorded_files.json"  # in a models folder: SHA-256 by name of a file without its record
 
+RECORD_KEYS = ("sha256", "fingerprint", "split_rules", "wall_seconds")  # of the data set's record
+
 
 def record_beside(path: Path) -> Path:
     """The record of a file that is not the data set."""
@@ -45,6 +47,15 @@ def recorded(path: Path) -> set[str]:
     except OSError:
         return set()
     return set(re.findall(r'"sha256":\s*"([0-9a-f]{64})"', text))
+
+
+def is_record(path: Path) -> bool:
+    """Whether a JSON file is a record of ours, whole or damaged; True also if nothing is there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return not os.path.lexists(path)
+    return not text.strip("\0 \n") or any(f'"{key}":' in text for key in RECORD_KEYS)
 
 
 # --- the note of a run ----------------------------------------------------------------------
@@ -80,11 +91,6 @@ def settle(models_dir: Path) -> None:
 
 
 # --- files of the user ----------------------------------------------------------------------
-
-
-def foreign(paths: Iterable[Path]) -> list[Path]:
-    """Those of these paths where something lies that this pipeline did not write."""
-    return [path for path in paths if not is_ours(path)]
 
 
 def keeping(paths: Iterable[Path]) -> list[str]:

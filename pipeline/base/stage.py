@@ -143,8 +143,8 @@ class Stage:
                 yield
 
     def refuse_foreign(self) -> None:
-        """Raises UserError if a model lies where this stage writes one, and is the user's own."""
-        names = [name for name in MODELS if ARTIFACTS[name][1] == self.script.name]
+        """Raises UserError if a file of the user's lies where this stage writes one."""
+        names = [name for name, (_, script) in ARTIFACTS.items() if script == self.script.name]
         if names and system.is_first_worker():
             resume = " --resume" * getattr(self.arguments, "resume", False)
             again = self.asked(names[0])

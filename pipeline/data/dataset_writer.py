@@ -12,6 +12,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from pipeline.data.classes import IGNORED, Classes
 from pipeline.data.dataset import SPLITS
 
 SHARD_BYTES = 64 << 20  # of images per file, and so the memory that writing a split needs
+NAMES = re.compile(  # of arrays and lists
+    rf"(?:{'|'.join(SPLITS)})_(?:images|masks)-\d{{4,}}-[0-9a-f]{{8}}\.npy|examples-[0-9a-f]{{8}}\.csv"
+)
 HEADER = ("split", "number", "picture")  # columns of the list
 
 
@@ -138,6 +142,8 @@ def remove_leftovers(folder: Path, record: Record) -> None:
 
 
 def leftovers(folder: Path, kept: Collection[Path] = ()) -> list[Path]:
-    """Arrays and lists in `folder` other than the files `kept`."""
-    files = (*folder.glob("*.npy"), *folder.glob("examples-*.csv"))
-    return [path for path in files if path not in kept]
+    """Arrays and lists in `folder` that have names as this module gives, except the files `kept`.
+
+    Other arrays and tables are the user's.
+    """
+    return [path for path in folder.glob("*-*") if NAMES.fullmatch(path.name) and path not in kept]

@@ -149,3 +149,15 @@ def test_every_model_in_the_way_is_named_at_once(tmp_path):
     with pytest.raises(UserError, match=r"mv .*float32.* && mv .*int8.* && again$"):
         artifacts.refuse_foreign(artifacts.MODELS, tmp_path, "again")
     assert sorted(os.listdir(tmp_path)) == ["float32_model.tflite", "int8_quantized_model.tflite"]
+
+
+def test_json_file_of_the_user_is_not_replaced_by_the_record_of_a_data_set(tmp_path):
+    """The folder of somebody's pictures, given as --models-dir."""
+    path = artifacts.artifact_path(tmp_path, "dataset")
+    path.parent.mkdir()
+    path.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(UserError, match=r"mv .*dataset\.before\.json && again$"):
+        artifacts.refuse_foreign(["dataset"], tmp_path, "again")
+    for ours in ('{"source": "pets", "fingerprint": "ab', "", "\0\0"):
+        path.write_text(ours)
+        artifacts.refuse_foreign(["dataset"], tmp_path, "again")

@@ -209,7 +209,7 @@ def test_missing_or_changed_array_is_refused(data_copy, damage):
         with path.open("r+b") as file:
             file.seek(5000)
             file.write(b"\3")
-    expected = r"is incomplete or was changed .*make it anew with: python .*data_preparation\.py"
+    expected = r"is incomplete or was changed .*make it anew with: .*python .*data_preparation\.py"
     with pytest.raises(UserError, match=expected):
         load_split(data_copy, "train")
     assert len(load_split(data_copy, "test")[0]) == COUNTS["test"], "the other splits can be read"

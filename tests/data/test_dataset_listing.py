@@ -67,7 +67,7 @@ def test_changed_or_missing_list_is_refused(tmp_path, small_data):
     prepare(models_dir, write_set(tmp_path / "set", 12))
     path, _ = listed(models_dir)
     path.write_text(path.read_text().replace("p0", "p1"))
-    with pytest.raises(UserError, match=r"was changed after .* with: python .*data_preparation"):
+    with pytest.raises(UserError, match=r"was changed after .* with: .*python .*data_preparation"):
         names_of(models_dir, "test", [0])
     path.unlink()
     with pytest.raises(UserError, match="is missing"):

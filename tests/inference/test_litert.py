@@ -116,5 +116,5 @@ def test_missing_or_unreadable_file_is_refused_with_the_command_that_makes_it(tm
     words = r"model\.tflite cannot be read as a \.tflite file \(.*\); name another file"
     with pytest.raises(UserError, match=words):
         litert.open_interpreter(path)
-    with pytest.raises(UserError, match=r"is missing; make it with: python quantization\.py"):
+    with pytest.raises(UserError, match=r"is missing; make it with: .*python quantization\.py"):
         litert.open_interpreter(artifact_path(tmp_path, "int8"))

@@ -107,8 +107,9 @@ print(files.is_running(os.getppid()), files.is_running(2**30), files.is_running(
 def test_temporary_files_of_dead_processes_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = {f".model.{dead.pid}.h5", f".model.{os.getpid()}.h5", ".model.99999999999999999999.h5"}
-    for name in names:
+    beginning = ".model.unfinished-"
+    alive = f"{beginning}{os.getpid()}.h5"
+    for name in (f"{beginning}{dead.pid}.h5", alive, f"{beginning}99999999999999999999.h5"):
         (tmp_path / name).write_text("half", encoding="utf-8")
     program = """
 from pipeline.base import files
@@ -117,7 +118,7 @@ files.write_json(pathlib.Path(sys.argv[1]) / "whole.json", {})
 """
     run_without_unix(program, tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f".model.{os.getpid()}.h5", "whole.json"}
+    assert left == {alive, "whole.json"}
 
 
 @pytest.mark.parametrize(

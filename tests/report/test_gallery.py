@@ -80,7 +80,7 @@ def test_grid_shows_the_prediction_of_every_model(evaluated_run, numbers):
 @pytest.mark.parametrize("models", [MODELS[:-1], MODELS])
 def test_damaged_counts_are_refused_with_the_command_that_makes_them(tmp_path, models):
     """A missing file, one that lacks a model, and one whose arrays have another shape."""
-    words = r"counts_per_image\.npz is missing or damaged; make it anew with: python .*evaluation"
+    words = r"counts_per_image\.npz is missing or damaged; make it anew with: .*python .*evaluation"
     with pytest.raises(UserError, match=words):
         gallery.photo_grid(tmp_path, {})
     shape = (2, 3, 3) if models != MODELS else (3, 3)

@@ -11,6 +11,7 @@ import pytest
 
 import data_preparation
 import quantization
+from pipeline.base import commands
 from pipeline.base.artifacts import MODELS, record_path, write_record
 from pipeline.base.identity import NO_SETTINGS
 from pipeline.report import gallery, page
@@ -186,7 +187,7 @@ def test_command_in_the_report_repeats_the_settings(tmp_path):
     settings = vars(quantization.parse(["--models-dir", str(tmp_path), "--qat", "--epochs", "2"]))
     recorded = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
     command = page.stage_command(tmp_path, "int8", recorded)
-    assert command.startswith(f"python quantization.py --models-dir {tmp_path} ")
+    assert command.startswith(f"{commands.python()} quantization.py --models-dir {tmp_path} ")
     assert "--qat" in command and "--sensitivity" not in command and "None" not in command
     assert vars(quantization.parse(command.split()[2:])) == settings
     own = ["--data", "my photos", "--names", "road,car", "--image-size", "480x352"]
@@ -202,7 +203,7 @@ def test_page_says_what_the_numbers_mean_and_how_they_were_taken(numbers, tmp_pa
     assert "(+: loss, -: gain)" in html.split("<h2>Findings")[0], "the caption of the table"
     assert "Recommended file: " in html and "Warning: IoU drop on the class border: " in html
     assert "ab" * 32 in html and "mean IoU of 0.2000" in html
-    assert "This evaluation: python evaluation.py" in html and "numpy 2." in html
+    assert f"This evaluation: {commands.python()} evaluation.py" in html and "numpy 2." in html
 
 
 def test_curves_of_another_training_than_the_models_are_left_out(numbers, tmp_path):

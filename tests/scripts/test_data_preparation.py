@@ -87,10 +87,13 @@ def test_data_set_that_is_not_whole_is_made_anew(tmp_path, capsys, damage):
 
 
 def test_old_arrays_are_removed_after_replacement(data_copy):
-    old = read_record(data_copy, "dataset")["fingerprint"]
+    """Those of the user stay: they have other names."""
+    old, theirs = set(os.listdir(data_copy / "dataset")), {"features.npy", "examples-mine.csv"}
+    for name in theirs:
+        (data_copy / "dataset" / name).touch()
     make_data_set(data_copy, seed=9)
-    files = os.listdir(data_copy / "dataset")
-    assert len(files) == 7 and not [name for name in files if old[:8] in name]
+    files = set(os.listdir(data_copy / "dataset"))
+    assert len(files) == 9 and theirs < files and files & old == {"dataset.json"}
 
 
 def test_dataset_jpg_is_drawn_in_the_models_folder(small_data):

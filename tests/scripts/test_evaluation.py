@@ -194,7 +194,7 @@ def test_missing_model_is_said_before_anything_is_measured(run_copy, unmeasured,
     """Also where quantization.py ran when it did not yet make the float32 files."""
     artifact_path(run_copy, name).unlink()
     record_path(run_copy, name).unlink()
-    words = rf"{VARIANTS[name].file} is missing; make it with: python .*quantization\.py"
+    words = rf"{VARIANTS[name].file} is missing; make it with: .*python .*quantization\.py"
     with pytest.raises(UserError, match=words):
         evaluation.main(["--models-dir", str(run_copy)])
 
