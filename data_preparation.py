@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +51,11 @@ from pipeline.data import (
     dataset,
     dataset_writer,
     image_reader,
+    image_size,
     label_flags,
     label_mapping,
+    lost_classes,
+    odd_pictures,
     orientation,
     sample_source,
     split_rules,
@@ -64,8 +66,6 @@ from pipeline.report import dataset_picture, dataset_summary, sidecars
 from pipeline.report.dataset_summary import LEFT_OUT
 
 IMAGE_SIZE = "128"  # pixels, a square: images and masks are resized to it
-STRIDE = 32  # of the network; sides of images must be multiples of it
-LARGEST = 2048  # pixels, the longest side of an image
 # Share of faulty samples that is skipped without --skip-bad. The pets have few faults, which are
 # their authors'; more of them mean a damaged copy.
 SKIPPED, SKIPPED_PETS = 0.0, 0.01
@@ -96,10 +96,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mask-key", metavar="KEY", help="feature with the mask in tfds:NAME")
     parser.add_argument(
         "--image-size",
-        type=parse_size,
+        type=image_size.parse_size,
         default=IMAGE_SIZE,
         metavar="PIXELS",
-        help=f"side, or WIDTHxHEIGHT like 480x352; multiples of {STRIDE} (default: %(default)s)",
+        help=f"side, or WIDTHxHEIGHT like 480x352; multiples of {image_size.STRIDE} "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--fit",
@@ -128,23 +129,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         arguments.data = registry.PETS[0]
     del arguments.dataset
     return arguments
-
-
-def parse_size(text: str) -> list[int]:
-    """argparse type: [width, height] from "480x352" or "128"; sides are multiples of STRIDE."""
-    numbers = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
-    if not numbers:
-        raise argparse.ArgumentTypeError(f"{text} is neither PIXELS nor WIDTHxHEIGHT")
-    size = [int(numbers[1]), int(numbers[2] or numbers[1])]
-    nearest = [min(max(STRIDE, STRIDE * round(side / STRIDE)), LARGEST) for side in size]
-    if size != nearest:
-        square = len(set(nearest)) == 1 and not numbers[2]
-        raise argparse.ArgumentTypeError(
-            f"{text}: the network halves an image five times, so sides must be multiples of "
-            f"{STRIDE}, {STRIDE} to {LARGEST}; the nearest is "
-            + (str(nearest[0]) if square else "x".join(map(str, nearest)))
-        )
-    return size
 
 
 def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
@@ -211,13 +195,15 @@ def write(
     with dataset_writer.rollback(folder):
         writer = dataset_writer.DataSetWriter(folder, plan.meaning.classes)
         names: dict[str, list[str]] = {split: [] for split in dataset.SPLITS}
-        reading, size, fit = plan.findings.reading, (height, width), arguments.fit
-        samples = split_selection.decoded(
-            source, plan.codes, plan.meaning, reading, size, fit, faults
-        )
-        for split, sample_id, image, mask in samples:
-            writer.add(split, image, mask)
-            names[split].append(sample_id)
+        resizing = (height, width), arguments.fit
+        rare, odd = odd_pictures.pick(plan.findings, plan.codes), []
+        for example in split_selection.decoded(
+            source, plan.codes, plan.meaning, plan.findings, *resizing
+        ):
+            writer.add(example.split, example.image, example.mask, example.held)
+            names[example.split].append(example.id)
+            if example.origin in rare:
+                odd.append([example.split, len(names[example.split]) - 1, rare[example.origin]])
         split_selection.refuse(faults, plan.number, plan.skipped_share)
         splits, fingerprint = writer.describe()
         about = {
@@ -230,6 +216,11 @@ def write(
             "splits": splits,
             "split_rules": split_rules.record(source, plan.rule),
             "fingerprint": fingerprint,
+            "same_pictures": writer.same_pictures(names if source.named else None),
+            "lost_classes": lost_classes.record(
+                source, plan.codes, plan.meaning, plan.findings, resizing, writer
+            ),
+            "odd_pictures": odd,
             "listing": dataset_writer.write_list(folder, names) if source.named else None,
             **writer.facts(),
         }

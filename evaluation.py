@@ -155,6 +155,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
     test = data["splits"]["test"]
     evaluation = {
         "dataset": {key: data[key] for key in about}
+        | {key: data.get(key) for key in ("split_rules", "same_pictures", "lost_classes")}
         | {"split": "test", **test, "class_colours": data["class_colours"]}
         | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
         "environment": {

@@ -17,7 +17,7 @@ from pipeline.base.console import UserError, progress
 from pipeline.base.text_table import text_table
 from pipeline.data import orientation
 from pipeline.data.classes import IGNORED
-from pipeline.data.inspection import Content, format_colour, inspect, unless_contradicting
+from pipeline.data.inspection import Content, Kind, format_colour, inspect, unless_contradicting
 from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
 from pipeline.data.masks import COLOUR, GREY, INDEX, unpack
 from pipeline.data.palettes import Palettes, Reference, meaning_of
@@ -47,7 +47,7 @@ class Findings:
 
     # By split, the values of each sample's mask in ascending order; None if it has a fault.
     mask_values: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
-    kinds: dict[str, list[str]] = field(default_factory=dict)  # by split, `Content.kind` of each
+    kinds: dict[str, list[Kind | None]] = field(default_factory=dict)  # by split, of each sample
     faults: list[Fault] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)  # by value
     shares: Counter[int] = field(default_factory=Counter)  # by value, sum of its shares of a mask
@@ -83,7 +83,9 @@ def scan(collection: Collection, mask_orientation: str | None = None) -> Finding
     meaning, note = meaning_of(findings.palettes, labels)
     if meaning == GREY:
         notes.append(note)
+        kinds = findings.kinds  # with the palettes
         findings = read_all(collection, GREY)
+        findings.kinds = kinds
     elif findings.palettes.used and findings.palettes.disagree():
         findings = read_all(collection, INDEX, findings.palettes.reference())
     rule = mask_orientation or orientation.rule_for(findings.drawn_on)
@@ -113,7 +115,7 @@ def read_all(collection: Collection, meaning: str, reference: Reference | None =
             findings.mask_values[split] = [values] * number
             continue
         per_mask: list[tuple[int, ...] | None] = []
-        kinds: list[str] = []
+        kinds: list[Kind | None] = []
         findings.mask_values[split], findings.kinds[split] = per_mask, kinds
         with progress(f"checking {split}", number, "masks") as bar:
             for sample, result in in_threads(work, read(), bar):
@@ -122,7 +124,7 @@ def read_all(collection: Collection, meaning: str, reference: Reference | None =
                 if isinstance(result, Fault):
                     findings.faults.append(result)
                     per_mask.append(None)
-                    kinds.append("")
+                    kinds.append(None)
                     continue
                 if result.colours:
                     first_coloured = first_coloured or sample.mask.name

@@ -22,7 +22,8 @@ import numpy as np
 from pipeline.base.artifacts import Record
 from pipeline.base.files import atomic, sha256
 from pipeline.data.classes import IGNORED, Classes
-from pipeline.data.dataset import SPLITS
+from pipeline.data.dataset import SPLITS, Rows
+from pipeline.data.same_pictures import Hashes, record
 
 SHARD_BYTES = 64 << 20  # of images per file, and so the memory that writing a split needs
 NAMES = re.compile(  # of arrays and lists
@@ -43,14 +44,31 @@ class DataSetWriter:
         self.files: dict[str, list[tuple[str, str]]] = {}
         self.pixels = {split: np.zeros(256, np.int64) for split in SPLITS}  # per mask value
         self.pictures = {split: np.zeros(256, np.int64) for split in SPLITS}  # with that value
+        self.held = {split: np.zeros(256, np.int64) for split in SPLITS}  # before resizing
         self.number = dict.fromkeys(SPLITS, 0)
+        self.hashes = Hashes()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, split: str, image: np.ndarray, mask: np.ndarray) -> None:
-        """Adds one example: uint8 RGB image (height, width, 3), uint8 mask (height, width)."""
+    def add(
+        self,
+        split: str,
+        image: np.ndarray,
+        mask: np.ndarray,
+        held: Collection[int] | None = None,
+    ) -> None:
+        """Adds one example.
+
+        Args:
+            split: one of SPLITS.
+            image: uint8 RGB (height, width, 3).
+            mask: uint8 (height, width).
+            held: classes in the mask before it was resized; None: those in `mask`.
+        """
         counts = np.bincount(mask.ravel(), minlength=256)
         self.pixels[split] += counts
         self.pictures[split] += counts > 0
+        self.held[split][np.flatnonzero(counts) if held is None else list(held)] += 1
+        self.hashes.add(split, image)
         self.number[split] += 1
         self.waiting[split].append((image, mask))
         if image.nbytes * len(self.waiting[split]) >= SHARD_BYTES:
@@ -72,8 +90,8 @@ class DataSetWriter:
 
         Returns:
             By split, the number of examples, each class's share of the pixels that are not
-            ignored and its number of pictures, and the share of ignored pixels; and a SHA-256
-            over names and hashes of all files.
+            ignored and its number of pictures, as written and before resizing, and the share of
+            ignored pixels; and a SHA-256 over names and hashes of all files.
         """
         splits = {}
         for split in SPLITS:
@@ -85,9 +103,19 @@ class DataSetWriter:
                 "examples": self.number[split],
                 "class_shares": {n: round(float(c / classified), 6) for n, c in zip(names, counts)},
                 "class_pictures": {n: int(c) for n, c in zip(names, self.pictures[split])},
+                "class_pictures_before": {n: int(c) for n, c in zip(names, self.held[split])},
                 "ignored_share": round(float(counts[IGNORED] / max(1, counts.sum())), 6),
             }
         return splits, hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()
+
+    def same_pictures(self, names: dict[str, list[str]] | None) -> dict[str, Any]:
+        """What `same_pictures.record` finds in the written pictures, after `describe`."""
+        images = {
+            split: Rows(self.folder / name for name, _ in self.files[f"{split}_images"])
+            for split in SPLITS
+            if f"{split}_images" in self.files
+        }
+        return record(self.hashes, images, names)
 
     def facts(self) -> dict[str, Any]:
         """What the record has to say of classes and files."""

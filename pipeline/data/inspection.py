@@ -25,6 +25,15 @@ from pipeline.data.sample_source import (
 )
 
 
+class Kind(NamedTuple):
+    """How mask and photograph are stored, in words."""
+
+    mask: str  # file format and mode
+    palette: str  # the first colours of an indexed mask
+    photo: str
+    exif: str  # orientation of the photo, and what the mask was drawn on
+
+
 class Content(NamedTuple):
     """What one mask holds, and how it lies over its photograph."""
 
@@ -34,7 +43,7 @@ class Content(NamedTuple):
     edges: np.ndarray | None  # `Mask.edges`, if neither names nor a mapping explain the values
     photo: PhotoFacts
     drawn_on: str  # from `orientation.place`
-    kind: str  # how mask and photograph are stored, in words
+    kind: Kind
 
 
 def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | Fault:
@@ -63,14 +72,17 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
     colours = mask.picture.mode == "RGB" and not labels.by_colour
     unexplained = labels.names is None and not labels.mapping and mask.picture.mode == "L"
     edges = mask.edges if unexplained else None
-    kind = f"mask {mask.form}"
-    if mask.palette:
-        used = [colour_at(mask.palette, value) or BLACK for value in sorted(counts)]
-        kind += " " + ", ".join(map(format_colour, used[:SHOWN]))
-    kind += f"; photo {photo.form}"
+    turns = ""
     if photo.orientation != 1 or mask.own > 1:
-        kind += f", EXIF {photo.orientation}, mask drawn on {placement.drawn_on or mask.own}"
+        turns = f"{photo.orientation}, mask {placement.drawn_on or mask.own}"
+    kind = Kind(mask.form, first_colours(mask.palette), photo.form, turns)
     return Content(counts, mask.palette, colours, edges, photo, placement.drawn_on, kind)
+
+
+def first_colours(palette: bytes) -> str:
+    """The first colours of a palette, as "0,0,0 255,0,0"; "" without one."""
+    colours = (colour_at(palette, index) for index in range(SHOWN))
+    return " ".join(format_colour(colour) for colour in colours if colour)
 
 
 def explain_sizes(name: str, mask: Mask, photo: PhotoFacts) -> str:

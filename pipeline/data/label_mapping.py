@@ -7,7 +7,7 @@ makes once all values are known.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,10 @@ class Meaning:
     classes: Classes
     table: dict[int, int]  # value to class index or IGNORED
     unknown: frozenset[int]  # values that occur and are not in `table`
+
+    def classes_of(self, values: Iterable[int]) -> frozenset[int]:
+        """The classes of some values, without IGNORED."""
+        return frozenset(self.table.get(value, IGNORED) for value in values) - {IGNORED}
 
 
 # --- before the masks are read ------------------------------------------------------------

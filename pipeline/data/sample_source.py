@@ -125,26 +125,65 @@ def decode(
     Raises:
         Unreadable: the photograph or the mask cannot be read.
     """
+    image, mask, levels = open_sample(sample, reading)
+    try:
+        resized = fit_mask(mask, levels, image.size, meaning, size, fit)
+    except ValueError:
+        raise Unreadable(f"{sample.mask.name} has changed since the audit") from None
+    return np.asarray(fit_image(image, size, fit)), resized
+
+
+def open_sample(
+    sample: Sample, reading: Reading
+) -> tuple[Image.Image, Image.Image, tuple[int, ...]]:
+    """The upright photograph of a sample, the mask turned like it, and `Mask.levels`.
+
+    Raises:
+        Unreadable: the photograph or the mask cannot be read.
+    """
     image, stored = open_upright(sample.image.fetch(), sample.image.name, reading.photos)
     as_drawn = open_mask(sample.mask.fetch(), sample.mask.name, reading.masks)
     photo_size = image.size[::-1] if stored in SIDEWAYS else image.size
     placement = place(as_drawn.picture.size, as_drawn.own, photo_size, stored)
     mask = turned(as_drawn.picture, placement.drawn_on, stored, reading.orientation)
+    return image, mask, as_drawn.levels
+
+
+def fit_mask(
+    mask: Image.Image,
+    levels: tuple[int, ...],
+    photo_size: tuple[int, int],
+    meaning: Meaning,
+    size: tuple[int, int],
+    fit: str,
+) -> np.ndarray:
+    """Resizes a mask like its photograph, and replaces values by classes.
+
+    Args:
+        mask, levels: from `open_sample`.
+        photo_size: width and height of the upright photograph.
+        meaning: class of each mask value.
+        size: height and width of the result.
+        fit: one of `image_reader.FITS`.
+
+    Returns:
+        uint8 (height, width) of class indices or IGNORED.
+
+    Raises:
+        ValueError: a value has no class.
+    """
     if fit != "stretch":  # first to the box of the image, so that rounding does not shift the mask
-        box_size = image.size
+        box_size = photo_size
         if fit == "pad":
-            left, top, right, bottom = padded_box(image.size, size)
+            left, top, right, bottom = padded_box(photo_size, size)
             box_size = right - left, bottom - top
         mask = mask.resize(box_size, Image.Resampling.NEAREST)
     if fit != "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST)
-    try:
-        mask = classify(mask, meaning.table, as_drawn.levels)  # after shrinking, which is faster
-    except ValueError:
-        raise Unreadable(f"{sample.mask.name} has changed since the audit") from None
+    mask = classify(mask, meaning.table, levels)  # after shrinking, which is faster
     if fit == "pad":
         mask = fit_image(mask, size, fit, Image.Resampling.NEAREST, IGNORED)
-    return np.asarray(fit_image(image, size, fit)), np.asarray(mask)
+    return np.asarray(mask)
 
 
 def in_threads(

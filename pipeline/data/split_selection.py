@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from pipeline.data.sample_source import (
     UNREADABLE,
     Collection,
     Fault,
-    Reading,
     Sample,
     decode,
     in_threads,
@@ -117,43 +117,52 @@ def refuse_absent(
     raise UserError(f"{start}; {remedy}; to accept this: --skip-bad 0.01")
 
 
+class Example(NamedTuple):
+    """One decoded sample of a split."""
+
+    split: str
+    id: str  # of the sample
+    image: np.ndarray  # as `sample_source.decode` returns it
+    mask: np.ndarray
+    held: frozenset[int] | None  # classes in the mask before it was resized; None: as in `mask`
+    origin: tuple[str, int]  # split of the data set, and the sample's number in it
+
+
 def decoded(
     collection: Collection,
     chosen: dict[str, np.ndarray],
     meaning: Meaning,
-    reading: Reading,
+    findings: Findings,
     size: tuple[int, int],
     fit: str,
-    faults: list[Fault],
-) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Yields split, id, image and mask of every sample that `cut` assigned to a split.
+) -> Iterator[Example]:
+    """Yields every sample that `cut` assigned to a split, decoded and resized.
 
     Args:
         collection: the data set.
         chosen: result of `cut`.
         meaning: class of each mask value.
-        reading: how the files are read.
+        findings: of the audit; samples that cannot be decoded are added to its faults and not
+            yielded.
         size: height and width of the results.
         fit: one of `image_reader.FITS`.
-        faults: samples that cannot be decoded are added to it and not yielded.
-
-    Yields:
-        Split, id of the sample, and image and mask as `sample_source.decode` returns them.
     """
 
     def work(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Fault:
         try:
-            return decode(sample, meaning, reading, size, fit)
+            return decode(sample, meaning, findings.reading, size, fit)
         except Unreadable as error:
             return Fault(UNREADABLE, f"{error}; {collection.remedy}")
 
     for split, (_, read) in collection.splits.items():
         codes = chosen[split]
-        used = codes[codes != LEFT_OUT]
+        used = np.flatnonzero(codes != LEFT_OUT)
         samples = itertools.compress(read(), (codes != LEFT_OUT).tolist())
         with progress(f"reading {split}", len(used), "images") as bar:
-            for code, (sample, result) in zip(used, in_threads(work, samples, bar)):
+            for row, (sample, result) in zip(used, in_threads(work, samples, bar)):
                 if isinstance(result, Fault):
-                    faults.append(result)
-                else:
-                    yield SPLITS[code], sample.id, *result
+                    findings.faults.append(result)
+                    continue
+                values = findings.mask_values[split][row] or ()
+                held = None if collection.synthetic else meaning.classes_of(values)
+                yield Example(SPLITS[codes[row]], sample.id, *result, held, (split, int(row)))

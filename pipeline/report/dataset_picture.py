@@ -1,4 +1,8 @@
-"""dataset.jpg: a few examples of the prepared data set, as the network sees them."""
+"""dataset.jpg: a few examples of the prepared data set, as the network sees them.
+
+Of one's own pictures also those that are stored otherwise than most: an eye sees on them what no
+rule finds, such as a mask that lies upside down.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,17 @@ def drawings(models_dir: Path) -> Drawings:
 
     def draw_examples(path: Path) -> None:
         rows = np.linspace(0, record["splits"]["train"]["examples"] - 1, SHOWN).astype(int)
-        images, masks = (a[np.unique(rows)] for a in load_split(models_dir, "train"))
+        shown = {("train", int(row)): "" for row in np.unique(rows)}
+        if not pets:
+            odd = record.get("odd_pictures") or []
+            shown |= {(split, number): why for split, number, why in odd}
+        splits = {split: load_split(models_dir, split) for split in {split for split, _ in shown}}
+        images, masks = (
+            np.stack([splits[split][part][row] for split, row in shown]) for part in (0, 1)
+        )
         title = f"{record['source']}, {width} x {height} pixels"
         classes = load_classes(models_dir)
-        charts.save(overlays.examples(images, masks, title, classes), path)
+        reasons = list(shown.values())
+        charts.save(overlays.examples(images, masks, title, classes, reasons), path)
 
     return {(ROOT if beside_scripts else models_dir) / "dataset.jpg": draw_examples}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.artifacts import Record
+from pipeline.report import data_warnings
 
 LEFT_OUT = "left_out.txt"  # beside dataset.json: what is left out, and why
 FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
@@ -14,7 +15,7 @@ MOST_SHARES = 4  # classes of a split that are listed; the table of mask values 
 
 
 def lines(record: Record, folder: Path, skipped: int) -> list[str]:
-    """A line for each split, notes on few pictures, and where files are listed.
+    """A line for each split, notes and warnings, and where files are listed.
 
     Args:
         record: of the data set.
@@ -28,8 +29,12 @@ def lines(record: Record, folder: Path, skipped: int) -> list[str]:
         more = " ..." if len(shares) > MOST_SHARES else ""
         listed = ", ".join(shares[:MOST_SHARES]) + more
         rows.append(f"{split:10} {facts['examples']:5} examples   {listed}")
-    if note := few_pictures_note(record["splits"]):
-        rows.append(note)
+    for note in (
+        data_warnings.lost_pictures(record["splits"], record["image_size"]),
+        few_pictures_note(record["splits"]),
+        *data_warnings.lines(record),
+    ):
+        rows += [note] if note else []
     if faulty + skipped:
         rows.append(
             f"left out: {faulty} faulty examples, {skipped} skipped files; {folder / LEFT_OUT} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.evaluation.processor import DOT_PRODUCTS
+from pipeline.report import data_warnings
 from pipeline.variants import VARIANTS, float32_of, quantised
 
 SAME_SPEED = 0.02  # two latencies whose ratio is this close to 1 are called the same
@@ -89,6 +90,7 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
     """
     everything = {row["name"]: row for row in evaluation["models"]}
     texts = findings_on_busy_machine(everything) + findings_on_stale_models(everything)
+    texts += data_warnings.lines(evaluation["dataset"])
     # A stale model comes from another network than the ones it would be compared with.
     rows = {name: row for name, row in everything.items() if not row.get("stale")}
     if {"float32", "pruned_float32"} <= rows.keys():

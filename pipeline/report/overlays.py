@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from pipeline.data.classes import Classes
 from pipeline.report.chart_style import chart_text, class_labels, styled
 
 OPACITY = 0.5  # of the colours of the classes in an overlay
+LETTERS, LINE = 17, 0.13  # of a caption: letters per inch, and inches per line
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: Classes) -> np.ndarray:
@@ -39,7 +42,13 @@ def patches(classes: Classes, indices: list[int] | None = None) -> list[Any]:
 
 
 @styled
-def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes) -> Any:
+def examples(
+    images: np.ndarray,
+    masks: np.ndarray,
+    title: str,
+    classes: Classes,
+    captions: Sequence[str] = (),
+) -> Any:
     """A figure of a few examples as columns of photo, mask and overlay, with a legend.
 
     The legend lists only the classes that the masks contain.
@@ -47,6 +56,9 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes
     Args:
         images: uint8 (n, height, width, 3).
         masks: uint8 (n, height, width), class indices or IGNORED.
+        title: of the figure.
+        classes: of the masks.
+        captions: what stands above each photo; none above any if all are empty.
     """
     rows = {
         "photo": images,
@@ -58,7 +70,9 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes
     present = [int(value) for value in np.unique(masks) if value < len(classes)]
     per_line = max(3, int(column * len(images) / 1.5))
     lines = -(-len(present) // per_line)
-    size = (column * len(images), 3 * column * height / width + 0.75 + 0.25 * lines)
+    wrapped = [textwrap.fill(chart_text(text), round(LETTERS * column)) for text in captions]
+    above = max((LINE * (text.count("\n") + 1) for text in wrapped if text), default=0)
+    size = (column * len(images), 3 * column * height / width + 0.75 + 0.25 * lines + above)
     figure = matplotlib_figure.Figure(size, layout="constrained", facecolor="#f4f1ea")
     axes = figure.subplots(len(rows), len(images), squeeze=False)
     for row, (name, pictures) in zip(axes, rows.items()):
@@ -67,6 +81,9 @@ def examples(images: np.ndarray, masks: np.ndarray, title: str, classes: Classes
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
+    for axis, text in zip(axes[0], wrapped):
+        if text:
+            axis.set_title(text, fontsize=7)
     look = {"loc": "outside lower center", "ncols": per_line, "frameon": False}
     figure.legend(handles=patches(classes, present), fontsize=12 if lines < 3 else 8, **look)
     figure.suptitle(chart_text(title), fontsize=13)

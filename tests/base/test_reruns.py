@@ -17,6 +17,7 @@ KINDS = {
     "how a picture is read or resized": (
         *(ALL, "data/image_reader.py", "data/decoding.py", "data/photographs.py"),
         *("data/photo_audit.py", "data/orientation.py", "data/foreign_files.py"),
+        "data/image_size.py",
     ),
     "what a mask means": (
         ALL,
@@ -36,6 +37,9 @@ KINDS = {
         "data/sample_source.py",
     ),
     "how the data set is written": (ALL, "data/dataset_writer.py"),
+    "what is noted of the data set": (
+        *(ALL, "data/same_pictures.py", "data/lost_classes.py", "data/odd_pictures.py"),
+    ),
     "the data format in use": (ALL, "data/formats/tfds.py", "data/formats/registry.py"),
     "another data format": (
         *(NONE, "data/formats/coco.py", "data/formats/synthetic.py"),
@@ -82,6 +86,7 @@ KINDS = {
             "report/charts.py",
             "report/chart_style.py",
             "report/findings.py",
+            "report/data_warnings.py",
             "report/overlays.py",
         ),
         *("report/gallery.py", "report/page.py", "report/page.html"),
