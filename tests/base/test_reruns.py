@@ -44,6 +44,7 @@ KINDS = {
     "another data format": (
         *(NONE, "data/formats/coco.py", "data/formats/synthetic.py"),
         *("data/formats/folder_layout.py", "data/formats/ultralytics.py"),
+        "data/formats/json_kinds.py",
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),

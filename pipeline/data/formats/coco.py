@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.base.console import UserError
 from pipeline.base.lazy import coco_masks
+from pipeline.data.formats.json_kinds import not_coco, refuse_others
 from pipeline.data.image_reader import Unreadable, as_png
 from pipeline.data.label_mapping import Labels, fault_of_names
 from pipeline.data.sample_source import SPLIT_NAMES, Collection, Picture, Sample, Split
@@ -143,26 +144,23 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a COCO JSON; adds "objects" (its annotations) and "size" to each image.
 
     Raises:
-        UserError: the file is not a COCO JSON with images, annotations and categories.
+        UserError: the file is not a COCO JSON with images, annotations and categories; the message
+            names what it is, or what is missing.
     """
     try:
         content = json.loads(path.read_bytes())
-        images, objects = content["images"], content["annotations"]
-        by_id = {image["id"]: image for image in images}
-        for image in images:
-            image |= {"objects": [], "size": (int(image["height"]), int(image["width"]))}
-        for item in objects:
-            by_id[item["image_id"]]["objects"].append(item)
-        images.sort(key=lambda image: image["file_name"])
-        if not images or not all({"id", "name"} <= item.keys() for item in content["categories"]):
-            raise ValueError("it lists no images, or a category has no name")
-        return content
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}".partition("\n")[0]
-        raise UserError(
-            f"{path} is not a COCO JSON with images, annotations and categories ({reason}); "
-            "export it again as COCO"
-        ) from None
+        raise UserError(not_coco(path, reason)) from None
+    refuse_others(path, content)
+    images = content["images"]
+    by_id = {image["id"]: image for image in images}
+    for image in images:
+        image |= {"objects": [], "size": (int(image["height"]), int(image["width"]))}
+    for item in content["annotations"]:
+        by_id[item["image_id"]]["objects"].append(item)
+    images.sort(key=lambda image: image["file_name"])
+    return content
 
 
 def folder_of(path: Path, content: dict[str, Any]) -> Path:
@@ -220,7 +218,7 @@ def draw(image: dict[str, Any], index: dict[int, int], name: str) -> bytes:
         try:
             shape = run_lengths(item.get("segmentation"), height, width)
             covered = coco_masks.decode(shape) > 0
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             reason = f"object {item.get('id')}: {error}".partition("\n")[0]
             raise Unreadable(f"{name} cannot be drawn ({reason})") from None
         shapes.append((int(covered.sum()), index[item["category_id"]], shape))
@@ -236,7 +234,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     a box.
 
     Raises:
-        ValueError, TypeError, KeyError, IndexError: the segmentation is not valid.
+        ValueError, TypeError, KeyError, IndexError, OverflowError: the segmentation is not valid.
     """
     if isinstance(segmentation, dict):
         if [int(side) for side in segmentation["size"]] != [height, width]:

@@ -31,7 +31,7 @@ MODULES = {  # kind of data: the modules of this folder that read it
     PETS[0]: ("tfds",),
     TFDS: ("tfds",),
     DRAWN: ("synthetic",),
-    COCO: ("coco",),
+    COCO: ("coco", "json_kinds"),
     ULTRALYTICS: ("ultralytics", "folder_layout"),
     FOLDERS: ("folder_layout",),
 }
