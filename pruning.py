@@ -173,15 +173,15 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     weights = read_record(models_dir, "original")["metrics"].get("class_weights")
     objective = Objective(weights)
     sparsity = magnitude.choose_sparsity(network, arguments.sparsity)
-    if arguments.channels:
-        network, metrics, kept, resumption = cut_channels(stage, network, objective)
-        sparsity = magnitude.choose_sparsity(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * steps_per_epoch(images, batch_size)
     if sparsity and steps < 2:
         raise console.UserError(
             f"{steps} steps are too few for pruning; use more --epochs or a smaller --batch-size"
         )
+    if arguments.channels:
+        network, metrics, kept, resumption = cut_channels(stage, network, objective)
+        sparsity = magnitude.choose_sparsity(network, arguments.sparsity, sparsity)
     student = magnitude.wrap(network, sparsity, steps) if sparsity else network
 
     # A pretrained encoder learns slowly, as in training, unless it lost channels and has more to

@@ -8,7 +8,7 @@ kernels are pruned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -156,18 +156,23 @@ def total_sparsity(per_layer: dict[str, dict[str, Any]]) -> float:
     return zeros / max(1, weights)
 
 
-def choose_sparsity(model: keras.Model, sparsity: float) -> dict[str, float]:
+def choose_sparsity(
+    model: keras.Model, sparsity: float, large_before: Collection[str] = ()
+) -> dict[str, float]:
     """The sparsity of each kernel, by name of layer; empty for a sparsity of 0.
 
     Args:
         sparsity: fraction of zeros over all pruned kernels together.
+        large_before: names of layers whose kernels were large enough before channels were removed.
+            If no kernel is large enough any more, these are pruned.
 
     Raises:
-        UserError: the model has no kernel that is large enough.
+        UserError: the model has no kernel that is large enough, nor had before.
     """
     if not sparsity:
         return {}
-    chosen = kernels(model)
+    every = kernels(model, 0)
+    chosen = kernels(model) or {name: every[name] for name in large_before}
     if not chosen:
         raise UserError(
             f"no kernel of {model.name} has {SMALLEST_KERNEL:,} weights, so there is nothing to "

@@ -231,6 +231,27 @@ def test_resumed_run_keeps_the_channels_that_it_began_with(run_copy, chosen_at_o
     assert seen[1] == seen[0] != filters(load_model(run_copy, "original"))
 
 
+def test_kernels_that_get_small_by_the_loss_of_channels_get_their_zeros_all_the_same(
+    run_copy, monkeypatch
+):
+    """It was refused after the channels had been chosen, which takes minutes."""
+    large = magnitude.kernels(load_model(run_copy, "original"))
+    wrapped = []
+
+    def choose(model, groups, *_):
+        return [np.arange(8) for _ in groups]
+
+    def killed(stage, model, *_):
+        wrapped.extend(layer.layer.name for layer in model.layers if hasattr(layer, "layer"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(channels, "choose_channels", choose)
+    monkeypatch.setattr(pruning.loop, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pruning.main(["--models-dir", str(run_copy), "--channels", "0.3", *SHORT])
+    assert wrapped == list(large)
+
+
 # --- what cannot be done --------------------------------------------------------------------
 
 
@@ -250,6 +271,13 @@ def test_more_channels_than_can_be_removed_are_refused_before_any_training(narro
     flags = ["--models-dir", str(narrow_run), "--channels", "0.9", "--sparsity", "0"]
     with pytest.raises(UserError, match=r"at most 89% of the channels .* use --channels 0\.88"):
         pruning.main(flags)
+
+
+def test_too_few_steps_are_refused_before_channels_are_chosen(run_copy, monkeypatch):
+    monkeypatch.setattr(channels, "choose_channels", lambda *_: pytest.fail("chose channels"))
+    flags = ["--models-dir", str(run_copy), "--channels", "0.3", "--epochs", "1"]
+    with pytest.raises(UserError, match="1 steps are too few for pruning"):
+        pruning.main([*flags, "--batch-size", "36"])
 
 
 def test_network_of_small_kernels_is_refused_before_any_training(narrow_run):
