@@ -100,14 +100,23 @@ README_COLUMNS: list[tuple[str, Cell]] = [
 ]
 
 
+# The models and columns of the README's own table; docs/ shows all of both.
+SHORT_MODELS = ("original", "pruned", "dynamic", "int8", "float16")
+SHORT_COLUMNS: list[tuple[str, Cell]] = [
+    *README_COLUMNS[:3],
+    ("ms", lambda row, _: f"{row['latency_ms']['median']:.2f}"),
+    ("mean IoU", lambda row, _: f"{row['mean_iou']:.4f}"),
+    ("drop (+: lost)", README_COLUMNS[-1][1]),
+]
+
+
 def readme_table(evaluation: dict[str, Any]) -> str:
     """The models as a table in GitHub's Markdown, with the SHOWN_CLASSES of the lowest IoU.
 
     Args:
         evaluation: the content of evaluation.json.
     """
-    rows = evaluation["models"]
-    baseline, iou = baseline_of(rows), rows[0]["iou"]
+    iou = evaluation["models"][0]["iou"]
     present = (name for name in iou if iou[name] is not None)
     lowest = sorted(present, key=iou.get)[:SHOWN_CLASSES]
     names = [name for name in iou if name in lowest]
@@ -116,6 +125,19 @@ def readme_table(evaluation: dict[str, Any]) -> str:
         (f"{' / '.join(names)} IoU", lambda row, _: format_class_iou(row, names)),
         README_COLUMNS[-1],
     ]
+    return markdown(evaluation["models"], columns)
+
+
+def short_table(evaluation: dict[str, Any]) -> str:
+    """SHORT_MODELS as a table in GitHub's Markdown."""
+    return markdown(
+        [row for row in evaluation["models"] if row["name"] in SHORT_MODELS], SHORT_COLUMNS
+    )
+
+
+def markdown(rows: list[Row], columns: list[tuple[str, Cell]]) -> str:
+    """Models as lines of a table in GitHub's Markdown."""
+    baseline = baseline_of(rows)
     lines = [[head for head, _ in columns], ["---"] + ["---:"] * (len(columns) - 1)]
     lines += [[cell(row, baseline) for _, cell in columns] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
