@@ -52,8 +52,8 @@ from pipeline.checks import op_profile
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
 from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan, processor
-from pipeline.inference import litert
 from pipeline.inference.iou import iou_per_class, mean_iou
+from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import gzip_bytes, weight_counts
 from pipeline.prediction import predict
 from pipeline.report import gallery, gates, page, sidecars, tables
@@ -127,7 +127,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
     images, masks = load_split(models_dir, "test")
     names = load_classes(models_dir).names
     for name in VARIANTS:
-        litert.open_interpreter(artifact_path(models_dir, name))  # or the one line that it cannot
+        open_model(artifact_path(models_dir, name))  # or the one line that it cannot
     digests = {name: sha256(artifact_path(models_dir, name)) for name in MODELS}
     machine = measure_machine(stage, images[0])
 

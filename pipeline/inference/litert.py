@@ -41,7 +41,10 @@ def open_interpreter(path: Path, threads: int = 1, made_here: bool = False) -> I
     if not made_here and multiprocessing.parent_process() is None and fault_beside(path):
         status = path.stat()
         try_out(path, status.st_size, status.st_mtime_ns)
-    return load_interpreter(path, threads)
+    try:
+        return load_interpreter(path, threads)
+    except REFUSALS as error:
+        raise refusal(path, error) from None
 
 
 @functools.cache
@@ -73,9 +76,9 @@ def run_once(path: Path) -> None:
         UserError: LiteRT refuses the file.
     """
     limit_address_space(TRIAL_BYTES)
-    interpreter = load_interpreter(path)
     random = np.random.default_rng(0)
     try:
+        interpreter = load_interpreter(path)
         with silenced():
             for tensor in interpreter.get_input_details():
                 noise = 255 * random.random(tensor["shape"], np.float32)
@@ -94,23 +97,14 @@ def refusal(path: Path, error: Exception) -> UserError:
 
 
 def load_interpreter(source: Path | bytes, threads: int = 1) -> Interpreter:
-    """Opens a trusted file, or its content, in this process.
-
-    Raises:
-        UserError: LiteRT refuses the file.
-        ValueError, RuntimeError: LiteRT refuses the content.
-    """
-    content = source if isinstance(source, bytes) else None
-    path = None if isinstance(source, bytes) else str(source)
-    try:
-        with silenced():
-            interpreter = Interpreter(path, content, num_threads=threads)
-            interpreter.allocate_tensors()
-        return interpreter
-    except REFUSALS as error:
+    """Opens a trusted file, or its content, in this process; raises REFUSALS."""
+    with silenced():
         if isinstance(source, bytes):
-            raise
-        raise refusal(source, error) from None
+            interpreter = Interpreter(model_content=source, num_threads=threads)
+        else:
+            interpreter = Interpreter(model_path=str(source), num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def set_image(interpreter: Interpreter, image: np.ndarray) -> None:
