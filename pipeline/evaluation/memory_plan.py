@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.inference.tflite_files import Graph, Operator, Tensor, read_graph
 
 ALIGNMENT = 16  # bytes; every tensor in TFLite Micro's arena starts at a multiple of it
-# Bytes of an accumulator in TRANSPOSE_CONV, by the type of its input.
+# Bytes of an accumulator in TRANSPOSE_CONV, by the type of its input; it has none for floats.
 ACCUMULATOR_BYTES = {"int8": 4, "int16": 8}
 
 
@@ -79,29 +79,41 @@ def buffers_of(graph: Graph) -> list[Buffer]:
     Raises:
         ValueError: a tensor has no fixed size.
     """
-    lives = {tensor.index: [0, 0] for tensor in graph.inputs}
-    names, accumulators = {index: "input" for index in lives}, []
+    names = {tensor.index: "input" for tensor in graph.inputs}
+    names |= {out.index: operator.layer for operator in graph.operators for out in operator.outputs}
+    buffers = [
+        Buffer(names[index], size_of(graph.tensors[index], names[index]), *life)
+        for index, life in sorted(lifetimes(graph).items())
+    ]
+    for step, operator in enumerate(graph.operators, 1):
+        if size := accumulator_bytes(operator):
+            buffers.append(Buffer(f"{operator.layer} (sums)", size, step, step))
+    return buffers
+
+
+def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
+    """First and last operator, as in `Buffer`, that needs each tensor in the arena, by index.
+
+    Constants, and weights that DEQUANTIZE unpacks, are not in it. The graph's outputs are needed
+    to the end.
+    """
+    lives = {tensor.index: (0, 0) for tensor in graph.inputs}
     for step, operator in enumerate(graph.operators, 1):
         if operator.kind == "DEQUANTIZE" and operator.unpacks:
             continue
-        for tensor in operator.outputs:
-            lives[tensor.index] = [step, step]
-            names[tensor.index] = operator.layer
-        for index in lives.keys() & {tensor.index for tensor in operator.inputs}:
-            lives[index][1] = step
-        # The inputs of a TRANSPOSE_CONV are the output's shape, the kernel and the activations.
-        if operator.kind == "TRANSPOSE_CONV" and operator.inputs[2].type in ACCUMULATOR_BYTES:
-            size = operator.outputs[0].elements * ACCUMULATOR_BYTES[operator.inputs[2].type]
-            accumulators.append(Buffer(f"{operator.layer} (sums)", size, step, step))
-    for tensor in graph.outputs:
-        if tensor.index in lives:
-            lives[tensor.index][1] = len(graph.operators)
-    buffers = []
-    for index in sorted(lives):
-        buffers.append(
-            Buffer(names[index], size_of(graph.tensors[index], names[index]), *lives[index])
-        )
-    return buffers + accumulators
+        lives |= {tensor.index: (step, step) for tensor in operator.outputs}
+        read = {tensor.index for tensor in operator.inputs} & lives.keys()
+        lives |= {index: (lives[index][0], step) for index in read}
+    kept = {tensor.index for tensor in graph.outputs} & lives.keys()
+    return lives | {index: (lives[index][0], len(graph.operators)) for index in kept}
+
+
+def accumulator_bytes(operator: Operator) -> int:
+    """Bytes of the sums that an operator keeps in the arena; 0 for all but TRANSPOSE_CONV."""
+    if operator.kind != "TRANSPOSE_CONV":
+        return 0
+    *_, image = operator.inputs[:3]  # after the output's shape and the kernel
+    return operator.outputs[0].elements * ACCUMULATOR_BYTES.get(image.type, 0)
 
 
 def size_of(tensor: Tensor, name: str) -> int:

@@ -34,11 +34,42 @@ SAME_VALUES = (
 def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
     """Finds the int8 range of each activation of a float32 .tflite file.
 
+    The input's range is that of pixels. An operator that copies values passes on the range of its
+    input. Any other output gets the best range for its histogram.
+
     Args:
         images: float32 (n, height, width, 3) in 0..1, for calibration.
 
     Returns:
         The ranges by name of the tensor, the input included.
+    """
+    graph = read_graph(content)
+    outputs = [tensor for operator in graph.operators for tensor in operator.outputs]
+    activations = [tensor.index for tensor in outputs if tensor.type == "float32"]
+    histograms = histograms_of(content, graph.inputs[0].index, activations, images)
+    ranges = {graph.inputs[0].index: PIXELS}
+    for operator in graph.operators:
+        source = operator.inputs[0].index
+        for tensor in operator.outputs:
+            if operator.kind in SAME_VALUES and source in ranges:
+                ranges[tensor.index] = ranges[source]
+            elif tensor.index in histograms:
+                ranges[tensor.index] = best_range(*histograms[tensor.index])
+    return {graph.tensors[index].name: limits for index, limits in ranges.items()}
+
+
+def histograms_of(
+    content: bytes, image_index: int, activations: list[int], images: np.ndarray
+) -> dict[int, tuple[np.ndarray, Range]]:
+    """Runs a float32 .tflite file on images and counts the values of its activations.
+
+    Args:
+        image_index: of the input tensor.
+        activations: indices of the tensors.
+        images: float32 (n, height, width, 3) in 0..1.
+
+    Returns:
+        By index, the counts and the extremes of a tensor, as `best_range` takes them.
     """
     interpreter = Interpreter(
         model_content=content,
@@ -48,15 +79,11 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    graph = read_graph(content)
-    input_index = graph.inputs[0].index
-    outputs = [tensor for operator in graph.operators for tensor in operator.outputs]
-    activations = [tensor.index for tensor in outputs if tensor.type == "float32"]
 
     def activation_values() -> Iterator[tuple[int, np.ndarray]]:
         """Yields index and values (flat) of each activation, image by image."""
         for image in images:
-            interpreter.set_tensor(input_index, image[None])
+            interpreter.set_tensor(image_index, image[None])
             interpreter.invoke()
             yield from ((index, interpreter.get_tensor(index).ravel()) for index in activations)
             bar.update()
@@ -74,15 +101,7 @@ def activation_ranges(content: bytes, images: np.ndarray) -> dict[str, Range]:
             if values.size > VALUES:
                 values = values[random.integers(0, values.size, VALUES)]
             counts[index] += np.histogram(values, BINS, extremes[index])[0]
-    ranges = {input_index: PIXELS}
-    for operator in graph.operators:
-        source = operator.inputs[0].index
-        for tensor in operator.outputs:
-            if operator.kind in SAME_VALUES and source in ranges:
-                ranges[tensor.index] = ranges[source]
-            elif tensor.index in counts:
-                ranges[tensor.index] = best_range(counts[tensor.index], extremes[tensor.index])
-    return {graph.tensors[index].name: limits for index, limits in ranges.items()}
+    return {index: (counts[index], extremes[index]) for index in activations}
 
 
 def best_range(counts: np.ndarray, extremes: Range) -> Range:
