@@ -127,11 +127,13 @@ def settle(
     Raises:
         UserError: values are not class indices and have no mapping, or the classes are invalid.
     """
+    # What the mapping says, and which values are left that it says nothing of.
     mapping = dict.fromkeys(labels.ignored_if_present & first_mask.keys(), IGNORED) | labels.mapping
     values = sorted(value for value in first_mask if mapping.get(value) != IGNORED)
     mapped_to = {index for index in mapping.values() if index != IGNORED}
     limit = 0 if labels.by_colour else MOST
     unmapped = {v: v for v in values if 0 <= v < limit and v not in mapping and v not in mapped_to}
+    # Names; with 1..k for k classes, the values that are left move down by one.
     names = labels.names
     if counts_from_one(values, mapped_to, names):
         unmapped = {value: value - 1 for value in values}
@@ -140,12 +142,10 @@ def settle(
         names = unnamed({**unmapped, **mapping}, values, labels, first_mask)
     if fault := fault_of_names(names):
         raise UserError(f"classes of the masks: {fault}")
-    table = {value: index for value, index in unmapped.items() if index < len(names)} | mapping
     if above := [index for index in mapped_to if index >= len(names)]:
-        raise UserError(
-            f"the label mapping has a class {max(above)}, but there are {len(names)} classes, "
-            f"0..{len(names) - 1}; correct --label-mapping, or name more classes: --names A,B,C"
-        )
+        raise UserError(mapped_above(max(above), len(names)))
+    # The table of all values, and the colours of the classes.
+    table = {value: index for value, index in unmapped.items() if index < len(names)} | mapping
     colours = labels.colours or colours_of(table, palette, len(names))
     classes = make_classes(names, colours, padded or IGNORED in table.values())
     return Meaning(classes, table, frozenset(values) - table.keys())
@@ -201,6 +201,14 @@ def unnamed(
 def listed(values: list[int]) -> str:
     """The first SHOWN values."""
     return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
+
+
+def mapped_above(index: int, number: int) -> str:
+    """The message on a mapping to a class index, where there are `number` classes."""
+    return (
+        f"the label mapping has a class {index}, but there are {number} classes, "
+        f"0..{number - 1}; correct --label-mapping, or name more classes: --names A,B,C"
+    )
 
 
 def one_colour_mapped() -> str:
