@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +37,9 @@ LAYOUTS = (
     "images/ and masks/, JPEGImages/ and SegmentationClass/ (Pascal VOC), a data.yaml "
     "(Ultralytics), or a COCO JSON"
 )
+
+
+Entry = tuple[list[int], str]  # of the cache: what `state_of` gives, and the hash
 
 
 class Location(NamedTuple):
@@ -180,35 +181,24 @@ def content_of(folder: Path, files: Iterable[str], listing: Path) -> str:
     """Hashes names and contents of files: "N files, " and 16 hex digits.
 
     Reads a file only if its size or times differ from its entry in `listing`, which is then
-    updated; so asking again costs one `stat` per file. Entries are sorted by name and compared
-    one by one with the files, so that neither list is in memory.
+    updated; so asking again costs one `stat` per file.
 
     Args:
         folder: that `files` are relative to.
         files: paths of the files, in any order.
         listing: cache of names, sizes, times and hashes, one JSON line per file.
     """
-    digest, number = hashlib.sha256(), 0
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as new:
-        entries = read_listing(listing)
-        old = next(entries, None)
-        changed = False
-        for name in sorted(set(files)):
-            state = state_of(folder / name)
-            while old and old[0] < name:
-                old, changed = next(entries, None), True
-            if old and old[0] == name and old[1] == state:
-                content, old = old[2], next(entries, None)
-            else:
-                content, changed = hash_of(folder / name), True
-            new.write(json.dumps([name, state, content]) + "\n")
-            digest.update(json.dumps([name, content]).encode())
-            number += 1
-        if changed or old:
-            new.seek(0)
-            with atomic(listing) as temporary, temporary.open("w", encoding="utf-8") as file:
-                shutil.copyfileobj(new, file)
-    return f"{number} files, {digest.hexdigest()[:16]}"
+    before, digest = read_listing(listing), hashlib.sha256()
+    entries: dict[str, Entry] = {}
+    for name in sorted(set(files)):
+        state = state_of(folder / name)
+        known_state, content = before.get(name, (None, ""))
+        entries[name] = state, content if state == known_state else hash_of(folder / name)
+        digest.update(json.dumps([name, entries[name][1]]).encode())
+    if entries != before:
+        with atomic(listing) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps([name, *entry]) + "\n" for name, entry in entries.items())
+    return f"{len(entries)} files, {digest.hexdigest()[:16]}"
 
 
 def state_of(path: Path) -> list[int]:
@@ -228,12 +218,14 @@ def hash_of(path: Path) -> str:
         return "unreadable"
 
 
-def read_listing(listing: Path) -> Iterator[tuple[str, list[int], str]]:
-    """Yields name, state and hash of each entry; stops at the first damaged one."""
+def read_listing(listing: Path) -> dict[str, Entry]:
+    """State and hash of each file in the cache, by name, up to the first damaged entry."""
+    entries: dict[str, Entry] = {}
     try:
         with listing.open(encoding="utf-8") as file:
             for line in file:
                 name, state, content = json.loads(line)
-                yield str(name), state, str(content)
+                entries[str(name)] = state, str(content)
     except (OSError, ValueError, TypeError):
-        return
+        pass
+    return entries
