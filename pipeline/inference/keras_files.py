@@ -189,6 +189,7 @@ class KerasModel:
     """
 
     def __init__(self, model: keras.Model) -> None:
+        self.model = model
         self.image_shape, self.scores_shape = model.input_shape[1:], model.output_shape[1:]
         pixels = math.prod(length or 1 for length in self.image_shape[:2])
         self.batch = max(1, BATCH * BATCH_PIXELS // max(BATCH_PIXELS, pixels))
