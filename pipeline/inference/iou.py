@@ -28,7 +28,7 @@ class Model(Protocol):
         """The output for one image (height, width, classes), in the output's own type and scale."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 (n, height, width, classes); real values if the output is quantised."""
+        """Logits of a few images, float32 (n, height, width, classes), as real values."""
 
     def class_maps(self, images: np.ndarray) -> np.ndarray:
         """The class of the largest logit of each pixel, int64 (n, height, width)."""

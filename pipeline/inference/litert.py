@@ -127,10 +127,7 @@ class TfliteModel:
     batch = 1
 
     def __init__(self, interpreter: Interpreter) -> None:
-        (image, *_), (output, *_) = (
-            interpreter.get_input_details(),
-            interpreter.get_output_details(),
-        )
+        image, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         self.interpreter, self.output = interpreter, output
         self.image_shape = tuple(map(int, image["shape"][1:]))
         self.scores_shape = tuple(map(int, output["shape"][1:]))
