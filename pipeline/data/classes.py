@@ -13,6 +13,8 @@ PET_COLOURS = ((242, 142, 43), (58, 72, 98), (255, 255, 255))  # of pet, backgro
 
 # Okabe and Ito 2008 ("Color universal design"): distinct for all common colour vision
 # deficiencies. Their black comes second to last, because dark photographs hide it.
+# matplotlib 3.10 does not have this palette; its petroff10 is as distinct, but docs/camvid.png and
+# the data sets that users prepared show these colours.
 SAFE_COLOURS = (
     *((230, 159, 0), (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167)),
     *((86, 180, 233), (213, 94, 0), (20, 20, 20), (235, 235, 235)),
