@@ -37,6 +37,7 @@ if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
 
+from pipeline.base import ownership
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras
@@ -251,6 +252,8 @@ def begin(arguments: argparse.Namespace) -> Stage:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
+    if arguments.export:
+        ownership.refuse_folder(arguments.export)  # before minutes of work
     stage = begin(arguments)
     if stage.nothing_to_do(*VARIANTS, left=left_by({"qat": stage.part("int8")})):
         sidecars.draw_again(stage, "int8", drawings(stage.models_dir), charts.__file__)

@@ -6,18 +6,21 @@ are in place and before its record is leaves a note of their hashes, which count
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.commands import move
-from pipeline.base.files import current_sha256, fault_of, write_json
+from pipeline.base.console import UserError
+from pipeline.base.files import atomic, current_sha256, fault_of, write_json, write_lines
 
 NOTE = ".unrecorded_files.json"  # in a models folder: SHA-256 by name of a file without its record
 
+LIST = "SHA256SUMS"  # in a folder to hand over: the files that this pipeline wrote into it
 RECORD_KEYS = ("sha256", "fingerprint", "split_rules", "wall_seconds")  # of the data set's record
 
 
@@ -123,3 +126,70 @@ def refusal(paths: list[Path], command: str) -> str:
         f"{names} {were} not written by this pipeline, or {were} changed since, and {stay}; give "
         f"{them} another name and go on with: {' && '.join([*keeping(paths), command])}"
     )
+
+
+# --- folders to hand over -------------------------------------------------------------------
+
+
+def listed(folder: Path) -> set[tuple[str, str]]:
+    """Name and SHA-256 of each file in the list that lies in a folder; empty without a list."""
+    try:
+        lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    entries = (line.split("  ", 1) for line in lines if line.count("  "))
+    return {(name, digest) for digest, name in entries}
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raises UserError if files of the user would be mixed with ours or replaced by them.
+
+    A folder is ours if all that it lists, as far as it is there, is as it was written. Files that
+    it does not list may lie beside.
+    """
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    entries = listed(folder)
+    names = sorted({name for name, _ in entries if (folder / name).is_file()})
+    changed = [name for name in names if (name, current_sha256(folder / name)) not in entries]
+    if entries and not changed:
+        return
+    fault = f"{changed[0]} in it was changed" if changed else f"it has no list {LIST} of them"
+    raise UserError(
+        f"{folder} is not as this pipeline writes such a folder ({fault}); it stays. Name another "
+        f"folder, or first: {move(folder, free_name(folder, 'before'))}"
+    )
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files, and the list of them, into a folder that is ours or new.
+
+    The list comes first, with what lies there now and what comes, so that a folder is ours also
+    after a run that was killed. `sha256sum -c SHA256SUMS` checks it.
+
+    Args:
+        files: content by path in the folder.
+
+    Raises:
+        UserError: as `refuse_folder`; or a file of the user's lies where one of ours belongs.
+    """
+    refuse_folder(folder)
+    new = {(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    both = listed(folder) | new
+    for name in files:
+        path = folder / name
+        if os.path.lexists(path) and not (path.is_file() and (name, current_sha256(path)) in both):
+            raise UserError(
+                f"{path} was not written by this pipeline and stays; first: "
+                f"{move(path, free_name(path, 'before'))}"
+            )
+    write_list(folder, both)
+    for name, content in files.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(content)
+    write_list(folder, new)
+
+
+def write_list(folder: Path, entries: Iterable[tuple[str, str]]) -> None:
+    """Writes the list of a folder's files as sha256sum does."""
+    write_lines(folder / LIST, [f"{digest}  {name}" for name, digest in sorted(entries)])

@@ -230,8 +230,15 @@ def values_without_class(values: list[int], first_mask: dict[int, str]) -> str:
     """The message on values that are not 0, 1, 2 ... without gaps; arguments as of `unnamed`.
 
     Its remedy is a mapping of all values, or to ignore 255 if the others are classes without it.
-    Negative and large values are ignored in it.
+    Negative and large values are ignored in it. Values without gaps have no class only where a
+    mapping of the user's names others.
     """
+    pairs = [f"{value}:{index}" for index, value in enumerate(values)]
+    if values == list(range(values[0], values[0] + len(values))) and values[0] in (0, 1):
+        return (
+            f"all masks hold {listed(values)}, as in {first_mask[values[-1]]}, and --label-mapping "
+            f"gives not all of them a class; leave it out, or: --label-mapping {','.join(pairs)}"
+        )
     unexpected = next((v for k, v in enumerate(values) if v != k), values[-1])
     start = (
         f"{first_mask[unexpected]} holds the value {unexpected}; all masks hold {listed(values)}"

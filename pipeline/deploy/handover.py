@@ -5,7 +5,8 @@ contract.json, labels.txt            its input, its output, the names of the cla
 picture.rgb, picture.logits          a test picture as raw bytes, and the output that it must give
 model.h, model.cc                    the model as C source, for microcontrollers
 run_on_device.py                     checks the test picture, times the model, predicts on photos
-pipeline/data/                       two modules that it reads photos with, as training did
+pipeline/data/                       modules that it reads and writes pictures with, as here
+SHA256SUMS                           what this pipeline wrote: only that is ever replaced
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base import ownership
 from pipeline.base.artifacts import artifact_path, stale_reason
 from pipeline.base.console import UserError, say
-from pipeline.base.files import atomic
-from pipeline.data import decoding, photographs
+from pipeline.data import decoding, marked_pictures, photographs
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.memory_plan import plan
 from pipeline.inference.contract import read
@@ -29,7 +30,11 @@ from pipeline.inference.models import open_model
 
 ALIGNMENT = 16  # bytes: TFLite Micro requires it of a model in a microcontroller's memory
 PROGRAM = Path(__file__).with_name("run_on_device.py")
-PROGRAM_NEEDS = (decoding, photographs)  # modules that it imports; they import no other of ours
+PROGRAM_NEEDS = (
+    decoding,
+    marked_pictures,
+    photographs,
+)  # modules that it imports; they import no other of ours
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +55,8 @@ def write_folder(models_dir: Path, folder: Path) -> None:
         folder: is created if it does not exist.
 
     Raises:
-        UserError: there is no int8 file, it is stale, or the folder cannot be written.
+        UserError: there is no int8 file, it is stale, the folder cannot be written, or something
+            of the user's lies there.
     """
     path = artifact_path(models_dir, "int8")
     if reason := stale_reason(models_dir, "int8"):
@@ -74,9 +80,7 @@ def write_folder(models_dir: Path, folder: Path) -> None:
     }
     for module in PROGRAM_NEEDS:
         files[f"{module.__name__.replace('.', '/')}.py"] = Path(str(module.__file__)).read_bytes()
-    for name, data in files.items():
-        with atomic(folder / name) as temporary:
-            temporary.write_bytes(data)
+    ownership.write_folder(folder, files)
     size = sum(map(len, files.values()))
     say(f"wrote {folder}: {len(files)} files, {size / 1e6:.1f} MB; test it on the device with:")
     say("  pip install ai-edge-litert numpy pillow && python run_on_device.py")

@@ -25,9 +25,14 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     folder = Path(__file__).resolve().parent
     sys.path.insert(0, str(folder))
+    from pipeline.data import marked_pictures
     from pipeline.data.decoding import open_picture
     from pipeline.data.photographs import rules_from, upright_rgb
 
+    targets = {photo: photo.with_suffix(".classes.png") for photo in map(Path, sys.argv[1:])}
+    for target in targets.values():
+        if not marked_pictures.is_replaceable(target):
+            sys.exit(f"{target} was not written by this program and stays; give it another name")
     contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
     interpreter = Interpreter(model_path=str(folder / contract["file"]), num_threads=1)
     interpreter.allocate_tensors()
@@ -55,13 +60,13 @@ def main() -> None:
     milliseconds = 1000 / TIMED_RUNS * (time.perf_counter() - started)
     print("OK" if not different else f"{different} of {height * width} pixels differ")
     print(f"{milliseconds:.2f} ms per image, classes: {', '.join(class_names)}")
-    for photo in map(Path, sys.argv[1:]):
+    for photo, target in targets.items():
         with open_picture(photo) as picture:
             image, _ = upright_rgb(picture, photo, rules)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         classes = logits(np.asarray(image)).argmax(-1).astype(np.uint8)
         step = 255 // max(1, len(class_names) - 1)
-        Image.fromarray(classes * np.uint8(step)).save(photo.with_suffix(".classes.png"))
+        marked_pictures.save(Image.fromarray(classes * np.uint8(step)), target)
     sys.exit(bool(different))
 
 

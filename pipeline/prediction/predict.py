@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.base import commands, ownership
 from pipeline.base.artifacts import ARTIFACTS, read_record, refuse_changed, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure
+from pipeline.data import marked_pictures
 from pipeline.data.classes import Classes, make_classes
 from pipeline.data.dataset import load_classes, load_photo_rules
 from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
@@ -24,11 +27,12 @@ from pipeline.data.photographs import PHOTO_RULES, rules_from
 from pipeline.inference.contract import read
 from pipeline.inference.iou import Model
 from pipeline.inference.models import open_model
-from pipeline.report import charts, sidecars
-from pipeline.report.chart_style import styled
+from pipeline.report import sidecars
+from pipeline.report.chart_style import rendered, styled
 from pipeline.report.overlays import overlay, patches
 
 BAND = 256  # rows of a photo that are drawn at a time, so that memory does not grow with its height
+KINDS = ("overlay", "classes", "legend")  # of the pictures that are drawn of a photo
 SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not named in its legend
 
 
@@ -185,7 +189,37 @@ def legend_figure(classes: Classes, shares: np.ndarray) -> Any:
 
 def draw_legend(classes: Classes, shares: np.ndarray, path: Path) -> None:
     """Writes `legend_figure` as a picture."""
-    charts.save(legend_figure(classes, shares), path)
+    with Image.open(io.BytesIO(rendered(legend_figure(classes, shares), "png"))) as picture:
+        write_picture(picture, path)
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a marked picture, atomically; raises UserError if it cannot be written."""
+    try:
+        with atomic(path) as temporary:
+            marked_pictures.save(picture, temporary)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def target(photo: Path, kind: str) -> Path:
+    """Where the picture of a kind of KINDS lies that is drawn of a photo."""
+    return photo.with_name(f"{photo.name}.{kind}.png")
+
+
+def refuse_users_pictures(photos: list[Path]) -> None:
+    """Raises UserError if a picture that `write_overlays` did not write lies where it writes one.
+
+    Nothing is written then, for any photo.
+    """
+    targets = [target(photo, kind) for photo in photos for kind in KINDS]
+    users = [path for path in targets if not marked_pictures.is_replaceable(path)]
+    if users:
+        moves = [commands.move(path, ownership.free_name(path, "before")) for path in users]
+        names = ", ".join(map(str, users))
+        raise UserError(
+            f"{names}: not written by evaluation.py, and not replaced; first: {' && '.join(moves)}"
+        )
 
 
 def write_overlays(photos: list[Path], model: Path) -> None:
@@ -201,8 +235,10 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         model: an .h5 or .tflite file.
 
     Raises:
-        UserError: a photo or the model cannot be read, or a picture cannot be written.
+        UserError: a photo or the model cannot be read, a picture cannot be written, or one of the
+            user's lies where one belongs.
     """
+    refuse_users_pictures(photos)
     network = open_checked(model)
     height, width, number = network.scores_shape
     size = height, width
@@ -227,16 +263,11 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         drawn, class_map = draw_photo(photo, scores, classes, box)
         pixels = np.bincount(np.asarray(class_map).ravel(), minlength=number)[:number]
         shares = pixels / class_map.size[0] / class_map.size[1]
-        target = path.with_name(f"{path.name}.overlay.png")
-        try:
-            for picture, kind in ((drawn, "overlay"), (class_map, "classes")):
-                with atomic(path.with_name(f"{path.name}.{kind}.png")) as temporary:
-                    picture.save(temporary)
-        except OSError as error:
-            raise UserError(f"{target} cannot be written ({error.strerror or error})") from None
-        legend = path.with_name(f"{path.name}.legend.png")
-        sidecars.drawn(legend, functools.partial(draw_legend, classes, shares))
+        for picture, kind in zip((drawn, class_map), KINDS):
+            write_picture(picture, target(path, kind))
+        legend = functools.partial(draw_legend, classes, shares)
+        sidecars.drawn(target(path, "legend"), legend)
         text = ", ".join(f"{classes.names[k]} {shares[k]:.1%}" for k in shown_classes(shares))
         seconds = time.perf_counter() - started
-        say(f"wrote {target}: {photo.width} x {photo.height} pixels; {text}")
+        say(f"wrote {target(path, 'overlay')}: {photo.width} x {photo.height} pixels; {text}")
         say(f"  {milliseconds:.1f} ms for the network, {seconds:.2f} s in total")

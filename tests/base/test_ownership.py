@@ -161,3 +161,74 @@ def test_json_file_of_the_user_is_not_replaced_by_the_record_of_a_data_set(tmp_p
     for ours in ('{"source": "pets", "fingerprint": "ab', "", "\0\0"):
         path.write_text(ours)
         artifacts.refuse_foreign(["dataset"], tmp_path, "again")
+
+
+# --- folders to hand over -------------------------------------------------------------------
+
+OLD, NEW = ({"model": text, "sub/list.txt": b"same"} for text in (b"old", b"new"))
+
+
+def content_of(folder):
+    """Content by path of the files in a folder, without the list."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    kept = {name: path for name, path in files.items() if path.is_file()}
+    return {name: path.read_bytes() for name, path in kept.items() if name != ownership.LIST}
+
+
+@pytest.mark.parametrize("kind", ["new", "of ours", "with a file beside", "a link"])
+def test_folder_of_ours_is_written_again(tmp_path, kind):
+    folder, more = tmp_path / "out", {}
+    if kind == "a link":
+        (tmp_path / "other").mkdir()
+        folder.symlink_to("other")
+    if kind in ("of ours", "with a file beside"):
+        ownership.write_folder(folder, OLD)
+    if kind == "with a file beside":
+        more = {"notes.txt": b"theirs"}
+        (folder / "notes.txt").write_bytes(b"theirs")
+    ownership.write_folder(folder, NEW)
+    assert content_of(folder) == NEW | more
+    command = ["sha256sum", "--check", "--strict", "--quiet", ownership.LIST]
+    subprocess.run(command, cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("killed_before", [0, 1, 2, 3])
+def test_folder_of_a_run_that_was_killed_is_ours(tmp_path, monkeypatch, killed_before):
+    """The list, a first file, a second one, the list again: the kill is before one of them."""
+    folder, writes, replace = tmp_path / "out", [], os.replace
+    ownership.write_folder(folder, OLD)
+
+    def counted(*paths):
+        if len(writes) == killed_before:
+            raise SystemExit
+        writes.append(paths)
+        replace(*paths)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(os, "replace", counted)
+        ownership.write_folder(folder, NEW)
+    ownership.write_folder(folder, NEW)
+    assert content_of(folder) == NEW
+
+
+@pytest.mark.parametrize("kind", ["theirs", "changed", "a file", "file in the way"])
+def test_folder_of_the_user_stays(tmp_path, kind):
+    folder = tmp_path / "out $x"
+    if kind in ("changed", "file in the way"):
+        ownership.write_folder(folder, OLD if kind == "changed" else {"model": b"old"})
+    if kind == "a file":
+        folder.write_bytes(b"theirs")
+    else:
+        path = folder / ("sub/list.txt" if kind == "file in the way" else "model")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"theirs")
+    before = content_of(folder) or folder.read_bytes()
+    with pytest.raises(UserError, match="first: mv ") as refused:
+        ownership.write_folder(folder, NEW)
+    assert (content_of(folder) or folder.read_bytes()) == before
+    subprocess.run(str(refused.value).split("first: ")[1], shell=True, check=True)
+    ownership.write_folder(folder, NEW)
+    assert NEW.items() <= content_of(folder).items()
+    kept = [path.read_bytes() for path in tmp_path.rglob("*.before*") if path.is_file()]
+    kept += [path.read_bytes() for path in tmp_path.glob("*.before*/model")]
+    assert kept == [b"theirs"]

@@ -125,6 +125,7 @@ KINDS = {
     ),
     "prediction, handover, NPU estimate, operator profile": (
         *(NONE, "prediction/predict.py", "deploy/handover.py", "deploy/run_on_device.py"),
+        "data/marked_pictures.py",
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),

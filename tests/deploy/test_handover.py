@@ -23,7 +23,8 @@ from tests.helpers.runs import CLASSES, run_script
 FILES = {
     *("int8_quantized_model.tflite", "contract.json", "labels.txt", "picture.rgb"),
     *("picture.logits", "model.h", "model.cc", "run_on_device.py"),
-    *("pipeline/data/decoding.py", "pipeline/data/photographs.py"),
+    *("pipeline/data/decoding.py", "pipeline/data/photographs.py", "SHA256SUMS"),
+    "pipeline/data/marked_pictures.py",
 }
 
 
@@ -64,6 +65,11 @@ def test_program_checks_the_test_picture_and_predicts_on_photos(folder, tmp_path
     assert "pet, background, border" in done.stdout
     with Image.open(tmp_path / "photo.classes.png") as classes:
         assert set(np.unique(classes)) <= {0, 127, 254}
+    assert run_on_device(folder, photo).returncode == 0, "its own picture is replaced"
+    shutil.copy(photo, tmp_path / "photo.classes.png")
+    done = run_on_device(folder, photo)
+    assert done.returncode == 1 and "was not written by this program and stays" in done.stderr
+    assert (tmp_path / "photo.classes.png").read_bytes() == photo.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["12 bits", "12-bit colour", "transparent", "infrared", "turned"])

@@ -1,10 +1,12 @@
 """Prediction on photos: any format, size and model; a clear message if one cannot be read."""
 
 import argparse
+import errno
 import io
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import evaluation
 from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
+from pipeline.data import marked_pictures
 from pipeline.data.classes import make_classes
 from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import save_model
@@ -287,10 +290,35 @@ def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
         predict.open_checked(path)
 
 
-def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path):
+@pytest.mark.parametrize("kind", predict.KINDS)
+def test_only_pictures_of_an_earlier_run_are_replaced(tmp_path, monkeypatch, capsys, kind):
+    """A class map that the user drew by hand, say. Nothing is drawn, and the command keeps it."""
+    cat, dog = tmp_path / "cat.png", tmp_path / "it's a dog.png"
+    for photo in (cat, dog):
+        photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
+    model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
+    monkeypatch.setattr(predict, "open_checked", lambda _: model)
+    theirs = tmp_path / f"it's a dog.png.{kind}.png"
+    theirs.write_bytes(dog.read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"not written by evaluation\.py") as refused:
+        predict.write_overlays([cat, dog], tmp_path / "model.tflite")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    subprocess.run(str(refused.value).split("first: ")[1], shell=True, check=True)
+    for _ in range(2):
+        predict.write_overlays([cat, dog], tmp_path / "model.tflite")
+    assert theirs.read_bytes() != dog.read_bytes() and "note: " not in capsys.readouterr().out
+    assert (tmp_path / f"it's a dog.png.{kind}.before.png").read_bytes() == dog.read_bytes()
+
+
+def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path, monkeypatch):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded("RGB", (9, 6), "PNG"))
-    (tmp_path / "photo.png.overlay.png").mkdir()
-    with pytest.raises(UserError, match=r"photo\.png\.overlay\.png cannot be written"):
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(marked_pictures, "save", full)
+    with pytest.raises(UserError, match=r"photo\.png\.overlay\.png cannot be written \(No space"):
         evaluation.main(["--models-dir", str(finished_run), "--image", str(photo)])
-    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.png.overlay.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png"}
