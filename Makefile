@@ -26,7 +26,7 @@ PRUNING      ?=
 QUANTIZATION ?=
 EVALUATION   ?=
 
-ASK = --models-dir $(MODELS) --if-needed
+ASK = --models-dir '$(subst ','\'',$(MODELS))' --if-needed
 
 PYTEST = $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

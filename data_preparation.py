@@ -33,8 +33,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
 
 from pipeline.base import artifacts, cli, console
 

@@ -26,8 +26,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
 
 from pipeline.base import cli, console
 

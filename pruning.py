@@ -29,10 +29,14 @@ What is pruned: pipeline/pruning/magnitude.py, channels.py.
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
 
 from pipeline.base import cli, console
 

@@ -28,8 +28,12 @@ Another conversion is one entry in pipeline/variants.py.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
 
 from pipeline.base import cli, console
 
@@ -38,7 +42,7 @@ if __name__ == "__main__":
 
 
 from pipeline.base import ownership
-from pipeline.base.artifacts import artifact_path, read_record
+from pipeline.base.artifacts import artifact_path, command, read_record
 from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
@@ -207,7 +211,9 @@ def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
             mixed = bool(about.get("float_operators"))
             metrics["agreement"] = check(path, variant, images, wanted, name, mixed)
             if chosen.calibrated:
-                metrics["zeros"] = check_zeros(content, variant, models[chosen.source])
+                metrics["zeros"] = check_zeros(
+                    content, variant, models[chosen.source], command(chosen.source, models_dir)
+                )
         console.say(
             f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
             f"{metrics['agreement']:.2%} of validation pixels get the class that the "

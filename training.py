@@ -27,8 +27,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
 
 from pipeline.base import cli, console
 

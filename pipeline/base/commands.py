@@ -45,12 +45,17 @@ def command(script: str, *words: object) -> str:
         script: its file name.
         words: further words of the command line, not quoted.
     """
-    return " ".join(quoted(str(word)) for word in (python(), here(script), *words))
+    return line(python(), here(script), *words)
+
+
+def line(*words: object) -> str:
+    """Words as one command line."""
+    return " ".join(quoted(str(word)) for word in words)
 
 
 def move(path: Path, target: Path) -> str:
     """The command that renames a file or a folder."""
-    return f"mv {quoted(as_operand(path))} {quoted(as_operand(target))}"
+    return line("mv", as_operand(path), as_operand(target))
 
 
 def as_operand(path: Path) -> str:

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import os
 import re
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.base import commands
 from pipeline.base.console import UserError, say
 from pipeline.data.sample_source import Collection
 
@@ -80,7 +80,7 @@ def rule_of(collection: Collection, seed: int, pattern: str | None, published: b
         if collection.named and (hint := hint_at_sequences(names)):
             say(hint)
         return Rule(f"by a hash of --seed {seed} and name", ranked(seed, names))
-    text = f"by a hash of --seed {seed} and --group {shlex.quote(pattern)}"
+    text = f"by a hash of --seed {seed} and --group {commands.line(pattern)}"
     return Rule(text, ranked(seed, groups_of(names, pattern), pattern))
 
 
@@ -128,9 +128,9 @@ def ranked(seed: int, groups: list[str], pattern: str | None = None) -> Choose:
         _, first, group, sizes = np.unique(keys[rows], True, True, True)  # sorted by their keys
         if pattern and len(sizes) == 1:
             raise UserError(
-                f"--group {shlex.quote(pattern)} leaves one group, {groups[rows[first[0]]]!r} with "
-                f"{sizes[0]} pictures, to cut the {split} split from; use a pattern with more and "
-                "smaller groups, or name the splits: images/train, images/val, images/test"
+                f"--group {commands.line(pattern)} leaves one group, {groups[rows[first[0]]]!r} "
+                f"with {sizes[0]} pictures, to cut the {split} split from; use a pattern with more "
+                "and smaller groups, or name the splits: images/train, images/val, images/test"
             )
         return nearest(sizes, number_wanted(rows, split))[group]
 
@@ -178,7 +178,7 @@ def groups_of(names: Iterable[str], pattern: str) -> list[str]:
     Raises:
         UserError: the pattern is not valid, or matches no name.
     """
-    quoted = shlex.quote(pattern)
+    quoted = commands.line(pattern)
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -221,7 +221,7 @@ def hint_at_sequences(names: Iterable[str]) -> str:
     if not many or not (len(sequences) > 1 or any(map(FRAME_WORD.search, sequences))):
         return ""
     if len(frames) >= GROUPS_NEEDED:
-        remedy = f"to keep each in one split: --group {shlex.quote(FRAME)}"
+        remedy = f"to keep each in one split: --group {commands.line(FRAME)}"
     else:
         remedy = "name the splits yourself: images/train, images/val, images/test"
     return (

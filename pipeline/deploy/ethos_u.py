@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import commands
 from pipeline.base.artifacts import command, refuse_changed
 from pipeline.base.console import UserError
 from pipeline.base.text_table import text_table
@@ -29,7 +30,6 @@ from pipeline.inference.tflite_files import read_graph
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
 VERSION = "5.2.0"  # the version of ethos-u-vela whose output this module reads
-INSTALL = f"python3 -m venv vela && vela/bin/pip install ethos-u-vela=={VERSION}"
 KIB = 1024  # bytes: the unit of vela's summary; the table has kilobytes of 1000 bytes
 COLUMNS = (
     *(("accelerator", -14), ("MHz", 5), ("ms", 8)),
@@ -43,6 +43,12 @@ CPU_OPERATOR = re.compile(r"^ +CPU: (\S+) = (.*) \(.*outputs .*\)$", re.MULTILIN
 CPU_COUNT = re.compile(r"^CPU operators = (\d+)", re.MULTILINE)
 
 Row = dict[str, Any]  # the estimate for one accelerator
+
+
+def installation() -> str:
+    """The command that installs vela into an environment of its own."""
+    make = commands.line(commands.python(), "-m", "venv", "vela")
+    return f"{make} && vela/bin/pip install ethos-u-vela=={VERSION}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +78,12 @@ def find_vela() -> str:
     if program:
         return str(Path(program).absolute())
     if named:
-        raise UserError(f"VELA names {named}, which is not a program; install vela with: {INSTALL}")
+        raise UserError(
+            f"VELA names {named}, which is not a program; install vela with: {installation()}"
+        )
     raise UserError(
         "the estimate needs the program vela of the package ethos-u-vela; install it in a separate "
-        f"environment with: {INSTALL} && export VELA=$PWD/vela/bin/vela"
+        f"environment with: {installation()} && export VELA=$PWD/vela/bin/vela"
     )
 
 
@@ -108,7 +116,7 @@ def estimate(path: Path) -> list[Row]:
         except (KeyError, ValueError, StopIteration):
             raise UserError(
                 f"{vela} gives other output than version {VERSION}; install that version with: "
-                f"{INSTALL}"
+                f"{installation()}"
             ) from None
         rows.append({"file": path.name, "accelerator": accelerator} | row)
     return rows
@@ -150,7 +158,7 @@ def run_vela(vela: str, path: Path, accelerator: str) -> tuple[str, str]:
             reason = lines[-1] if lines else "no message"
             raise UserError(
                 f"vela failed on {path} for {accelerator} ({reason}); to see all of its output: "
-                f"{vela} {path} --accelerator-config {accelerator}"
+                f"{commands.line(vela, path, '--accelerator-config', accelerator)}"
             )
         return summaries[0].read_text(encoding="utf-8"), printed
 

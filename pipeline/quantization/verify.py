@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.base.artifacts import ARTIFACTS
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.inference.keras_files import is_convolution
@@ -102,11 +101,12 @@ def kernel_zeros(content: bytes) -> dict[str, float]:
     }
 
 
-def check_zeros(content: bytes, variant: str, model: keras.Model) -> float:
+def check_zeros(content: bytes, variant: str, model: keras.Model, remedy: str) -> float:
     """Checks that a file with int8 weights and activations kept the zeros of its source.
 
     Args:
         variant: a key of VARIANTS, whose source the model is.
+        remedy: the command that makes the model anew.
 
     Returns:
         The fraction of zeros among the weights of its convolution kernels, 0..1, rounded to 4
@@ -124,8 +124,7 @@ def check_zeros(content: bytes, variant: str, model: keras.Model) -> float:
         if fraction < np.mean(kernel == 0) - 1e-6:
             raise UserError(
                 f"the {variant} file has {fraction:.1%} zeros in {layer.name}, the {source} model "
-                f"{np.mean(kernel == 0):.1%}; make the model anew with: python "
-                f"{ARTIFACTS[source][1]}"
+                f"{np.mean(kernel == 0):.1%}; make the model anew with: {remedy}"
             )
         zeros, weights = zeros + fraction * kernel.size, weights + kernel.size
     return round(zeros / max(1, weights), 4)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
+
+from pipeline.base import commands
 
 EXAMPLES = 2  # pairs of pictures that a warning names
 CLASSES = 5  # classes that a warning names
@@ -55,7 +56,7 @@ def remedy_for_pairs(pairs: list[list[str]], split_rules: dict[str, str]) -> str
     if not cut:
         return "remove them from one of the splits"
     if all(ROBOFLOW in name and ROBOFLOW in other for _, name, _, other in pairs):
-        return f"to keep copies in one split: --group {shlex.quote(ROBOFLOW_GROUP)}"
+        return f"to keep copies in one split: --group {commands.line(ROBOFLOW_GROUP)}"
     return "remove one of each pair, or keep copies in one split: --group PATTERN"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.base import commands
 from pipeline.evaluation.processor import DOT_PRODUCTS
 from pipeline.report import data_warnings
 from pipeline.variants import VARIANTS, float32_of, quantised
@@ -209,8 +210,8 @@ def findings_on_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
     setting = "a lower --channels" if channels else "a lower --sparsity (0: no zeros)"
     return [
         f"Pruning alone drops mean IoU by {format_drop(pruned['mean_iou_drop'])}, and int8 by "
-        f"another {format_drop(int8_drop)}. Prune less: run python pruning.py with {setting}, then "
-        "quantization.py and evaluation.py."
+        f"another {format_drop(int8_drop)}. Prune less: run {commands.command('pruning.py')} with "
+        f"{setting}, then quantization.py and evaluation.py."
     ]
 
 

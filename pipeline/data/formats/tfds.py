@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import commands
 from pipeline.base.console import UserError, silenced
 from pipeline.base.lazy import tf, tfds
 from pipeline.data.classes import PET_COLOURS, PET_NAMES
@@ -44,7 +44,7 @@ def oxford_pets(data_dir: Path | None) -> Collection:
             f"Oxford-IIIT Pet is not in {folder or '~/tensorflow_datasets'} and cannot be "
             f"downloaded ({type(error).__name__}); copy a prepared tensorflow_datasets folder "
             "here and name it with --data-dir DIR, or use another data set: "
-            "python data_preparation.py --dataset synthetic"
+            f"{commands.command('data_preparation.py', '--data', 'synthetic')}"
         ) from None
     labels = Labels(PET_NAMES, PET_COLOURS, {1: 0, 2: 1, 3: 2})
     collection = collect(builder, ("image", "segmentation_mask"), labels)
@@ -181,7 +181,7 @@ def collect(builder: Any, keys: tuple[str, str], labels: Labels) -> Collection:
     used = {name for names in SPLIT_NAMES.values() for name in names}
     reason = "is none of train, validation, test"
     skipped = [(f"split {name}", reason) for name in sizes if name not in used]
-    folder = shlex.quote(str(builder.data_dir))
+    folder = commands.line(builder.data_dir)
     return Collection(
         title=f"{builder.info.full_name} (TensorFlow Datasets)",
         splits=splits,
