@@ -35,6 +35,7 @@ PIXELS = {
     "int8": "an 8-bit pixel goes in less 128",
     "float32": "an 8-bit pixel goes in divided by 255",
 }
+LARGEST_CONTRACT = 1 << 20  # bytes; a larger file of this name is none
 MEANING = "argmax over the last axis: index of the class; softmax over it: probabilities"
 
 
@@ -162,7 +163,8 @@ def read(path: Path) -> dict[str, Any]:
     contract: Any = None
     try:
         with zipfile.ZipFile(path) as archive:
-            if CONTRACT_FILE in archive.namelist():
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            if CONTRACT_FILE in entries and entries[CONTRACT_FILE].file_size <= LARGEST_CONTRACT:
                 contract = json.loads(archive.read(CONTRACT_FILE))
     except ZIP_ERRORS:
         pass

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.base import commands, ownership
-from pipeline.base.artifacts import ARTIFACTS, read_record, refuse_changed, stale_reason
+from pipeline.base.artifacts import ARTIFACTS, read_record, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure
@@ -25,8 +25,7 @@ from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
 from pipeline.data.photo_audit import inspect_photo
 from pipeline.data.photographs import PHOTO_RULES, rules_from
 from pipeline.inference.contract import read
-from pipeline.inference.iou import Model
-from pipeline.inference.models import open_model
+from pipeline.prediction.photo_models import PhotoModel, open_photo_model
 from pipeline.report import sidecars
 from pipeline.report.chart_style import rendered, styled
 from pipeline.report.overlays import overlay, patches
@@ -50,30 +49,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FILE",
-        help="the .h5 or .tflite file that --image or --npu uses (default: the int8 one)",
+        help="the .h5 or .tflite file that --image or --npu uses, also one of others (default: the "
+        "int8 one)",
     )
-
-
-def open_checked(path: Path) -> Model:
-    """Opens a model file, .h5 or .tflite.
-
-    Raises:
-        UserError: the file is missing or damaged, or is not a segmentation model of this pipeline.
-    """
-    refuse_changed(path)
-    model = open_model(path)
-    image, output = model.image_shape, model.scores_shape
-    if len(image) != 3 or image[2] != 3 or output[:2] != image[:2] or len(output) != 3:
-        raise UserError(
-            f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
-            f"to outputs of shape {output}"
-        )
-    if output[2] == 1:  # whose largest score would always be class 0
-        raise UserError(
-            f"{path} gives one score per pixel, not one per class; for two classes make it give "
-            "two logits: 0 and the one before its sigmoid"
-        )
-    return model
 
 
 def note_stale(model: Path) -> None:
@@ -84,37 +62,35 @@ def note_stale(model: Path) -> None:
             say(f"note: {reason}")
 
 
-def classes_of(model: Path, number: int) -> tuple[Classes, str]:
+def classes_of(path: Path, model: PhotoModel) -> tuple[Classes, str]:
     """The classes of a model, and how pictures were fitted to its input size ("stretch", ...).
 
-    They are those of the data set in the model's folder; without one, or with another number of
-    classes, those of the contract in the .tflite file; else numbered names.
+    They are those of the data set in the model's folder if a run made the model there; else those
+    that the file itself names; else numbered.
 
     Args:
-        model: the model file.
-        number: the number of its classes.
+        path: the model file.
+        model: what was opened.
     """
-    try:
-        classes, fit = load_classes(model.parent), read_record(model.parent, "dataset")["fit"]
-        if len(classes) == number:
-            return classes, fit
-    except (UserError, OSError, KeyError):  # no data set, or a record without "fit"
-        pass
-    try:
-        return make_classes(tuple(read(model)["output"]["classes"])), "stretch"
-    except UserError:
-        return make_classes(tuple(f"class {k}" for k in range(number))), "stretch"
+    if model.recorded:
+        with contextlib.suppress(UserError, OSError, KeyError):  # no data set; no "fit" in it
+            classes, fit = load_classes(path.parent), read_record(path.parent, "dataset")["fit"]
+            if len(classes) == model.number:
+                return classes, fit
+    numbered = tuple(f"class {k}" for k in range(model.number))
+    return make_classes(model.names or numbered), "stretch"
 
 
-def photo_rules_of(model: Path) -> dict[str, Any]:
+def photo_rules_of(path: Path, model: PhotoModel) -> dict[str, Any]:
     """How the photographs that a model was trained on became 8-bit RGB; {} if they were that.
 
-    From the contract in the .tflite file; for other files from the data set in the model's folder.
+    From the contract in the .tflite file; for other files of a run from the data set beside them.
     """
     with contextlib.suppress(UserError):  # it has no contract
-        return read(model)["input"].get("photos", {})
-    with contextlib.suppress(UserError, OSError):  # there is no data set
-        return load_photo_rules(model.parent)
+        return read(path)["input"].get("photos", {})
+    if model.recorded:
+        with contextlib.suppress(UserError, OSError):  # there is no data set
+            return load_photo_rules(path.parent)
     return {}
 
 
@@ -134,11 +110,12 @@ def draw_photo(
 ) -> tuple[Image.Image, Image.Image]:
     """Overlay and class map at the photo's own resolution.
 
-    The scores are enlarged, not the class indices, so that outlines are smooth.
+    Scores are enlarged, not the class indices, so that outlines are smooth.
 
     Args:
         photo: RGB.
-        scores: (height, width, classes), at the model's resolution.
+        scores: (height, width, classes), at the model's resolution; or a map of classes, integers
+            (height, width), whose pixels are enlarged.
         classes: names and colours of the classes.
         box: left, top, right, bottom of the photo in the scores, in pixels. Beyond the edge of
             the scores, the edge is repeated.
@@ -148,7 +125,11 @@ def draw_photo(
     """
     width, height = photo.size
     left, top, right, bottom = box
-    planes = [Image.fromarray(scores[..., k].astype(np.float32)) for k in range(scores.shape[-1])]
+    if is_map := scores.ndim == 2:
+        planes, smooth = [Image.fromarray(scores.astype(np.uint8))], Image.Resampling.NEAREST
+    else:
+        layers = np.moveaxis(scores, -1, 0).astype(np.float32)
+        planes, smooth = [*map(Image.fromarray, layers)], Image.Resampling.BILINEAR
     drawn, class_map = Image.new("RGB", photo.size), Image.new("P", photo.size)
     class_map.putpalette(classes.palette.ravel().tolist())
     for start in range(0, height, BAND):
@@ -157,8 +138,8 @@ def draw_photo(
         step = (bottom - top) / height
         band_box = (left, top + start * step, right, top + end * step)
         size = (width, end - start)
-        enlarged = [plane.resize(size, Image.Resampling.BILINEAR, band_box) for plane in planes]
-        indices = np.argmax([np.asarray(plane) for plane in enlarged], axis=0).astype(np.uint8)
+        enlarged = [np.asarray(plane.resize(size, smooth, band_box)) for plane in planes]
+        indices = enlarged[0] if is_map else np.argmax(enlarged, axis=0).astype(np.uint8)
         pixels = np.asarray(photo.crop((0, start, width, end)))
         drawn.paste(Image.fromarray(overlay(pixels, indices, classes)), (0, start))
         class_map.paste(Image.fromarray(indices), (0, start))
@@ -239,13 +220,12 @@ def write_overlays(photos: list[Path], model: Path) -> None:
             user's lies where one belongs.
     """
     refuse_users_pictures(photos)
-    network = open_checked(model)
-    height, width, number = network.scores_shape
-    size = height, width
+    network = open_photo_model(model)
+    size, number = network.size, network.number
     note_stale(model)
-    classes, fit = classes_of(model, number)
-    rules = photo_rules_of(model)
-    network.scores(
+    classes, fit = classes_of(model, network)
+    rules = photo_rules_of(model, network)
+    network.predict(
         np.zeros(network.image_shape, np.uint8)
     )  # the first run is slower than the others
     for path in photos:
@@ -258,7 +238,7 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         image = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
         box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
         before = time.perf_counter()
-        scores = network.scores(np.asarray(image))
+        scores = network.predict(np.asarray(image))
         milliseconds = 1e3 * (time.perf_counter() - before)
         drawn, class_map = draw_photo(photo, scores, classes, box)
         pixels = np.bincount(np.asarray(class_map).ravel(), minlength=number)[:number]

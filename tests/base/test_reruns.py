@@ -126,6 +126,8 @@ KINDS = {
     "prediction, handover, NPU estimate, operator profile": (
         *(NONE, "prediction/predict.py", "deploy/handover.py", "deploy/run_on_device.py"),
         "data/marked_pictures.py",
+        *("prediction/file_kinds.py", "prediction/photo_models.py"),
+        "prediction/tflite_description.py",
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),

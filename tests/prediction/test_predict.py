@@ -1,6 +1,5 @@
 """Prediction on photos: any format, size and model; a clear message if one cannot be read."""
 
-import argparse
 import errno
 import io
 import json
@@ -22,6 +21,7 @@ from pipeline.data.classes import make_classes
 from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import save_model
 from pipeline.prediction import predict
+from pipeline.prediction.photo_models import PhotoModel, open_photo_model
 from pipeline.report.overlays import overlay
 from pipeline.variants import VARIANTS
 from tests.helpers.runs import CLASSES, SIZE
@@ -126,9 +126,8 @@ def test_one_command_draws_several_photos(finished_run, tmp_path):
 
 
 def opened(scores, side, classes):
-    """A model of square images, of which only the scores are asked for."""
-    shapes = {"image_shape": (side, side, 3), "scores_shape": (side, side, classes)}
-    return argparse.Namespace(**shapes, scores=scores)
+    """A model of square images."""
+    return PhotoModel((side, side), classes, None, False, scores)
 
 
 def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
@@ -138,7 +137,7 @@ def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
     photo = tmp_path / "cat.png"
     photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
     model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
-    monkeypatch.setattr(predict, "open_checked", lambda _: model)
+    monkeypatch.setattr(predict, "open_photo_model", lambda _: model)
     monkeypatch.setattr(predict, "legend_figure", fail)
     predict.write_overlays([photo], tmp_path / "model.tflite")
     output = capsys.readouterr().out
@@ -194,7 +193,7 @@ def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
         seen_images.append(image)
         return np.stack([np.full(image.shape[:2], 0.5), image[..., 0] / 255], axis=-1)
 
-    monkeypatch.setattr(predict, "open_checked", lambda _: opened(scores, 32, 2))
+    monkeypatch.setattr(predict, "open_photo_model", lambda _: opened(scores, 32, 2))
     monkeypatch.setattr(predict, "classes_of", lambda *_: (make_classes(("blue", "red")), fit))
     predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.h5")
     with Image.open(tmp_path / "photo.png.classes.png") as class_map:
@@ -235,7 +234,7 @@ def test_stale_model_draws_with_a_note(run_copy, tmp_path, capsys):
 def test_class_names_come_from_the_contract_without_a_data_set(evaluated_run, tmp_path):
     for name, expected in (("int8", CLASSES), ("original", ("class 0", "class 1", "class 2"))):
         copy = shutil.copy(artifact_path(evaluated_run, name), tmp_path)
-        assert predict.classes_of(Path(copy), 3)[0].names == expected
+        assert predict.classes_of(Path(copy), open_photo_model(Path(copy)))[0].names == expected
 
 
 def test_unreadable_photo_or_model_is_an_error(finished_run, tmp_path):
@@ -273,7 +272,7 @@ def test_model_that_is_no_segmentation_model_is_refused(tmp_path):
     image = layers.Input((16, 16, 3))
     save_model(keras.Model(image, layers.Conv2D(5, 1, 2)(image)), tmp_path / "other.h5")
     with pytest.raises(UserError, match="is not a segmentation model of this pipeline"):
-        predict.open_checked(tmp_path / "other.h5")
+        open_photo_model(tmp_path / "other.h5")
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".tflite"])
@@ -287,7 +286,7 @@ def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
     else:
         path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     with pytest.raises(UserError, match="gives one score per pixel, not one per class; for two"):
-        predict.open_checked(path)
+        open_photo_model(path)
 
 
 @pytest.mark.parametrize("kind", predict.KINDS)
@@ -297,7 +296,7 @@ def test_only_pictures_of_an_earlier_run_are_replaced(tmp_path, monkeypatch, cap
     for photo in (cat, dog):
         photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
     model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
-    monkeypatch.setattr(predict, "open_checked", lambda _: model)
+    monkeypatch.setattr(predict, "open_photo_model", lambda _: model)
     theirs = tmp_path / f"it's a dog.png.{kind}.png"
     theirs.write_bytes(dog.read_bytes())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
