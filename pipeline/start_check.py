@@ -65,6 +65,8 @@ def fault_of_this_python() -> str | None:
         advice = "run" if other else "install one of these, then run"
         return f"{fault}; {advice}: {remedy(other or 'python3.12')}"
     missing = [name for name, module in PACKAGES.items() if not is_installed(module)]
+    if missing and sys.flags.no_site:
+        return f"-S hides the installed packages; run: {command_with(sys.executable)}"
     if missing:
         names = ", ".join(missing[:NAMED])
         if missing[NAMED:]:
