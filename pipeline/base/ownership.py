@@ -12,13 +12,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.base.commands import move
 from pipeline.base.console import UserError
-from pipeline.base.files import atomic, current_sha256, fault_of, write_json, write_lines
+from pipeline.base.files import atomic, current_sha256, write_json, write_lines
 
-NOTE = ".unrecorded_files.json"  # in a models folder: SHA-256 by name of a file without its record
+NOTE = ".unrecorded_files.json"  # in a models folder: SHA-256s by name of a file without a record
 
 LIST = "SHA256SUMS"  # in a folder to hand over: the files that this pipeline wrote into it
 RECORD_KEYS = ("sha256", "fingerprint", "split_rules", "wall_seconds")  # of the data set's record
@@ -37,7 +36,7 @@ def is_ours(path: Path) -> bool:
         digest = current_sha256(path)
     except OSError:  # a folder, as TensorFlow saves models; a link to nothing; not readable
         return False
-    return noted(path.parent).get(path.name) == digest or digest in recorded(path)
+    return digest in recorded(path) or digest in noted(path.parent).get(path.name, [])
 
 
 def recorded(path: Path) -> set[str]:
@@ -64,18 +63,25 @@ def is_record(path: Path) -> bool:
 # --- the note of a run ----------------------------------------------------------------------
 
 
-def noted(models_dir: Path) -> dict[str, Any]:
-    """SHA-256 by name of the files whose record may be missing; {} if there is no good note."""
+def noted(models_dir: Path) -> dict[str, list[str]]:
+    """SHA-256s by name of files whose record may be missing; {} if there is no good note.
+
+    A name has several after several runs that were killed: the last one may have been killed before
+    its file was in place.
+    """
     try:
         content = json.loads((models_dir / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: digests for name, digests in content.items() if isinstance(digests, list)}
 
 
 def note(path: Path, digest: str) -> None:
     """Notes the SHA-256 of a file that is put in place next, and whose record comes last."""
-    write_json(path.with_name(NOTE), {**noted(path.parent), path.name: digest})
+    before = noted(path.parent)
+    write_json(path.with_name(NOTE), {**before, path.name: [*before.get(path.name, []), digest]})
 
 
 def settle(models_dir: Path) -> None:
@@ -85,7 +91,7 @@ def settle(models_dir: Path) -> None:
     left = {
         name: before[name]
         for name, path in paths.items()
-        if before[name] not in recorded(path) and not fault_of(path, before[name])
+        if path.is_file() and current_sha256(path) not in recorded(path) and is_ours(path)
     }
     if not left:
         (models_dir / NOTE).unlink(missing_ok=True)

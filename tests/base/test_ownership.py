@@ -92,6 +92,29 @@ def test_model_of_a_run_that_was_killed_before_its_record_is_ours(training, monk
     assert training.model.read_text() == "whole" and hidden(training.model.parent) == []
 
 
+def test_model_of_a_killed_run_is_ours_after_a_second_kill(training, monkeypatch):
+    """The second run is killed after it noted its file and before that is in place."""
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(artifacts, "write_record", killed)
+        training("the first")
+    noted = ownership.note
+
+    def noted_and_killed(*arguments):
+        noted(*arguments)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(ownership, "note", noted_and_killed)
+        training("the second")
+    assert training.model.read_text() == "the first"
+    training("the third")
+    assert training.model.read_text() == "the third" and hidden(training.model.parent) == []
+
+
 def test_note_does_not_make_another_file_ours(training, monkeypatch):
     def killed(*_):
         raise SystemExit
