@@ -25,17 +25,24 @@ def python() -> str:
         return NAMES[0]
     for name in NAMES:
         other = shutil.which(name)
-        # A virtual environment's interpreter is a link to the one that it was made with: the
-        # folder counts, too.
-        if other and os.path.samefile(other, executable) and same_folder(other, executable):
+        if other and is_same_interpreter(other, executable):
             return name
     folder = os.path.join(os.getcwd(), "")
     return executable[len(folder) :] if executable.startswith(folder) else executable
 
 
-def same_folder(path: str, other: str) -> bool:
-    """Whether two files lie in the same folder."""
-    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(os.path.dirname(other))
+def is_same_interpreter(path: str, other: str) -> bool:
+    """Whether two paths lead to one interpreter, and to one environment.
+
+    A virtual environment's interpreter is a link to the one that it was made with: the folder
+    counts, too. False where the system does not let this user look.
+    """
+    try:
+        same_file = os.path.samefile(path, other)
+    except OSError:
+        return False
+    folders = (os.path.realpath(os.path.dirname(name)) for name in (path, other))
+    return same_file and len(set(folders)) == 1
 
 
 def command(script: str, *words: object) -> str:

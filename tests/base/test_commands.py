@@ -41,6 +41,20 @@ def test_command_names_the_interpreter_that_runs(tmp_path, monkeypatch):
     assert words == ["bin with space/python", script, "--names", "a b"]
 
 
+def test_interpreter_that_the_user_may_not_look_at_is_named_by_its_path(tmp_path, monkeypatch):
+    """The message was about the interpreter, and not about what was wrong."""
+    (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", sys.executable)
+
+    monkeypatch.setattr(os.path, "samefile", refused)
+    assert shlex.split(commands.command("training.py"))[0].endswith(
+        os.path.basename(sys.executable)
+    )
+
+
 @pytest.mark.parametrize("name", ["-x", "my $models"])
 def test_folder_of_any_name_is_no_flag(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -20,7 +20,7 @@ from trials import Campaign, Tally
 from pipeline.base import artifacts, console
 from pipeline.base.files import sha256
 from pipeline.inference import keras_files
-from pipeline.prediction import predict
+from pipeline.prediction import photo_models
 
 
 def flips(campaign: Campaign) -> Iterator[Tally]:
@@ -30,7 +30,7 @@ def flips(campaign: Campaign) -> Iterator[Tally]:
     def look(path: Path) -> str:
         """How a user of --model would fare: "refused", "opened", or the fault."""
         try:
-            predict.open_checked(path).scores(picture)
+            photo_models.open_photo_model(path).predict(picture)
         except console.UserError as error:
             return "refused in one line" if "\n" not in str(error) else "many lines"
         except Exception as error:

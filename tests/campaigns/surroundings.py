@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import toy
@@ -21,6 +21,7 @@ from toy import ROOT, STAGES, ask, copy_of, hidden, run
 from trials import Campaign, Tally
 
 from pipeline.base import artifacts
+from pipeline.base.unfinished import mark_path
 from pipeline.data.dataset import load_split
 from pipeline.evaluation import accuracy
 from pipeline.evaluation.memory import resident_bytes
@@ -67,21 +68,27 @@ def flags(campaign: Campaign) -> Iterator[Tally]:
     yield tally
 
 
+class Built(Exception):
+    """Ends a script's `parse` as soon as its parser is there."""
+
+
 def parser_of(module: Any) -> argparse.ArgumentParser:
     """The parser that a script's `parse` builds."""
-    found: list[argparse.ArgumentParser] = []
+    parsers: list[argparse.ArgumentParser] = []
     plain = argparse.ArgumentParser.parse_args
 
-    def catch(self: argparse.ArgumentParser, *_: Any) -> argparse.Namespace:
-        found.append(self)
-        return plain(self, [])
+    def catch(self: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parsers.append(self)
+        raise Built
 
-    argparse.ArgumentParser.parse_args = catch  # type: ignore[method-assign]
+    argparse.ArgumentParser.parse_args = catch  # type: ignore[method-assign, assignment]
     try:
         module.parse([])
+    except Built:
+        return parsers[0]
     finally:
         argparse.ArgumentParser.parse_args = plain  # type: ignore[method-assign]
-    return found[0]
+    raise AssertionError(f"{module.__name__}.parse uses no parser")
 
 
 def bad_values(action: argparse.Action) -> tuple[str, ...]:
@@ -131,7 +138,8 @@ def full(
         before = functools.partial(at_the_end, fill) if saving else fill
         done = run(*ask(script, models_dir, "--seed", 8), before=before)
         whole = campaign.check_whole(script, models_dir)
-        temporary = [name for name in hidden(models_dir) if "state" not in name]
+        mark = mark_path(models_dir, script).name  # with it --resume knows the run
+        temporary = [name for name in hidden(models_dir) if "state" not in name and name != mark]
         (where / "ballast").unlink(missing_ok=True)
         faults, again = campaign.check_rerun(script, models_dir)
         if saving and done.code and "going on after epoch 2" not in again.out:
