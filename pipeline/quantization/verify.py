@@ -94,11 +94,13 @@ def check_input(image: Tensor, variant: str) -> None:
 
 
 def kernel_zeros(content: bytes) -> dict[str, float]:
-    """Fraction of zeros, 0..1, in the kernel of each operator in CONVOLUTIONS, by layer."""
+    """Fraction of zeros, 0..1, in the kernel of each operator in CONVOLUTIONS, by layer.
+
+    Left out are kernels that the file unpacks first, as float16 ones.
+    """
     kernels = {operator.layer: operator.kernel for operator in operators(content)}
-    return {
-        layer: float(np.mean(kernel.values() == 0)) for layer, kernel in kernels.items() if kernel
-    }
+    constants = {layer: kernel for layer, kernel in kernels.items() if kernel and kernel.is_weight}
+    return {layer: float(np.mean(kernel.values() == 0)) for layer, kernel in constants.items()}
 
 
 def check_zeros(content: bytes, variant: str, model: keras.Model, remedy: str) -> float:
