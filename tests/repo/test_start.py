@@ -201,6 +201,18 @@ def test_python_that_removes_docstrings_is_told_so(project):
 # --- the check itself -----------------------------------------------------------------------
 
 
+def test_python_that_leaves_the_scripts_folder_out_finds_the_package(tmp_path):
+    """-P, -I and PYTHONSAFEPATH do. It was a traceback: no module named 'pipeline'."""
+    done = run(sys.executable, "-I", ROOT / "quantization.py", "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: ")
+
+
+def test_python_that_hides_the_packages_is_told_so(tmp_path):
+    """-S does. The advice was to install them."""
+    done = run(sys.executable, "-S", ROOT / "training.py", "--help", folder=tmp_path)
+    assert done.returncode == 2 and "-S hides the installed packages; run: " in done.stderr
+
+
 def test_packages_are_the_direct_requirements():
     direct = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n\n")[0]
     assert sorted(re.findall(r"^([\w-]+)==", direct, re.MULTILINE)) == sorted(PACKAGES)
