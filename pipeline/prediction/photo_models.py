@@ -72,9 +72,16 @@ def open_keras(path: Path) -> PhotoModel:
     for tensors, what in ((network.inputs, "inputs"), (network.outputs, "outputs")):
         if len(tensors) != 1:
             raise UserError(f"{path} has {len(tensors)} {what}; make a model of one of them")
-    model = KerasModel(network)
+    model, recorded = KerasModel(network), not fault_beside(path)
     size, number = checked_shapes(path, model.image_shape, model.scores_shape)
-    return PhotoModel(size, number, None, not fault_beside(path), model.scores)
+    if not recorded:
+        note_assumed_pixels(path)
+    return PhotoModel(size, number, None, recorded, model.scores)
+
+
+def note_assumed_pixels(path: Path) -> None:
+    """Prints a note that nothing tells how pixels become input values, and what is assumed."""
+    say(f"note: {path} does not say how pixels become input values; they are divided by 255")
 
 
 # --- .tflite files --------------------------------------------------------------------------
@@ -198,9 +205,7 @@ def input_values(path: Path, image: dict[str, Any], description: Description) ->
     scale, zero_point = image["quantization"]
     if kind == np.float32:
         if real is None:
-            say(
-                f"note: {path} does not say how pixels become input values; they are divided by 255"
-            )
+            note_assumed_pixels(path)
             real = np.broadcast_to(pixels / np.float32(255), (256, 3))
         return np.ascontiguousarray(real, np.float32)
     raw = np.repeat(np.arange(256)[:, None] + np.iinfo(kind).min, 3, axis=1).astype(kind)
