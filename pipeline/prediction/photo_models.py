@@ -90,18 +90,17 @@ def note_assumed_pixels(path: Path) -> None:
 def open_tflite(path: Path) -> PhotoModel:
     """A .tflite file in an interpreter."""
     interpreter = open_interpreter(path)
-    (image, *others), outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if others:
-        raise UserError(f"{path} has {1 + len(others)} inputs, not one image; name another file")
-    shape = unbatched(path, image)
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    if len(inputs) != 1:
+        raise UserError(f"{path} has {len(inputs)} inputs, not one image; name another file")
+    image, shape = inputs[0], unbatched(path, inputs[0])
     output = chosen_output(path, shape, outputs)
     description, recorded = describe(path), not fault_beside(path)
     values = input_values(path, image, description)
-    is_map = is_class_map(output)
+    scores_shape, is_map = unbatched(path, output), is_class_map(output)
     if is_map:
-        size, number = shape[:2], len(description.names or ()) or MOST
-    else:
-        size, number = checked_shapes(path, shape, unbatched(path, output))
+        scores_shape = (*scores_shape[:2], len(description.names or ()) or MOST)
+    size, number = checked_shapes(path, shape, scores_shape)
     if description.names is not None and len(description.names) != number:
         raise UserError(
             f"{path} tells {number} classes apart and names {len(description.names)}; name another "
@@ -116,7 +115,7 @@ def open_tflite(path: Path) -> PhotoModel:
         scores = interpreter.get_tensor(output["index"])[0]
         return scores.reshape(size) if is_map else scores
 
-    return PhotoModel((int(size[0]), int(size[1])), number, description.names, recorded, predict)
+    return PhotoModel(size, number, description.names, recorded, predict)
 
 
 def unbatched(path: Path, details: dict[str, Any]) -> tuple[int, ...]:
@@ -227,7 +226,7 @@ def input_values(path: Path, image: dict[str, Any], description: Description) ->
     exact = np.rint(real.astype(np.float64) / scale + zero_point)
     limits = np.iinfo(kind)
     beyond = max(limits.min - exact.min(), exact.max() - limits.max)
-    if beyond > TOLERANCE * 255:
+    if not beyond <= TOLERANCE * 255:  # nor if it is no number
         raise UserError(
             f"{path} says that pixels become values of {real.min():.4g} to {real.max():.4g}, and "
             "its quantised input cannot hold these; correct its metadata"

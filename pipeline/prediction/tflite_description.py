@@ -24,7 +24,11 @@ from pipeline.inference.tflite_files import tables
 from pipeline.inference.tflite_metadata import BUFFER, FIELDS, LABELS_FILE, NORMALISATION
 
 LARGEST_LIST = 1 << 20  # bytes of a list of class names
-DAMAGED = (struct.error, ValueError, IndexError, TypeError, OverflowError)
+# What the readers of the schema raise for tables that are damaged, which LiteRT does not look at.
+DAMAGED = (
+    *(struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError),
+)
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,8 @@ def test_pixels_become_the_values_that_the_file_asks_for(image, description, bla
         (tensor("float32"), Description((1.0,), (0.0,)), "not those of three colours"),
         (tensor("float32"), Description((1.0, 2.0), (1.0, 1.0)), "not those of three colours"),
         (tensor("int16", 1, 0), Description(), "takes input of type int16"),
+        (tensor("int8", float("nan"), 0), Description(), "is not that of pixels"),
+        (tensor("int8", float("nan"), 0), TEXT, "quantised input cannot"),
     ],
 )
 def test_input_that_no_pixel_fits_is_refused(image, description, message):
