@@ -25,6 +25,7 @@ from pipeline.prediction.tflite_description import Description, describe
 # Real values of a black and of a white pixel that networks of others are trained on.
 PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5), (-128.0, 127.0))
 TOLERANCE = 0.02  # of such a range, by which a quantised input may differ from it
+ANY_SIZE = "takes images of any size, and a photograph has to be shrunk to one; fix its input size"
 INPUT_TYPES = ("float32", "uint8", "int8")
 
 
@@ -94,6 +95,8 @@ def open_tflite(path: Path) -> PhotoModel:
     if len(inputs) != 1:
         raise UserError(f"{path} has {len(inputs)} inputs, not one image; name another file")
     image, shape = inputs[0], unbatched(path, inputs[0])
+    if min(image["shape_signature"][1:], default=0) < 0:  # LiteRT takes 1 for it
+        raise UserError(f"{path} {ANY_SIZE}")
     output = chosen_output(path, shape, outputs)
     description, recorded = describe(path), not fault_beside(path)
     values = input_values(path, image, description)
@@ -134,6 +137,8 @@ def checked_shapes(
     Raises:
         UserError: it maps no image to scores of several classes of its pixels.
     """
+    if None in image or None in output:
+        raise UserError(f"{path} {ANY_SIZE}")
     if len(image) != 3 or image[2] != 3 or output[:2] != image[:2] or len(output) != 3:
         raise UserError(
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
@@ -151,7 +156,8 @@ def is_class_map(output: dict[str, Any]) -> bool:
     """Whether an output has a class for each pixel: integers that stand for no other numbers."""
     shape, kind = [int(length) for length in output["shape"]], np.dtype(output["dtype"])
     flat = len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)
-    return flat and np.issubdtype(kind, np.integer) and not output["quantization"][0]
+    plain = tuple(output["quantization"]) in ((0, 0), (1, 0))
+    return flat and np.issubdtype(kind, np.integer) and plain
 
 
 def chosen_output(
