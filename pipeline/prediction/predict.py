@@ -225,9 +225,7 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     note_stale(model)
     classes, fit = classes_of(model, network)
     rules = photo_rules_of(model, network)
-    network.predict(
-        np.zeros(network.image_shape, np.uint8)
-    )  # the first run is slower than the others
+    network.predict(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
         photo = open_photograph(path, f"the photo {path}", rules_from(rules))
