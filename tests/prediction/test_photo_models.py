@@ -221,7 +221,7 @@ def test_names_that_do_not_fit_are_refused_and_large_ones_not_read(files, tmp_pa
 # --- kinds of files ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["best.H5", "best.hdf5", "best.keras", "best"])
+@pytest.mark.parametrize("name", ["best.H5", "best"])
 def test_h5_file_is_read_whatever_its_suffix(finished_run, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(artifact_path(finished_run, "original").read_bytes())
