@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import evaluation
+from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.deploy import ethos_u
@@ -204,7 +205,11 @@ def error_of(path):
 
 def test_without_vela_the_error_says_how_to_install_it(clean, files, monkeypatch):
     message = error_of(files / "int8.tflite")
-    assert "ethos-u-vela" in message and "python3 -m venv" in message and "export VELA=" in message
+    assert (
+        "ethos-u-vela" in message
+        and f"{commands.python()} -m venv" in message
+        and "export VELA=" in message
+    )
     monkeypatch.setenv("VELA", str(clean / "gone"))
     assert f"VELA names {clean / 'gone'}" in error_of(files / "int8.tflite")
 
