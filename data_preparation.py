@@ -248,7 +248,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
         sidecars.drawn(folder / LEFT_OUT, lambda path: write_lines(path, left_out))
     files = dataset_picture.drawings(stage.models_dir)
     sidecars.draw(stage, "dataset", files, dataset_picture.__file__)
-    for line in dataset_summary.lines(record, folder, len(source.skipped)):
+    for line in dataset_summary.lines(record, folder, source.skipped):
         console.say(line)
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
 

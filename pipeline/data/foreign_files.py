@@ -5,6 +5,9 @@ A file is recognised by its content where that is at hand, else by its suffix.
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,13 +62,20 @@ EXR = Kind("OpenEXR", (".exr",), "save it as TIFF or PNG: oiiotool IN.exr -o OUT
 JXL = Kind("JPEG XL", (".jxl",), "convert it to PNG: djxl IN.jxl OUT.png (of libjxl)")
 SVG = Kind("SVG, a drawing", (".svg",), "draw it as PNG: rsvg-convert IN.svg -o OUT.png")
 PDF = Kind("PDF", (".pdf",), "draw its pages as PNG: pdftoppm -png IN.pdf OUT (of poppler)")
+VIDEO = Kind(
+    "a video",
+    (".mp4", ".avi", ".mov", ".mkv", ".webm"),
+    "save its frames as PNG: ffmpeg -i IN.mp4 OUT_%05d.png",
+)
 LABELME = Kind(
     "JSON, as labelling tools write it",
     (".json", ".xml"),
     "export the masks of your labelling tool as PNG, or one COCO JSON for all pictures",
 )
-KINDS = (HEIF, NUMPY, MATLAB, NIFTI, DICOM, HDF5, RAW, EXR, JXL, SVG, PDF, LABELME)
+KINDS = (HEIF, NUMPY, MATLAB, NIFTI, DICOM, HDF5, RAW, EXR, JXL, SVG, PDF, VIDEO, LABELME)
 
+NOT_READ = "which is not read"
+MOST_LOOKED_AT = 20_000  # files of a folder
 HEAD = 512  # bytes of a file that tell its format
 SIGNATURES = (  # offset, bytes, format
     (0, b"\x93NUMPY", NUMPY),
@@ -102,20 +112,45 @@ def kind_of_content(source: Source) -> Kind | None:
 
 def describe(kind: Kind) -> str:
     """What a message says of such a file, after its name."""
-    return f"is {kind.name}, which is not read; {kind.remedy}"
+    return f"is {kind.name}, {NOT_READ}; {kind.remedy}"
 
 
-def namesake(folder: Path, stem: str) -> tuple[Path, Kind] | None:
-    """A file `stem` in a folder, of a format that is not read; None if there is none.
+def by_tail(names: Iterable[str]) -> dict[str, list[tuple[str, Kind]]]:
+    """Files in formats that are not read, by every end of their path, without suffix.
 
     Args:
-        folder: where to look.
-        stem: path below it, without suffix.
+        names: paths of files, "masks/train/a.npy". It is found by "a", "train/a", and so on.
     """
-    for kind in KINDS:
-        for suffix in kind.suffixes:
-            for spelling in (suffix, suffix.upper()):
-                path = folder / f"{stem}{spelling}"
-                if path.is_file():
-                    return path, kind
-    return None
+    files: dict[str, list[tuple[str, Kind]]] = {}
+    for name in names:
+        if kind := kind_of_name(name):
+            suffix = next(end for end in reversed(kind.suffixes) if name.lower().endswith(end))
+            parts = unicodedata.normalize("NFC", name[: -len(suffix)]).split(os.sep)
+            for start in range(len(parts)):
+                files.setdefault("/".join(parts[start:]), []).append((name, kind))
+    return files
+
+
+def commonest_below(folder: Path) -> str:
+    """The message on a folder that holds more files in one format that is not read than pictures.
+
+    "" if it holds no such files.
+    """
+    files: dict[Kind, list[Path]] = {}
+    others = 0
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if kind := kind_of_name(name):
+                files.setdefault(kind, []).append(Path(parent, name))
+            others += not kind
+        if others + sum(map(len, files.values())) > MOST_LOOKED_AT:
+            break
+    if not files:
+        return ""
+    kind = max(files, key=lambda kind: len(files[kind]))
+    number = len(files[kind])
+    if kind is LABELME and 2 * number < others:  # a list of pictures, or settings
+        return ""
+    more = f" ({number} such files)" if number > 1 else ""
+    return f"{files[kind][0]} {describe(kind)}{more}"

@@ -52,7 +52,7 @@ def on_same_pictures(same: dict[str, Any], split_rules: dict[str, str]) -> str:
 
 def remedy_for_pairs(pairs: list[list[str]], split_rules: dict[str, str]) -> str:
     """What to do about pictures that are in two splits, as a part of a sentence."""
-    cut = any(split_rules.get(split, "of the data set") != "of the data set" for split, *_ in pairs)
+    cut = all(split_rules.get(split, "of the data set") != "of the data set" for split, *_ in pairs)
     if not cut:
         return "remove them from one of the splits"
     if all(ROBOFLOW in name and ROBOFLOW in other for _, name, _, other in pairs):

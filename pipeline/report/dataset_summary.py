@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.artifacts import Record
+from pipeline.data.foreign_files import NOT_READ
 from pipeline.report import data_warnings
 
 LEFT_OUT = "left_out.txt"  # beside dataset.json: what is left out, and why
@@ -14,13 +16,13 @@ FEW_CLASSES = 5  # classes that the note on this lists at most
 MOST_SHARES = 4  # classes of a split that are listed; the table of mask values has all
 
 
-def lines(record: Record, folder: Path, skipped: int) -> list[str]:
+def lines(record: Record, folder: Path, skipped: Sequence[tuple[str, str]]) -> list[str]:
     """A line for each split, notes and warnings, and where files are listed.
 
     Args:
         record: of the data set.
         folder: of the data set.
-        skipped: files that were skipped without a fault.
+        skipped: files that were skipped without a fault, each with the reason.
     """
     rows = []
     faulty = sum(record["metrics"]["audit"]["left_out"].values())
@@ -35,10 +37,12 @@ def lines(record: Record, folder: Path, skipped: int) -> list[str]:
         *data_warnings.lines(record),
     ):
         rows += [note] if note else []
-    if faulty + skipped:
+    if faulty or skipped:
+        foreign = [f"{name} ({reason})" for name, reason in skipped if NOT_READ in reason]
+        example = f", {len(foreign)} of them such as {foreign[0]}" if foreign else ""
         rows.append(
-            f"left out: {faulty} faulty examples, {skipped} skipped files; {folder / LEFT_OUT} "
-            "lists them"
+            f"left out: {faulty} faulty examples, {len(skipped)} skipped files{example}; "
+            f"{folder / LEFT_OUT} lists them"
         )
     if record["listing"]:
         rows.append(f"file and split of each example: {folder / record['listing'][0]}")

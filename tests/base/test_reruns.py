@@ -45,6 +45,7 @@ KINDS = {
         *(NONE, "data/formats/coco.py", "data/formats/synthetic.py"),
         *("data/formats/folder_layout.py", "data/formats/ultralytics.py"),
         "data/formats/json_kinds.py",
+        "data/formats/pairing.py",
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),

@@ -5,27 +5,16 @@ An image and its mask have the same path below these folders, apart from the suf
 
 from __future__ import annotations
 
-import functools
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.base.console import UserError
+from pipeline.data.foreign_files import NOT_READ, kind_of_name
+from pipeline.data.formats.pairing import Pairs, PathsByStem, match
 from pipeline.data.image_reader import suffixes
 from pipeline.data.label_mapping import Labels, read_labelmap
-from pipeline.data.sample_source import (
-    LISTED_TWICE,
-    SAME_STEM,
-    SPLIT_NAMES,
-    UNPAIRED,
-    Collection,
-    Fault,
-    Picture,
-    Sample,
-    Split,
-)
+from pipeline.data.sample_source import LISTED_TWICE, SPLIT_NAMES, UNPAIRED, Collection, Fault
 
 # Names of the folders of images and of masks, in this project and in other tools.
 FOLDERS = (
@@ -35,47 +24,6 @@ FOLDERS = (
 WHOLE = ("trainval", "default")  # lists of all pictures, used if no list is called train
 OUR_OUTPUTS = (".overlay.png", ".classes.png", ".legend.png")  # by evaluation.py --image
 VOID_COLOUR, VOID = (224, 224, 192), 255  # Pascal VOC: borders of objects, ignored
-
-PathsByStem = dict[str, list[str]]  # path without suffix: all paths that have it
-
-
-@dataclass
-class Pairs:
-    """Pairs of image and mask files by split, and files that could not be paired."""
-
-    folder: Path
-    splits: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # (image, mask)
-    faults: list[Fault] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
-    extra: list[Path] = field(default_factory=list)  # lists, label map or data.yaml
-
-    def collection(self, labels: Labels) -> Collection:
-        """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
-        if "train" not in self.splits:
-            raise UserError(f"{self.folder} has no training pictures; call their folder train")
-        return Collection(
-            title=str(self.folder),
-            splits={
-                split: Split(len(pairs), functools.partial(self.read, split))
-                for split, pairs in self.splits.items()
-            },
-            labels=labels,
-            faults=self.faults,
-            skipped=self.skipped,
-            files=self.files,
-            folder=self.folder,
-        )
-
-    def read(self, split: str) -> Iterator[Sample]:
-        """Yields the samples of a split."""
-        for pair in self.splits[split]:
-            yield Sample(pair[0], *(Picture(self.folder / f, str(self.folder / f)) for f in pair))
-
-    def files(self) -> list[str]:
-        """All files that decide the content, relative to the folder."""
-        paired = [name for split in self.splits.values() for files in split for name in files]
-        return paired + [os.path.relpath(path, self.folder) for path in self.extra]
-
 
 # --- files --------------------------------------------------------------------------------
 
@@ -119,42 +67,12 @@ def pictures_below(folder: Path, base: Path, skipped: list[tuple[str, str]]) -> 
             elif entry.name.lower().endswith(OUR_OUTPUTS):
                 skipped.append((name, "drawn by evaluation.py"))
             elif not picture:
-                skipped.append((name, "not the suffix of a picture"))
+                kind = kind_of_name(entry.name)
+                reason = f"{kind.name}, {NOT_READ}" if kind else "not the suffix of a picture"
+                skipped.append((name, reason))
             else:
                 paths.setdefault(stem(os.path.relpath(entry.path, folder)), []).append(name)
     return paths
-
-
-def match(
-    pairs: Pairs, split: str, keys: Iterable[str], images: PathsByStem, masks: PathsByStem
-) -> None:
-    """Pairs the image and the mask of each key.
-
-    Args:
-        pairs: the pairs of this split, or faults where there is not one image and one mask, are
-            added to it.
-        split: "train", "validation" or "test".
-        keys: keys of `images` and `masks` to pair.
-        images: paths of images, by key.
-        masks: paths of masks, by key.
-    """
-    matched = pairs.splits.setdefault(split, [])
-    for key in keys:
-        image_paths, mask_paths = images.get(key, []), masks.get(key, [])
-        for kind, paths in (("image", image_paths), ("mask", mask_paths)):
-            if len(paths) > 1:
-                first, second = (pairs.folder / path for path in paths[:2])
-                text = f"{first} and {second} have the same name, so the {kind} is ambiguous"
-                fault = Fault(SAME_STEM, f"{text}; rename one of them, and its partner")
-                pairs.faults += [fault] * len(paths)
-        if len(image_paths) == len(mask_paths) == 1:
-            matched.append((image_paths[0], mask_paths[0]))
-        elif not mask_paths:
-            text = f"{pairs.folder / (image_paths or [key])[0]} has no mask of the same name"
-            pairs.faults.append(Fault(UNPAIRED, f"{text}; draw it, or remove the image"))
-        elif not image_paths:
-            text = f"{pairs.folder / mask_paths[0]} has no image of the same name"
-            pairs.faults.append(Fault(UNPAIRED, f"{text}; add it, or remove the mask"))
 
 
 # --- layouts ------------------------------------------------------------------------------

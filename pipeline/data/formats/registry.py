@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.files import atomic, sha256
+from pipeline.data.foreign_files import commonest_below
 from pipeline.data.formats.coco import json_in, read_coco
 from pipeline.data.formats.folder_layout import layout_of, read_folder
 from pipeline.data.formats.synthetic import KINDS, drawn_animals
@@ -31,8 +32,8 @@ MODULES = {  # kind of data: the modules of this folder that read it
     TFDS: ("tfds",),
     DRAWN: ("synthetic",),
     COCO: ("coco", "json_kinds"),
-    ULTRALYTICS: ("ultralytics", "folder_layout"),
-    FOLDERS: ("folder_layout",),
+    ULTRALYTICS: ("ultralytics", "folder_layout", "pairing"),
+    FOLDERS: ("folder_layout", "pairing"),
 }
 LAYOUTS = (
     "images/ and masks/, JPEGImages/ and SegmentationClass/ (Pascal VOC), a data.yaml "
@@ -148,6 +149,8 @@ def open_source(
         raise UserError(
             f"{path} is a TFDS folder; read it with: --data pets --data-dir {commands.line(path)}"
         )
+    if foreign := commonest_below(path):
+        raise UserError(f"{path} is not a data set that is read: {foreign}")
     raise UserError(f"{path} is not a data set; a folder must have {LAYOUTS}")
 
 

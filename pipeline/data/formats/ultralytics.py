@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.base.console import UserError
 from pipeline.base.lazy import yaml
 from pipeline.data.classes import IGNORED
-from pipeline.data.formats.folder_layout import Pairs, PathsByStem, match, pictures_below, stem
+from pipeline.data.formats.folder_layout import pictures_below, stem
+from pipeline.data.formats.pairing import Pairs, PathsByStem, match
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
 from pipeline.data.sample_source import Collection
 

@@ -1,0 +1,143 @@
+"""Pairs of image and mask files, and what is said of files that have no partner."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.base.console import UserError
+from pipeline.data.foreign_files import LABELME, Kind, by_tail, describe
+from pipeline.data.label_mapping import Labels
+from pipeline.data.sample_source import (
+    SAME_STEM,
+    UNPAIRED,
+    Collection,
+    Fault,
+    Picture,
+    Sample,
+    Split,
+)
+
+PathsByStem = dict[str, list[str]]  # path without suffix: all paths that have it
+ForeignByTail = dict[str, list[tuple[str, Kind]]]  # from `foreign_files.by_tail`
+
+
+@dataclass
+class Pairs:
+    """Pairs of image and mask files by split, and files that could not be paired."""
+
+    folder: Path
+    splits: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # (image, mask)
+    faults: list[Fault] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    extra: list[Path] = field(default_factory=list)  # lists, label map or data.yaml
+
+    def collection(self, labels: Labels) -> Collection:
+        """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
+        if "train" not in self.splits:
+            raise UserError(f"{self.folder} has no training pictures; call their folder train")
+        return Collection(
+            title=str(self.folder),
+            splits={
+                split: Split(len(pairs), functools.partial(self.read, split))
+                for split, pairs in self.splits.items()
+            },
+            labels=labels,
+            faults=self.faults,
+            skipped=self.skipped,
+            files=self.files,
+            folder=self.folder,
+        )
+
+    def read(self, split: str) -> Iterator[Sample]:
+        """Yields the samples of a split."""
+        for pair in self.splits[split]:
+            yield Sample(pair[0], *(Picture(self.folder / f, str(self.folder / f)) for f in pair))
+
+    def files(self) -> list[str]:
+        """All files that decide the content, relative to the folder."""
+        paired = [name for split in self.splits.values() for files in split for name in files]
+        return paired + [os.path.relpath(path, self.folder) for path in self.extra]
+
+
+def match(
+    pairs: Pairs, split: str, keys: Iterable[str], images: PathsByStem, masks: PathsByStem
+) -> None:
+    """Pairs the image and the mask of each key.
+
+    Args:
+        pairs: the pairs of this split, or faults where there is not one image and one mask, are
+            added to it.
+        split: "train", "validation" or "test".
+        keys: keys of `images` and `masks` to pair.
+        images: paths of images, by key.
+        masks: paths of masks, by key.
+    """
+    matched = pairs.splits.setdefault(split, [])
+    foreign = by_tail(name for name, _ in pairs.skipped)
+    for key in keys:
+        image_paths, mask_paths = images.get(key, []), masks.get(key, [])
+        for kind, paths in (("image", image_paths), ("mask", mask_paths)):
+            if len(paths) > 1:
+                first, second = (pairs.folder / path for path in paths[:2])
+                text = f"{first} and {second} have the same name, so the {kind} is ambiguous"
+                fault = Fault(SAME_STEM, f"{text}; rename one of them, and its partner")
+                pairs.faults += [fault] * len(paths)
+        if len(image_paths) == len(mask_paths) == 1:
+            matched.append((image_paths[0], mask_paths[0]))
+        elif not (image_paths and mask_paths):
+            text = unpaired(pairs.folder, key, image_paths, mask_paths, images, foreign)
+            pairs.faults.append(Fault(UNPAIRED, text))
+
+
+def unpaired(
+    folder: Path,
+    key: str,
+    image_paths: list[str],
+    mask_paths: list[str],
+    images: PathsByStem,
+    foreign: ForeignByTail,
+) -> str:
+    """The message on an image without a mask, or on a mask without an image.
+
+    Args:
+        folder: of the data set.
+        key: of both, as of `match`.
+        image_paths: of this key.
+        mask_paths: of this key; one of both is empty.
+        images: all images, by key.
+        foreign: from `foreign_files.by_tail`.
+    """
+    if not mask_paths:
+        image = (image_paths or [key])[0]
+        remedy = partner(folder, key, image, foreign) or "draw it, or remove the image"
+        return f"{folder / image} has no mask of the same name; {remedy}"
+    remedy = partner(folder, key, mask_paths[0], foreign) or "add it, or remove the mask"
+    first, _, rest = key.partition("/")
+    if rest in images:
+        remedy = (
+            f"if masks lie in one folder for each class ({first}/ ...): one mask for each picture "
+            "is read; draw them into one, with a value for each class"
+        )
+    return f"{folder / mask_paths[0]} has no image of the same name; {remedy}"
+
+
+def partner(folder: Path, key: str, name: str, foreign: ForeignByTail) -> str:
+    """What a message says of the partner that a file would have in a format that is not read.
+
+    Args:
+        folder: of the data set.
+        key: of the file, as of `match`.
+        name: path of the file.
+        foreign: from `foreign_files.by_tail`.
+
+    Returns:
+        "" if there is no such partner.
+    """
+    for other, kind in foreign.get(key, []):
+        if os.path.dirname(other) != os.path.dirname(name) or kind is LABELME:
+            return f"{folder / other} {describe(kind)}"
+    return ""
