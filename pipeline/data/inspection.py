@@ -74,7 +74,7 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
     edges = mask.edges if unexplained else None
     turns = ""
     if photo.orientation != 1 or mask.own > 1:
-        turns = f"{photo.orientation}, mask {placement.drawn_on or mask.own}"
+        turns = f"{photo.orientation}, mask drawn on: {placement.drawn_on or mask.own}"
     kind = Kind(mask.form, first_colours(mask.palette), photo.form, turns)
     return Content(counts, mask.palette, colours, edges, photo, placement.drawn_on, kind)
 

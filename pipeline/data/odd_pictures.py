@@ -13,6 +13,7 @@ from pipeline.data.audit import Findings
 from pipeline.data.dataset import SPLITS
 
 MOST = 4  # pictures that are picked
+NAMES = {"mask": "mask", "palette": "palette", "photo": "photo", "exif": "EXIF"}  # of `Kind`
 RARE = 0.25  # share of all samples above which a way of storing is not rare
 
 Origin = tuple[str, int]  # split of the data set, and the sample's number in it
@@ -47,5 +48,5 @@ def pick(findings: Findings, codes: dict[str, np.ndarray]) -> dict[Origin, str]:
         if count > RARE * number or len(odd) == MOST:
             break
         name, value = trait
-        odd.setdefault(first[trait], f"{name} {value or 'none'}: {count} of {number}")
+        odd.setdefault(first[trait], f"rare: {NAMES[name]} {value or 'none'} ({count} of {number})")
     return odd
