@@ -19,7 +19,7 @@ from pipeline.data.dataset import SPLITS, Rows
 
 SIDE = 32  # pixels of a thumbnail
 FREQUENCIES = 8  # of the cosine transform, in each direction
-CHUNK = 1024  # pictures that are compared with all earlier ones at a time
+CELLS = 1 << 22  # pairs of hashes that are compared at a time, 4 bytes each
 CLOSE = 0.98  # correlation of two hashes above which the pictures are compared
 CANDIDATES = 3  # closest pictures that one is compared with
 # Two pictures are the same if their thumbnails differ little, once they are as bright and as rich
@@ -122,8 +122,9 @@ def candidates_of(
         others: float32 (m, 63).
         within: whether both are the same array, so that only earlier rows count.
     """
-    for start in range(0, len(hashes), CHUNK):
-        chunk = hashes[start : start + CHUNK]
+    rows_at_a_time = max(1, CELLS // max(1, len(others)))
+    for start in range(0, len(hashes), rows_at_a_time):
+        chunk = hashes[start : start + rows_at_a_time]
         correlation = chunk @ (others[: start + len(chunk)] if within else others).T
         if within:
             correlation[:, start:] = np.tril(correlation[:, start:], -1)
