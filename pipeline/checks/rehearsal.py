@@ -1,7 +1,8 @@
 """The later stages in small, on an untrained network, before the first epoch.
 
-The network is saved and read back, converted and run, wrapped for zeros, and cut by a block of
-channels. What no later stage can do is refused here; what one of them cannot do is a note.
+The network is saved and read back, converted to float32 and int8 and run, wrapped for zeros and for
+simulated int8, and cut by a block of channels. What no later stage can do is refused here; what one
+of them cannot do is a note.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from pipeline.inference.models import open_model
 from pipeline.pruning import channel_removal, magnitude
 from pipeline.pruning.channels import BLOCK
 from pipeline.pruning.dependency_graph import channel_groups, shortened
-from pipeline.quantization.convert import convert
+from pipeline.quantization.calibration import activation_ranges
+from pipeline.quantization.convert import calibrated_file, convert, quantise
+from pipeline.quantization.gptq import rounded_kernels
 from pipeline.quantization.verify import float_layers
 from pipeline.training.keras_private import calls
 
@@ -82,9 +85,9 @@ def rehearse(model: keras.Model) -> list[str]:
     network, images = copy_in_float32(model), random_images(model)
     logits = KerasModel(network).logits(images)
     check_file(network, images, logits)
-    check_conversion(network, images, logits)
+    content = check_conversion(network, images, logits)
     notes = [
-        *attempt("quantization.py", lambda: int8_notes(network, images, logits)),
+        *attempt("quantization.py", lambda: int8_notes(network, images, logits, content)),
         *attempt("pruning.py", lambda: zeros_notes(network, images, logits)),
         *attempt("pruning.py --channels", lambda: channel_notes(network, images)),
     ]
@@ -160,21 +163,38 @@ def first_line(text: str) -> str:
     return (text.splitlines() or [""])[0][:LONGEST_REASON]
 
 
-def check_conversion(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> None:
-    """Raises UserError if no .tflite file of the network can be made, or it computes otherwise."""
+def check_conversion(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> bytes:
+    """Converts a network to float32.
+
+    Returns:
+        The file that int8 is made from, which computes in float32 and has ranges; so one conversion
+        is enough for both.
+
+    Raises:
+        UserError: no .tflite file of the network can be made, or it computes something else.
+    """
     try:
-        content = convert(network, "float32")
-    except Exception as error:  # the converter's own kinds
-        raise UserError(
-            f"{culprits(network)} cannot be converted to a .tflite file"
-            f"{unknown_operations(str(error))}; use other layers, as bilinear or nearest resizing"
-        ) from None
+        content = calibrated_file(network, images / np.float32(255))
+    except Exception:  # the converter's own kinds; a float32 file may be possible all the same
+        content = plain_file(network)
     difference = differs(open_model(content).logits(images), logits)
     if difference > SAME_OUTPUT:
         raise UserError(
             f"the .tflite file of {network.name} differs by {difference:.1e} of the largest logit "
             "from the network; use other layers"
         )
+    return content
+
+
+def plain_file(network: keras.Model) -> bytes:
+    """The float32 file of a network; raises UserError, with its layers, if there can be none."""
+    try:
+        return convert(network, "float32")
+    except Exception as error:  # the converter's own kinds
+        raise UserError(
+            f"{culprits(network)} cannot be converted to a .tflite file"
+            f"{unknown_operations(str(error))}; use other layers, as bilinear or nearest resizing"
+        ) from None
 
 
 def culprits(network: keras.Model) -> str:
@@ -194,7 +214,7 @@ def culprits(network: keras.Model) -> str:
         args, kwargs = tf.nest.map_structure(alone, (call.args, call.kwargs))
         try:
             convert(keras.Model(image, call.layer(*args, **kwargs)), "float32")
-        except Exception:  # as in `check_conversion`
+        except Exception:  # as in `plain_file`
             names.append(call.layer.name)
     return shortened(names) if names else network.name
 
@@ -205,18 +225,40 @@ def unknown_operations(text: str) -> str:
     return f" ({', '.join(kinds)})" if kinds else ""
 
 
-def int8_notes(network: keras.Model, images: np.ndarray, logits: np.ndarray) -> list[str]:
-    """What the int8 file cannot do."""
-    content = convert(network, "int8", images / np.float32(255))
-    if floating := float_layers(content):
-        return [
+def int8_notes(
+    network: keras.Model, images: np.ndarray, logits: np.ndarray, content: bytes
+) -> list[str]:
+    """What the int8 file and the training for it cannot do.
+
+    Args:
+        content: from `check_conversion`.
+    """
+    pixels = images / np.float32(255)
+    rounded_kernels(network, pixels[:1])  # only to see that it can be done
+    file, notes = quantise(content, activation_ranges(content, pixels)), []
+    error = float(np.mean((open_model(file).logits(images) - logits) ** 2))
+    if floating := float_layers(file):
+        notes.append(
             f"{shortened(floating)} would compute in float in the int8 file, which quantization.py "
             "refuses; use other layers, or let these stay float there: --max-drop 1"
-        ]
-    error = float(np.mean((open_model(content).logits(images) - logits) ** 2))
-    signal = float(np.var(logits))
-    if signal < LEAST_SIGNAL * error:
-        return [f"int8 of {network.name} is mostly noise with random weights; it may be refused"]
+        )
+    elif float(np.var(logits)) < LEAST_SIGNAL * error:
+        notes.append(
+            f"int8 of {network.name} is mostly noise with random weights; it may be refused"
+        )
+    return notes + attempt("quantization.py --qat", lambda: qat_notes(network, pixels, file))
+
+
+def qat_notes(network: keras.Model, pixels: np.ndarray, file: bytes) -> list[str]:
+    """What the training with simulated int8 cannot do.
+
+    Args:
+        pixels: images, float32 (n, height, width, 3) in 0..1.
+        file: the int8 file.
+    """
+    from pipeline.quantization import qat  # needs Keras at once
+
+    qat.simulate_int8(network, file)(pixels, training=False)
     return []
 
 

@@ -117,12 +117,8 @@ class Source:
         of the logits is 2 to 3 dB higher (docs/choices.md).
         """
         # One image is enough to mark the tensors that need a range.
-        converter = calibrating(self.rounded, self.calibration[:1], "int8")
-        stop_after_calibration(converter)
-        content = with_ranges(run_converter(converter), self.ranges)
-        with silenced():
-            types = (tf.dtypes.as_dtype(kind) for kind in (input_type, output_type))
-            return quantise_calibrated(content, *types)
+        content = calibrated_file(self.rounded, self.calibration[:1])
+        return quantise(content, self.ranges, input_type, output_type)
 
 
 def convert(
@@ -134,6 +130,31 @@ def convert(
 ) -> bytes:
     """Converts a Keras model once; arguments, result and errors as `Source` and its `convert`."""
     return Source(model, calibration).convert(variant, int8_input, int8_output)
+
+
+def calibrated_file(model: keras.Model, images: np.ndarray) -> bytes:
+    """The float32 file that the converter would quantise to int8, with a range at each activation.
+
+    Args:
+        images: float32 (n, height, width, 3) in 0..1, whose extremes are the ranges.
+    """
+    converter = calibrating(model, images, "int8")
+    stop_after_calibration(converter)
+    return run_converter(converter)
+
+
+def quantise(
+    content: bytes, ranges: dict[str, Range], input_type: str = "uint8", output_type: str = "int8"
+) -> bytes:
+    """Quantises a calibrated file to int8 throughout.
+
+    Args:
+        content: from `calibrated_file`.
+        ranges: of its activations, by tensor.
+    """
+    with silenced():
+        types = (tf.dtypes.as_dtype(kind) for kind in (input_type, output_type))
+        return quantise_calibrated(with_ranges(content, ranges), *types)
 
 
 def run_converter(converter: tf.lite.TFLiteConverter) -> bytes:

@@ -203,12 +203,19 @@ def round_kernels(model: keras.Model, images: np.ndarray) -> keras.Model:
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
+    for name, kernel in rounded_kernels(model, images).items():
+        kernel_of(copy.get_layer(name)).assign(kernel)
+    return copy
+
+
+def rounded_kernels(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The kernels of `round_kernels`, float64, by name of layer; the model stays as it is."""
+    kernels = {}
     for name, products in input_products(model, images).items():
-        layer = copy.get_layer(name)
-        kernel = kernel_of(layer)
-        values = kernel.numpy().astype(np.float64)
+        layer = model.get_layer(name)
+        values = kernel_of(layer).numpy().astype(np.float64)
         # Output channels are in the order of the groups that they belong to.
         columns = values.reshape(column_size(layer), group_count(layer), -1).transpose(1, 0, 2)
         rounded = round_columns(columns, products)
-        kernel.assign(rounded.transpose(1, 0, 2).reshape(values.shape))
-    return copy
+        kernels[name] = rounded.transpose(1, 0, 2).reshape(values.shape)
+    return kernels

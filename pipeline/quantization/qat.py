@@ -83,7 +83,7 @@ def summed_axes(layer: layers.Layer, rank: int) -> tuple[int, ...]:
     return tuple(range(rank - 1))
 
 
-def simulate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
+def simulate_int8(model: keras.Model, content: bytes) -> keras.Model:
     """Return a network that rounds where the int8 file of a model does, with the file's ranges.
 
     The quantize API of TFMOT cannot be used: it refuses models that call functions such as reshape,
@@ -92,13 +92,13 @@ def simulate_int8(model: keras.Model, calibration: np.ndarray) -> keras.Model:
 
     Args:
         model: its normalisation layers must be frozen.
-        calibration: float32 images (n, height, width, 3) in 0..1 that set the ranges.
+        content: its int8 file, whose ranges count.
 
     Returns:
         A network on the weights of the model, not copies.
     """
     limits = {}
-    for operator in operators(convert(model, "int8", calibration)):
+    for operator in operators(content):
         # For fused layers, the first name is that of the layer whose output the operator gives.
         parts = operator.tensor.split(";")[0].split("/")
         if len(parts) > 2 and operator.limits:
@@ -121,7 +121,7 @@ def train_for_int8(
     Args:
         stage: its arguments say epochs, batch_size, seed and resume.
         source: the model, "original" or "pruned".
-        calibration: see `simulate_int8`.
+        calibration: float32 images (n, height, width, 3) in 0..1 that set the ranges.
 
     Returns:
         The model, in float32, and the result of `loop.fit`, whose mean IoU is with rounding.
@@ -130,7 +130,7 @@ def train_for_int8(
     for layer in model.layers:
         # The statistics of normalisation are folded into the int8 weights.
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
-    student = simulate_int8(model, calibration)
+    student = simulate_int8(model, convert(model, "int8", calibration))
     examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
     arguments = stage.arguments
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)

@@ -22,7 +22,8 @@ from pipeline.evaluation import latency, memory
 from pipeline.inference.keras_files import load_model
 from pipeline.inference.litert import TfliteModel, load_interpreter
 from pipeline.inference.models import open_model
-from pipeline.pruning import magnitude
+from pipeline.pruning import channels, magnitude
+from pipeline.report import sidecars
 from pipeline.training import networks
 from pipeline.training.checkpoints import TrainingState
 from tests.helpers.made_up_evaluation import made_up_times
@@ -55,6 +56,9 @@ def trained(name, models_dir, monkeypatch, *more):
 def test_network_goes_through_all_stages(name, data_copy, monkeypatch, capsys):
     where = ["--models-dir", str(data_copy)]
     monkeypatch.setattr(magnitude, "SMALLEST_KERNEL", 2000)
+    # What does not depend on the network, or needs no more of it, is not done or done less often.
+    monkeypatch.setattr(channels, "ROUND_BATCHES", 2)
+    monkeypatch.setattr(sidecars, "drawn", lambda *_: False)
     trained(name, data_copy, monkeypatch)
     floating = getattr(module_of(name), "FLOAT_IN_INT8", None)
     note = f"{floating} would compute in float in the int8 file"

@@ -35,17 +35,6 @@ def validation(finished_run):
 
 
 @pytest.fixture
-def simulate(qat, monkeypatch):
-    """Simulates an int8 file that was made before: to convert a model takes seconds."""
-
-    def simulate(model, content):
-        monkeypatch.setattr(qat, "convert", lambda *_: content)
-        return qat.simulate_int8(model, None)
-
-    return simulate
-
-
-@pytest.fixture
 def rounded_to_nearest(monkeypatch):
     """Converts to int8 with kernels rounded to the nearest value, without GPTQ."""
     monkeypatch.setattr(convert, "round_kernels", lambda model, _: model)
@@ -62,13 +51,11 @@ def noise_ratio(model, student, content, images):
     return np.mean((simulated - exact) ** 2) / file_error
 
 
-def test_simulation_is_as_noisy_as_the_int8_file(
-    finished_run, simulate, rounded_to_nearest, validation
-):
+def test_simulation_is_as_noisy_as_the_int8_file(qat, finished_run, rounded_to_nearest, validation):
     """Sums differ in their last bits, so that single values are rounded in other directions."""
     model = load_model(finished_run, "pruned")
     content = rounded_to_nearest(model, calibration=calibration_sample(finished_run, 36, 7)[1])
-    student = simulate(model, content)
+    student = qat.simulate_int8(model, content)
     assert 0.5 < noise_ratio(model, student, content, validation) < 2
 
 
@@ -78,26 +65,24 @@ def test_simulation_is_as_noisy_as_the_int8_file(
     [(networks.classic_unet, (), 0.5, 2), (networks.compact_unet, (2.0,), 0, np.inf)],
     ids=["classic", "on an enlarged image"],
 )
-def test_other_networks_are_simulated_too(
-    simulate, rounded_to_nearest, network, settings, least, most
-):
+def test_other_networks_are_simulated_too(qat, rounded_to_nearest, network, settings, least, most):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
     model = with_statistics(
         network((SIZE, SIZE), len(CLASSES), *settings), images / np.float32(255)
     )
     content = rounded_to_nearest(model, calibration=images / np.float32(255))
-    student = simulate(model, content)
+    student = qat.simulate_int8(model, content)
     assert least < noise_ratio(model, student, content, images) < most
 
 
 def test_fine_tuning_changes_the_weights_of_the_model_but_not_its_zeros_and_normalisation(
-    finished_run, simulate
+    qat, finished_run
 ):
     model = load_model(finished_run, "pruned")
     for layer in model.layers:
         layer.trainable = "norm" not in layer.name
-    student = simulate(model, artifact_path(finished_run, "int8").read_bytes())
+    student = qat.simulate_int8(model, artifact_path(finished_run, "int8").read_bytes())
     before = {variable.name: variable.numpy() for variable in model.variables}
     assert {variable.name for variable in student.variables} == set(before)
     optimizer = make_optimizer(4, 1e-2, 0, average=False)
