@@ -20,7 +20,7 @@ Writes  models/float32_model.tflite               the original, float32
 Takes half a minute on two CPU cores, two minutes with --sensitivity, and as long as a few epochs of
 training with --qat. Every file is opened again, run on a few validation images and compared with
 its source model. A file that disagrees with it, or an int8 file with a float operator that was not
-asked for, does not replace the old one.
+asked for, does not replace the old one; the other files are written all the same.
 
 Another conversion is one entry in pipeline/variants.py.
 """
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from pipeline.base import cli, console
 if __name__ == "__main__":
     console.guard_imports()  # before the slow ones
 
+import numpy as np
 
 from pipeline.base import ownership
 from pipeline.base.artifacts import artifact_path, command, read_record
@@ -51,7 +53,7 @@ from pipeline.deploy import handover
 from pipeline.inference import contract
 from pipeline.inference.keras_files import KerasModel, load_model
 from pipeline.quantization import convert, gptq, selective, sensitivity
-from pipeline.quantization.verify import check, check_zeros
+from pipeline.quantization.verify import Disagreement, check, check_zeros
 from pipeline.report import charts, sidecars
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.variants import VARIANTS
@@ -110,16 +112,22 @@ def sources() -> list[str]:
     return list(dict.fromkeys(variant.source for variant in VARIANTS.values()))
 
 
-def note_unknown_layers(models: dict[str, keras.Model]) -> None:
-    """Names the layers that GPTQ does not round, once, if there are any.
+def note_unknown_layers(models: dict[str, keras.Model], qat_too: bool) -> None:
+    """Names the layers whose kernels GPTQ or --qat does not round, if there are any.
 
     Args:
         models: the Keras models, by name.
+        qat_too: whether --qat is asked for.
     """
     calibrated = [variant.source for variant in VARIANTS.values() if variant.calibrated]
     unknown = [name for source in calibrated for name in gptq.left_to_converter(models[source])]
     if names := ", ".join(dict.fromkeys(unknown)):
         console.say(f"note: GPTQ does not know {names}: rounded to the nearest step")
+    if qat_too:
+        from pipeline.quantization import qat  # needs Keras at once
+
+        if names := ", ".join(qat.unsimulated(models[VARIANTS["int8"].source])):
+            console.say(f"note: --qat does not know {names}: trained without rounding")
 
 
 def int8_types(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -127,101 +135,115 @@ def int8_types(arguments: argparse.Namespace) -> tuple[str, str]:
     return arguments.int8_input, arguments.int8_output
 
 
-def within_limit(
-    stage: Stage, source: convert.Source, content: bytes
-) -> tuple[bytes, dict[str, Any]]:
-    """Measures what each operator costs in int8, and keeps to --max-drop if there is one.
+@dataclass(frozen=True)
+class Inputs:
+    """What the files are made from and compared with."""
 
-    Args:
-        source: the model of the int8 file, with calibration images.
-        content: that file.
+    models: dict[str, keras.Model]
+    sources: dict[str, convert.Source]  # the same models with what their files share
+    rows: np.ndarray  # of the training split: the images that set the ranges
+    images: np.ndarray  # of the validation split, uint8 (n, height, width, 3)
+    expected: dict[str, np.ndarray]  # the classes that each model gives these
 
-    Returns:
-        The int8 file, which is `content` if that keeps to the limit; what its record says of it,
-        with a row for each operator under "sensitivity".
-    """
-    images, masks = load_split(stage.models_dir, "validation")
-    number = sensitivity.scanned_images(source.model.output_shape)
-    few = images[:number], masks[:number]
-    rows = sensitivity.scan_operators(source.rounded_file, source.ranges, few)
-    worst = ", ".join(f"{row['layer']} ({row['snr_db']:.0f} dB)" for row in rows[:3])
-    console.say(f"worst operators in int8 alone: {worst}")
-    console.say(f"all of them: {stage.models_dir / 'int8_sensitivity.png'}")
-    limit = stage.arguments.max_drop
-    if limit is None:
-        return content, {"sensitivity": rows}
-    content, about = sensitivity.int8_within(
-        limit, content, source, rows, (images, masks), int8_types(stage.arguments)
-    )
-    return content, about | {"sensitivity": rows}
+    @classmethod
+    def load(cls, arguments: argparse.Namespace) -> Inputs:
+        """Those that the arguments name."""
+        models_dir = arguments.models_dir
+        rows, calibration = convert.calibration_sample(
+            models_dir, arguments.calibration_images, arguments.seed
+        )
+        images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
+        models = {name: load_model(models_dir, name) for name in sources()}
+        prepared = {name: convert.Source(model, calibration) for name, model in models.items()}
+        expected = {name: KerasModel(model).class_maps(images) for name, model in models.items()}
+        return cls(models, prepared, rows, images, expected)
 
 
 def quantise(stage: Stage, arguments: argparse.Namespace) -> None:
-    """Converts each variant's Keras model, checks each file and writes it."""
-    models_dir = arguments.models_dir
+    """Converts each variant's Keras model, checks each file and writes it.
 
-    # The images that set the ranges, and the predictions that every file is compared with.
-    rows, calibration = convert.calibration_sample(
-        models_dir, arguments.calibration_images, arguments.seed
-    )
-    images = load_split(models_dir, "validation")[0][:COMPARED_IMAGES]
-    models = {name: load_model(models_dir, name) for name in sources()}
-    expected = {name: KerasModel(model).class_maps(images) for name, model in models.items()}
-    prepared = {name: convert.Source(model, calibration) for name, model in models.items()}
-    note_unknown_layers(models)
+    A file that is refused costs none of the others.
 
-    for variant, chosen in VARIANTS.items():
-        name = chosen.source  # of the model that the file is compared with
-        source, wanted = prepared[name], expected[name]
-        about: dict[str, Any] = {}  # what the record says of the file
-        tables: dict[str, Any] = {}  # what charts are drawn from
-
-        # int8 may be trained for, and may keep some operators in float.
-        if variant == "int8" and arguments.qat:
-            from pipeline.quantization import qat  # needs Keras at once
-
-            model, (history, resumption) = qat.train_for_int8(
-                stage.part(variant), chosen.source, calibration
-            )
-            name, wanted = "fine-tuned", KerasModel(model).class_maps(images)
-            source = convert.Source(model, calibration)
-            about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
-            tables |= {"history": history, "resumption": resumption}
-        content = source.convert(variant, *int8_types(arguments))
-        if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
-            content, scan = within_limit(stage, source, content)
-            tables["sensitivity"] = scan.pop("sensitivity")
-            about |= scan
-
-        # The contract goes in last; then what the record says of the file.
-        classes = load_classes(models_dir).names
-        content = contract.add_contract(content, classes, load_photo_rules(models_dir))
-        ends = contract.describe(content, classes)
-        about |= {f"{end}_type": ends[end]["type"] for end in ("input", "output")}
-        if chosen.calibrated:
-            about["calibration_rows"] = rows.tolist()
-        elif chosen.weights == "int8":
-            about["int8_layers"] = [
-                operator.layer for operator in selective.dynamic_range_operators(content)
-            ]
-        metrics = {"bytes": len(content), **about}
-
-        with stage.new_artifact(variant, metrics, tables=tables) as (path,):
-            path.write_bytes(content)
-            mixed = bool(about.get("float_operators"))
-            metrics["agreement"] = check(path, variant, images, wanted, name, mixed)
-            if chosen.calibrated:
-                metrics["zeros"] = check_zeros(
-                    content, variant, models[chosen.source], command(chosen.source, models_dir)
-                )
-        console.say(
-            f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
-            f"{metrics['agreement']:.2%} of validation pixels get the class that the "
-            f"{name} model gives them"
-        )
+    Raises:
+        UserError: files were refused; those that were not are in place.
+    """
+    inputs = Inputs.load(arguments)
+    note_unknown_layers(inputs.models, arguments.qat)
+    refusals = []
+    for variant in VARIANTS:
+        try:
+            write_file(stage, variant, inputs)
+        except console.UserError as error:
+            refusals.append(str(error))
+    if refusals:
+        rest = ". The other files were written" if len(refusals) < len(VARIANTS) else ""
+        raise console.UserError("; ".join(dict.fromkeys(refusals)) + rest)
     forget(stage, "qat")
-    sidecars.draw(stage, "int8", drawings(models_dir), charts.__file__)
+    sidecars.draw(stage, "int8", drawings(stage.models_dir), charts.__file__)
     console.say(f"done in {stage.seconds()} s")
+
+
+def write_file(stage: Stage, variant: str, inputs: Inputs) -> None:
+    """Converts the Keras model of a variant, checks the file and writes it.
+
+    Raises:
+        UserError: the file was refused, or its model cannot be converted or trained for int8. The
+            old file stays.
+    """
+    arguments, models_dir, chosen = stage.arguments, stage.models_dir, VARIANTS[variant]
+    name = chosen.source  # of the model that the file is compared with
+    source, wanted = inputs.sources[name], inputs.expected[name]
+    about: dict[str, Any] = {}  # what the record says of the file
+    tables: dict[str, Any] = {}  # what charts are drawn from
+
+    # int8 may be trained for, and may keep some operators in float.
+    if variant == "int8" and arguments.qat:
+        from pipeline.quantization import qat  # needs Keras at once
+
+        model, (history, resumption) = qat.train_for_int8(
+            stage.part(variant), chosen.source, source.calibration
+        )
+        name, wanted = "fine-tuned", KerasModel(model).class_maps(inputs.images)
+        source = convert.Source(model, source.calibration)
+        about["qat_validation_mean_iou"] = max(row["mean_iou"] for row in history)
+        tables |= {"history": history, "resumption": resumption}
+    content = source.file(variant, *int8_types(arguments))
+    if variant == "int8" and (arguments.sensitivity or arguments.max_drop is not None):
+        content, scan = sensitivity.scanned(stage, source, content, int8_types(arguments))
+        tables["sensitivity"] = scan.pop("sensitivity")
+        about |= scan
+
+    # The contract goes in last; then what the record says of the file.
+    classes = load_classes(models_dir).names
+    content = contract.add_contract(content, classes, load_photo_rules(models_dir))
+    ends = contract.describe(content, classes)
+    about |= {f"{end}_type": ends[end]["type"] for end in ("input", "output")}
+    if chosen.calibrated:
+        about["calibration_rows"] = inputs.rows.tolist()
+    elif chosen.weights == "int8":
+        about["int8_layers"] = [
+            operator.layer for operator in selective.dynamic_range_operators(content)
+        ]
+    metrics = {"bytes": len(content), **about}
+
+    with stage.new_artifact(variant, metrics, tables=tables) as (path,):
+        path.write_bytes(content)
+        mixed = bool(about.get("float_operators"))
+        try:
+            metrics["agreement"] = check(path, variant, inputs.images, wanted, name, mixed)
+        except Disagreement as error:
+            if not chosen.calibrated:
+                raise
+            way_out = sensitivity.way_out(source, inputs.images)
+            raise console.UserError(f"{error}{way_out}") from None
+        if chosen.calibrated:
+            model, remedy = inputs.models[chosen.source], command(chosen.source, models_dir)
+            metrics["zeros"] = check_zeros(content, variant, model, remedy)
+    console.say(
+        f"wrote {artifact_path(models_dir, variant)}: {len(content) / 1e6:.2f} MB, "
+        f"{metrics['agreement']:.2%} of validation pixels get the class that the "
+        f"{name} model gives them"
+    )
 
 
 def drawings(models_dir: Path) -> sidecars.Drawings:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import textwrap
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.base.console import silenced
+from pipeline.base.console import UserError, silenced
 from pipeline.base.lazy import keras, tf
 from pipeline.data.dataset import load_split
 from pipeline.inference.tflite_files import compacted
@@ -20,6 +21,8 @@ from pipeline.quantization.gptq import round_kernels
 from pipeline.quantization.selective import dynamic_range_operators, quantise_dynamic
 from pipeline.quantization.tensorflow_private import quantise_calibrated, stop_after_calibration
 from pipeline.variants import VARIANTS
+
+LONGEST_REASON = 200  # characters of an exception's text
 
 
 def calibration_sample(models_dir: Path, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +111,17 @@ class Source:
         else:
             content = self.float_file
         return compacted(content)
+
+    def file(self, variant: str, *types: str) -> bytes:
+        """As `convert`; raises UserError if the converter refuses the model."""
+        try:
+            return self.convert(variant, *types)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # the converter's own kinds
+            text = f"{type(error).__name__}: {error}"
+            reason = textwrap.shorten(text, LONGEST_REASON, placeholder=" ...")
+            raise UserError(f"no {variant} file can be made ({reason}); use other layers") from None
 
     def quantised_throughout(self, input_type: str, output_type: str) -> bytes:
         """The file in int8, with the ranges of `activation_ranges`.

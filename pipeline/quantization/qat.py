@@ -7,11 +7,13 @@ its class derives from one of Keras, which takes seconds to load.
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from pipeline.base.artifacts import read_record
+from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.base.stage import Stage
 from pipeline.inference.keras_files import kernel_name, load_model
@@ -23,6 +25,7 @@ from pipeline.training.losses import Objective
 from pipeline.training.optimizers import make_optimizer
 from pipeline.training.views import distillation_pair
 
+LONGEST_REASON = 160  # characters of an exception's text
 LEARNING_RATE = 2e-4  # the peak; low, so that fine-tuning keeps the accuracy of the start
 
 
@@ -111,6 +114,20 @@ def simulate_int8(model: keras.Model, content: bytes) -> keras.Model:
     return keras.models.clone_model(model, clone_function=wrap)
 
 
+def unsimulated(model: keras.Model) -> list[str]:
+    """Layers with a kernel that training rounds in no way, as "mix (SeparableConv2D)".
+
+    `SimulatedInt8` rounds one kernel of a layer.
+    """
+    names = []
+    for layer in model.layers:
+        own = getattr(layer, kernel_name(layer) or "", None)
+        kernels = [weight for weight in layer.weights if "kernel" in weight.name.split("/")[-1]]
+        if any(kernel is not own for kernel in kernels):
+            names.append(f"{layer.name} ({type(layer).__name__})")
+    return names
+
+
 def train_for_int8(
     stage: Stage, source: str, calibration: np.ndarray
 ) -> tuple[keras.Model, Trained]:
@@ -125,12 +142,23 @@ def train_for_int8(
 
     Returns:
         The model, in float32, and the result of `loop.fit`, whose mean IoU is with rounding.
+
+    Raises:
+        UserError: a layer cannot be trained with simulated int8; or as `loop.fit`.
     """
     teacher, model = load_model(stage.models_dir, source), load_model(stage.models_dir, source)
     for layer in model.layers:
         # The statistics of normalisation are folded into the int8 weights.
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
-    student = simulate_int8(model, convert(model, "int8", calibration))
+    content = convert(model, "int8", calibration)
+    try:
+        student = simulate_int8(model, content)
+    except Exception as error:  # whatever Keras raises for a layer that it cannot wrap
+        reason = textwrap.shorten(str(error), LONGEST_REASON, placeholder=" ...")
+        raise UserError(
+            f"--qat cannot train the {source} model ({reason or type(error).__name__}); quantise "
+            "it without --qat"
+        ) from None
     examples = read_record(stage.models_dir, "dataset")["splits"]["train"]["examples"]
     arguments = stage.arguments
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)

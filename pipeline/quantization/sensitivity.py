@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.console import UserError, progress, say
+from pipeline.base.stage import Stage
 from pipeline.base.system import cores
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Split, load_split
 from pipeline.inference import iou
 from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import Operator, compacted, operators
@@ -20,6 +21,8 @@ from pipeline.quantization.selective import has_int8_form, quantise_static, with
 from pipeline.quantization.verify import float_layers
 
 SCAN_IMAGES = 128  # validation images that each operator is measured on, at most
+FEW_IMAGES = 4  # of the scan after a refusal
+SHOWN_LAYERS = 3  # the worst ones, in messages
 SCAN_LOGITS = 64_000_000  # logits of these images together, at most: they are held in memory
 
 
@@ -80,9 +83,56 @@ def scan_operators(
     return sorted(rows, key=lambda row: row["snr_db"])
 
 
+def way_out(source: Source, images: np.ndarray) -> str:
+    """How to get an int8 file, for the end of a sentence, where the one in int8 throughout is bad.
+
+    It names the layers that disturb the logits most when they alone are in int8.
+
+    Args:
+        source: the model of an int8 file, with calibration images.
+        images: uint8 (n, height, width, 3); FEW_IMAGES of them are used.
+    """
+    few = images[:FEW_IMAGES]
+    masks = np.zeros(few.shape[:3], np.uint8)  # the drop of mean IoU is not asked for
+    worst = worst_of(scan_operators(source.rounded_file, source.ranges, (few, masks)))
+    return f", or let the worst layers ({worst}) stay float: --max-drop 0.01" if worst else ""
+
+
+def worst_of(rows: list[dict[str, Any]]) -> str:
+    """The first layers of `scan_operators`, in words."""
+    return ", ".join(f"{row['layer']} ({row['snr_db']:.0f} dB)" for row in rows[:SHOWN_LAYERS])
+
+
 def unknown_layers(listed: Sequence[Operator]) -> list[str]:
     """The layers, each once, that `quantise_static` leaves in float."""
     return list(dict.fromkeys(one.layer for one in listed if not has_int8_form(one)))
+
+
+def scanned(
+    stage: Stage, source: Source, content: bytes, types: tuple[str, str]
+) -> tuple[bytes, dict[str, Any]]:
+    """Measures what each operator costs in int8, and keeps to --max-drop if there is one.
+
+    Args:
+        source: the model of the int8 file, with calibration images.
+        content: that file.
+        types: of its input and output, each "uint8" or "int8".
+
+    Returns:
+        The int8 file, which is `content` if that keeps to the limit; what its record says of it,
+        with a row for each operator under "sensitivity".
+    """
+    images, masks = load_split(stage.models_dir, "validation")
+    number = scanned_images(source.model.output_shape)
+    few = images[:number], masks[:number]
+    rows = scan_operators(source.rounded_file, source.ranges, few)
+    say(f"worst operators in int8 alone: {worst_of(rows)}")
+    say(f"all of them: {stage.models_dir / 'int8_sensitivity.png'}")
+    limit = stage.arguments.max_drop
+    if limit is None:
+        return content, {"sensitivity": rows}
+    content, about = int8_within(limit, content, source, rows, (images, masks), types)
+    return content, about | {"sensitivity": rows}
 
 
 def int8_within(

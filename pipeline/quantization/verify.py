@@ -17,6 +17,10 @@ BETWEEN_TYPES = ("QUANTIZE", "DEQUANTIZE")  # operators
 LEAST_AGREEMENT = 0.90  # fraction of the pixels that must get the same class as from the model
 
 
+class Disagreement(UserError):
+    """A file gives too many pixels another class than the model that it was made from."""
+
+
 def check(
     path: Path,
     variant: str,
@@ -38,8 +42,8 @@ def check(
         The fraction of the pixels that get the same class, 0..1, rounded to 5 decimals.
 
     Raises:
-        UserError: LiteRT refuses the file, fewer than LEAST_AGREEMENT of the pixels agree, or
-            `check_input` or `check_integers` fails.
+        Disagreement: fewer than LEAST_AGREEMENT of the pixels agree.
+        UserError: LiteRT refuses the file, or `check_input` or `check_integers` fails.
     """
     try:
         model = open_model(path, made_here=True)
@@ -52,7 +56,7 @@ def check(
         check_input(read_graph(content).inputs[0], variant)
     agreement = float(np.mean(model.class_maps(images) == expected))
     if agreement < LEAST_AGREEMENT:
-        raise UserError(
+        raise Disagreement(
             f"the {variant} file agrees with the {source} model on only {agreement:.1%} of "
             f"the pixels of {len(images)} validation images; try --calibration-images 500, "
             "or train for more epochs"

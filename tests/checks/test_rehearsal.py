@@ -90,3 +90,14 @@ def test_stage_that_fails_for_a_reason_of_its_own_is_a_note(monkeypatch):
     monkeypatch.setattr(rehearsal.magnitude, "wrap", broken)
     model = network(layers.Conv2D(64, 3, padding="same"), layers.Conv2D(64, 3, padding="same"))
     assert "pruning.py will not work: two lines" in rehearsal.rehearse(model)
+
+
+def test_network_that_cannot_be_trained_for_int8_is_a_note(monkeypatch):
+    """It was an error of Keras in quantization.py --qat."""
+    from pipeline.quantization import qat  # loads Keras
+
+    def broken(*_):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(qat, "simulate_int8", broken)
+    assert "quantization.py --qat will not work: no such layer" in rehearsal.rehearse(network())

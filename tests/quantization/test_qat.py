@@ -135,3 +135,15 @@ def test_every_output_channel_has_a_step_of_its_own_as_in_the_file(qat, make, ax
     step = np.abs(kernel).max(axes, keepdims=True) / 127
     layer.set_weights([np.round(kernel / step) * step])
     np.testing.assert_allclose(simulated, layer(x).numpy(), atol=1e-5)
+
+
+def test_layers_with_a_kernel_that_training_does_not_round_are_named(qat):
+    """A separable convolution has two kernels, and attention has its kernels in layers inside."""
+    image = layers.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same")(image)
+    x = layers.DepthwiseConv2D(3, padding="same")(layers.BatchNormalization()(x))
+    x = layers.SeparableConv2D(8, 3, padding="same", name="in_two")(x)
+    y = layers.Reshape((64, 8))(x)
+    y = layers.MultiHeadAttention(2, 4, name="looks")(y, y)
+    model = keras.Model(image, layers.Dense(3)(layers.Reshape((8, 8, 8))(y)))
+    assert qat.unsimulated(model) == ["in_two (SeparableConv2D)", "looks (MultiHeadAttention)"]

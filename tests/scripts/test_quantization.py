@@ -210,6 +210,42 @@ def test_refusal_names_the_source_of_the_file(run_copy, monkeypatch):
         quantization.main(["--models-dir", str(run_copy)])
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            "disagrees",
+            r"the int8 file agrees with the pruned model on only .* worst layers \(\w+ \(\d+ dB\)"
+            r".* stay float: --max-drop",
+        ),
+        ("cannot be made", r"no int8 file can be made \(RuntimeError: no such thing\); use other"),
+    ],
+)
+def test_refused_int8_file_costs_none_of_the_others(run_copy, monkeypatch, kind, words):
+    """float16, which comes after int8, was not written."""
+    two = {name: VARIANTS[name] for name in ("int8", "float16")}
+    monkeypatch.setattr(quantization, "VARIANTS", two)
+    int8, float16 = (artifact_path(run_copy, name) for name in two)
+    old = int8.read_bytes()
+    float16.unlink()
+    plain = convert.Source.convert
+
+    def changed(source, variant, *types):
+        if variant == "float16":
+            return plain(source, variant, *types)
+        if kind == "cannot be made":
+            raise RuntimeError("no such thing")
+        other = convert.calibrated_file(inverted(run_copy), source.calibration)
+        return convert.quantise(other, {})
+
+    monkeypatch.setattr(convert.Source, "convert", changed)
+    with pytest.raises(UserError, match=rf"{words}.*\. The other files were written"):
+        quantization.main(["--models-dir", str(run_copy), *FEW])
+    assert int8.read_bytes() == old
+    assert stale_reason(run_copy, "float16") is None and float16.stat().st_size > 0
+    assert [path.name for path in run_copy.rglob(".*")] == []
+
+
 def inverted(models_dir):
     """The pruned model, but with other classes."""
     model = load_model(models_dir, "pruned")
