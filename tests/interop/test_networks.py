@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from tests.helpers.made_up_evaluation import made_up_times
 
 FOLDER = Path(__file__).parent / "networks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-TRAINING = ("--epochs", "8", "--taught-epochs", "0", "--batch-size", "8", "--learning-rate", "0.01")
+TRAINING = ("--epochs", "4", "--taught-epochs", "0", "--batch-size", "4", "--learning-rate", "0.01")
 PRUNING = ("--channels", "0.2", "--sparsity", "0.5", "--epochs", "2", "--batch-size", "4")
 FEW = ("--calibration-images", "20")
 RESUMED = ("tensorflow_tutorial", "unet_dropout")
@@ -38,6 +39,18 @@ SAME = 1e-4  # of the largest logit: what two forms of one network may differ by
 LEAST_AGREEMENT = 0.97  # fraction of pixels to which int8 gives the class that float32 does
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected_once():
+    """Every conversion collects garbage, and what TensorFlow's import made is not looked at again.
+
+    That took a twentieth of the time of these tests.
+    """
+    assert keras.backend  # is imported now
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def module_of(name):
