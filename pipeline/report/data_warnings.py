@@ -54,7 +54,10 @@ def remedy_for_pairs(pairs: list[list[str]], split_rules: dict[str, str]) -> str
     """What to do about pictures that are in two splits, as a part of a sentence."""
     cut = all(split_rules.get(split, "of the data set") != "of the data set" for split, *_ in pairs)
     if not cut:
-        return "remove them from one of the splits"
+        return (
+            "the splits are the data set's own: remove the pictures from one of them, or say it "
+            "beside the figure"
+        )
     if all(ROBOFLOW in name and ROBOFLOW in other for _, name, _, other in pairs):
         return f"to keep copies in one split: --group {commands.line(ROBOFLOW_GROUP)}"
     return "remove one of each pair, or keep copies in one split: --group PATTERN"

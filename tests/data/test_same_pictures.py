@@ -126,4 +126,4 @@ def test_script_names_the_pairs_and_what_keeps_them_apart(tmp_path, capsys):
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "Warning" in line)
     assert "3 of test also in train, such as images/test/x0.jpg (test) and " in line
     assert "images/train/t05.png (train)" in line
-    assert line.endswith("remove them from one of the splits")
+    assert line.endswith("or say it beside the figure")
