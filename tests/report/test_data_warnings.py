@@ -13,10 +13,10 @@ COPIES = [["test", "c_jpg.rf.01.jpg", "train", "c_jpg.rf.02.jpg"]]
 @pytest.mark.parametrize(
     ("rules", "pairs", "remedy"),
     [
-        (OF_THE_SET, PAIRS, "the data set's own: remove the pictures from one of them"),
+        (OF_THE_SET, PAIRS, "from one of them, or say it beside the figure"),
         (CUT, PAIRS, "remove one of each pair, or keep copies in one split: --group PATTERN"),
         (CUT, COPIES, r"to keep copies in one split: --group '(.+)\.rf\.'"),
-        ({}, PAIRS, "the data set's own: remove the pictures from one of them"),
+        ({}, PAIRS, "from one of them, or say it beside the figure"),
     ],
 )
 def test_warning_of_same_pictures_ends_with_what_can_be_done(rules, pairs, remedy):
