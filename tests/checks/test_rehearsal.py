@@ -26,6 +26,7 @@ def network(*middle, name="tiny"):
     return keras.Model(image, layers.Conv2D(CLASSES, 1, name="logits")(x), name=name)
 
 
+@pytest.mark.slow
 def test_network_that_passes_has_no_notes_and_is_left_as_it_was(tmp_path, capsys):
     model = small_unet((SIZE, SIZE), CLASSES)
     before = model.get_weights()
@@ -53,7 +54,7 @@ def test_network_that_passed_is_not_tried_again(tmp_path, monkeypatch):
     assert len(tried) == 7, "other code"
 
 
-@pytest.mark.parametrize("kind", ["bicubic", "area"])
+@pytest.mark.parametrize("kind", ["area", pytest.param("bicubic", marks=pytest.mark.slow)])
 def test_layer_that_no_file_can_have_is_refused_by_its_name(kind):
     """It was hundreds of lines of MLIR, after the training."""
     model = network(layers.Resizing(SIZE, SIZE, interpolation=kind, name="smooth"))

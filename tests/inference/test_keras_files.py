@@ -43,7 +43,7 @@ def test_disk_that_fills_while_a_model_is_saved_is_the_systems_own_error(
     assert caught.value.strerror
 
 
-@pytest.mark.parametrize("batch", [2, 5, 64])
+@pytest.mark.parametrize("batch", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 64)), 5])
 def test_class_maps_are_those_of_the_largest_logits_for_any_batch_size(saved, batch):
     model, _ = saved
     opened = keras_files.KerasModel(model)

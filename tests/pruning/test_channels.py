@@ -29,7 +29,14 @@ def random_network(build):
     return with_random_normalisation(build((SIZE, SIZE), len(CLASSES)))
 
 
-@pytest.mark.parametrize("build", [networks.compact_unet, networks.classic_unet])
+@pytest.mark.parametrize(
+    "build",
+    [
+        small_unet,
+        pytest.param(networks.compact_unet, marks=pytest.mark.slow),
+        pytest.param(networks.classic_unet, marks=pytest.mark.slow),
+    ],
+)
 def test_smaller_network_computes_what_the_masked_one_does(build):
     model, masked = random_network(build), random_network(build)
     random = np.random.default_rng(4)

@@ -124,6 +124,7 @@ def test_int8_file_has_the_calibrated_ranges(pruned, images, monkeypatch):
         assert in_file[name].limits == pytest.approx(ranges[name], abs=0.6 * step), name
 
 
+@pytest.mark.slow
 def test_ranges_are_set_in_the_named_tensors_only(pruned, images, monkeypatch):
     files = []
     monkeypatch.setattr(

@@ -221,6 +221,7 @@ def test_layer_that_is_not_known_is_left_to_the_converter_and_named(kind):
     ).any()
 
 
+@pytest.mark.slow
 def test_file_of_an_own_network_has_less_noise_than_by_nearest_rounding(monkeypatch):
     """The converter keeps the rounded kernels of all known layers; with unknown ones between."""
     middle = [

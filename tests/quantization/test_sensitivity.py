@@ -99,6 +99,7 @@ def test_scan_measures_signal_to_noise_and_drop_of_each_operator(fragile, ready,
         assert row["drop"] == pytest.approx(float_iou - int8_iou, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_kernels_and_ranges_are_prepared_once(fragile_run, source, monkeypatch, tmp_path):
     """They take most of the time, and ran again for --sensitivity and --max-drop."""
     calls = []
@@ -157,6 +158,7 @@ def validation_loss(models_dir):
     return 1 - jaccard_score(masks.ravel(), predictions.ravel(), average="macro", labels=labels)
 
 
+@pytest.mark.slow
 def test_limit_on_the_loss_keeps_the_most_sensitive_operators_in_float(fragile_run, capsys):
     quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", LIMIT])
     assert validation_loss(fragile_run) <= float(LIMIT) + 1e-4
@@ -229,6 +231,7 @@ def test_limit_that_no_file_keeps_leaves_the_old_file(fragile_run, rows, monkeyp
     assert sha256(artifact_path(fragile_run, "int8")) == before
 
 
+@pytest.mark.slow
 def test_limit_that_full_int8_keeps_leaves_no_operator_in_float(fragile_run):
     quantization.main(["--models-dir", str(fragile_run), *FEW, "--max-drop", "0.99"])
     assert validation_loss(fragile_run) > 0.1

@@ -66,6 +66,7 @@ def test_int8_file_with_a_float_input_is_refused_even_if_mixed(finished_run, val
         verify.check(path, "int8", validation, expected, "pruned", mixed=True)
 
 
+@pytest.mark.slow
 def test_int8_file_with_another_input_scale_is_refused(
     finished_run, pruned, validation, expected, tmp_path, monkeypatch
 ):

@@ -125,6 +125,7 @@ def put_original(models_dir, model):
     record.rewrite(sha256=sha256(path))
 
 
+@pytest.mark.slow
 def test_layers_called_like_our_encoder_are_fine_tuned_like_any_other(run_copy):
     """VGG's are called block1_conv1; in training they had the full learning rate, too."""
 
@@ -173,6 +174,7 @@ def test_channels_and_zeros_together(without_channels):
     assert not channels.plan_path(without_channels).exists()
 
 
+@pytest.mark.slow
 def test_network_with_fewer_channels_goes_through_the_later_stages(without_channels, monkeypatch):
     monkeypatch.setattr(quantization, "VARIANTS", {"int8": VARIANTS["int8"]})  # the most demanding
     quantization.main(["--models-dir", str(without_channels), "--calibration-images", "8"])

@@ -59,7 +59,9 @@ def test_record_holds_the_agreement_of_the_file_with_its_source(finished_run, va
     assert metrics["agreement"] > {"int8": 0.9, "dynamic": 0.97}.get(variant, 0.999)
 
 
-@pytest.mark.parametrize("variant", ["float32", "pruned_float32"])
+@pytest.mark.parametrize(
+    "variant", ["float32", pytest.param("pruned_float32", marks=pytest.mark.slow)]
+)
 def test_float32_file_is_made_and_checked_like_the_others(run_copy, monkeypatch, variant):
     """evaluation.py converted them, and compared them with nothing."""
     source = VARIANTS[variant].source
@@ -162,7 +164,7 @@ def nonzero_share(path):
     return nonzero / parameters
 
 
-@pytest.mark.parametrize("variant", ["float16", "int8"])
+@pytest.mark.parametrize("variant", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_variant_of_the_original_is_made_from_it(run_copy, monkeypatch, capsys, variant):
     """It was made from the pruned model, whatever its entry said."""
     path = artifact_path(run_copy, variant)

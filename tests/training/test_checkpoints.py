@@ -213,7 +213,7 @@ RANDOM_LAYERS = {
     "one used twice": lambda: [layers.Dropout(0.3)] * 2,
     "in a network inside": lambda: [nested(layers.Conv2D(3, 1), nested(layers.Dropout(0.3)))],
 }
-QUICK = ("none", "Dropout", "in a network inside")
+QUICK = ("none", "Dropout")
 RARE = sorted(RANDOM_LAYERS.keys() - set(QUICK))  # in `make test-slow`
 
 

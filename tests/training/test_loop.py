@@ -19,6 +19,7 @@ from tests.helpers.tiny_trainings import fit, state_file, tiny, train
 # --- training -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns():
     images, masks = blobs(32, 32)
     model, optimizer = tiny()

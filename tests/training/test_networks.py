@@ -25,6 +25,7 @@ def test_network_gives_a_logit_per_class_and_pixel(name, size, classes):
     assert logits.shape == (2, *size, classes) and logits.dtype == tf.float32
 
 
+@pytest.mark.slow
 def test_enlarged_network_is_the_larger_one_between_two_resizings():
     small, large = networks.compact_unet((32, 32), 3, 2.0), networks.compact_unet((64, 64), 3)
     assert small.count_params() == large.count_params()
@@ -35,6 +36,7 @@ def test_enlarged_network_is_the_larger_one_between_two_resizings():
     np.testing.assert_allclose(small(image).numpy(), expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_skip_connections_carry_detail_to_the_logits():
     """A change of one pixel changes the logits near it, which the deep path alone cannot do."""
     keras.utils.set_random_seed(0)

@@ -92,7 +92,10 @@ def network_of(function):
     return model
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "with_functions")) for name in NESTED],
+)
 def test_network_without_models_inside_computes_the_same(name):
     model = network_of(NESTED[name])
     flat = flattened(model)

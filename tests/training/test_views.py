@@ -17,12 +17,8 @@ SIDES = {  # side and enlargement of the network: sides that teacher and student
 }
 
 
-SLOW_SIDES = [pytest.param(*case, marks=pytest.mark.slow) for case in SIDES if case[1] != 1.25]
-
-
-@pytest.mark.parametrize(
-    ("side", "enlargement"), [*(case for case in SIDES if case[1] == 1.25), *SLOW_SIDES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "enlargement"), SIDES)
 def test_student_runs_at_a_lower_resolution_than_its_teacher(side, enlargement):
     """It computes what plain resizing around a network of that side and these weights does."""
     given = [networks.compact_unet((side, side), 4, enlargement, (16, 8, 8)) for _ in range(2)]

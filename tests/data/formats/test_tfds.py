@@ -35,7 +35,7 @@ def test_message_without_data_and_network_has_both_remedies(tmp_path, monkeypatc
     message = str(caught.value)
     assert str(tmp_path / "empty") in message and "ConnectionError" in message
     assert "--data-dir DIR" in message
-    assert "python data_preparation.py --dataset synthetic" in message
+    assert "data_preparation.py --data synthetic" in message
     assert "\n" not in message
 
 
@@ -46,7 +46,7 @@ def test_no_download_starts_if_the_server_does_not_answer(tmp_path, monkeypatch)
     monkeypatch.setattr(
         tfds.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: downloads.append(1)
     )
-    with pytest.raises(UserError, match="--dataset synthetic"):
+    with pytest.raises(UserError, match="--data synthetic"):
         tfds_format.oxford_pets(tmp_path / "empty")
     assert downloads == []
 
