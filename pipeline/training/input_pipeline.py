@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
@@ -76,6 +78,12 @@ def augment(
     return tf.clip_by_value(images, 0.0, 1.0), masks
 
 
+@functools.cache
+def traced_augment() -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """`augment`, which TensorFlow traces once for a size of batches and not in every epoch."""
+    return cast(Callable[..., tuple[tf.Tensor, tf.Tensor]], tf.function(augment, autograph=False))
+
+
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """The number of whole batches in an epoch.
 
@@ -135,7 +143,7 @@ def epoch_batches(
         batch, truth = tf.numpy_function(gather, [rows], (tf.uint8, tf.uint8))
         batch.set_shape((rows.shape[0], *images.shape[1:]))
         truth.set_shape((rows.shape[0], *masks.shape[1:]))
-        return augment(batch, truth, row_draws, ignored)
+        return traced_augment()(batch, truth, row_draws, ignored)
 
     options = tf.data.Options()
     # There is nothing to tune here. The tuning thread sleeps for 10 ms, 20 ms, 40 ms ... up to a

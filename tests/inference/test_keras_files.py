@@ -13,6 +13,7 @@ from pipeline.base.lazy import keras, layers, tf
 from pipeline.inference import keras_files
 from pipeline.inference.iou import pixel_counts, split_iou
 from pipeline.training import networks
+from tests.helpers.small_network import small_unet
 from tests.helpers.toy_networks import toy_network
 
 
@@ -25,7 +26,10 @@ def saved(tmp_path_factory):
     return model, path
 
 
-@pytest.mark.parametrize("build", networks.NETWORKS.values())
+@pytest.mark.parametrize(
+    "build",
+    [small_unet, *(pytest.param(n, marks=pytest.mark.slow) for n in networks.NETWORKS.values())],
+)
 def test_model_computes_the_same_after_it_was_saved(build, tmp_path):
     model = build((32, 32), 3)
     keras_files.save_model(model, tmp_path / "model.h5")

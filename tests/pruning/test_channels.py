@@ -57,6 +57,7 @@ def test_smaller_network_computes_what_the_masked_one_does(build):
     assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
 
 
+@pytest.mark.slow
 def test_channels_that_nothing_depends_on_are_removed_first(small_data):
     """Half of the channels of a group are read with weight zero."""
     model = random_network(small_unet)

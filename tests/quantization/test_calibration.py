@@ -105,6 +105,7 @@ def test_range_of_the_input_is_0_to_1_for_any_images():
     assert image == (0, 1)
 
 
+@pytest.mark.slow
 def test_int8_file_has_the_calibrated_ranges(pruned, images, monkeypatch):
     """Up to 0.6 steps, because the converter moves the ends so that 0 is exact."""
     ranges = {}

@@ -76,6 +76,7 @@ def test_other_networks_are_simulated_too(qat, rounded_to_nearest, network, sett
     assert least < noise_ratio(model, student, content, images) < most
 
 
+@pytest.mark.slow
 def test_fine_tuning_changes_the_weights_of_the_model_but_not_its_zeros_and_normalisation(
     qat, finished_run
 ):

@@ -89,6 +89,7 @@ def test_zeros_of_the_int8_file_are_those_of_the_model(finished_run, pruned):
     assert 0.5 < verify.check_zeros(content, "int8", pruned, "") < 0.75
 
 
+@pytest.mark.slow
 def test_int8_file_that_lost_zeros_is_refused(finished_run, pruned, monkeypatch):
     monkeypatch.setattr(conversion, "round_kernels", lambda model, _: model)  # for speed
     dense = load_model(finished_run, "original")

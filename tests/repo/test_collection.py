@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.runs import ROOT
 
 TAKE_SECONDS = (
@@ -20,6 +22,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_finding_all_tests_loads_no_package_that_takes_seconds() -> None:
     """A name in an annotation or a decorator, or an import at the top of a file, would load it."""
     command = [sys.executable, "-c", PROGRAM, *TAKE_SECONDS]

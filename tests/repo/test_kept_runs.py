@@ -73,6 +73,7 @@ def test_run_that_was_made_during_an_edit_is_not_kept(runs, tmp_path, monkeypatc
     assert not runs.done_file(tmp_path / "finished-aa").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "addition", "anew"),
     [

@@ -155,6 +155,7 @@ def without_channels(finished_run, tmp_path_factory):
     return models_dir
 
 
+@pytest.mark.slow
 def test_channels_and_zeros_together(without_channels):
     pruned = load_model(without_channels, "pruned")
     original = load_model(without_channels, "original")

@@ -215,10 +215,11 @@ def test_refusal_names_the_source_of_the_file(run_copy, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (
+        pytest.param(
             "disagrees",
             r"the int8 file agrees with the pruned model on only .* worst layers \(\w+ \(\d+ dB\)"
             r".* stay float: --max-drop",
+            marks=pytest.mark.slow,
         ),
         ("cannot be made", r"no int8 file can be made \(RuntimeError: no such thing\); use other"),
     ],

@@ -150,6 +150,7 @@ def test_resume_of_a_finished_training_with_more_epochs_does_not_replace_it(run_
     assert sha256(run_copy / "original_model.h5") == before
 
 
+@pytest.mark.slow
 def test_resume_of_an_unfinished_training_with_a_mistyped_flag_stops(data_copy, monkeypatch):
     """Neither is lost: not that of the right command, nor the time of the wrong one."""
     where, fit = ["--models-dir", str(data_copy), *TRAINING], training.loop.fit

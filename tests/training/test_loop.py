@@ -37,7 +37,7 @@ def test_training_learns():
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("wrapped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_regularisers_of_layers_are_part_of_the_loss(wrapped):
     """An L2 of 10 changed no bit. Also where a layer is wrapped to be pruned."""
     images, masks = blobs(8, 32)

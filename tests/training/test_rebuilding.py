@@ -115,6 +115,7 @@ def test_network_without_models_inside_computes_the_same(name):
     np.testing.assert_array_equal(flat(images).numpy(), model(images).numpy())
 
 
+@pytest.mark.slow
 def test_layers_keep_their_names_where_no_other_layer_has_them():
     flat = flattened(network_of(of_tutorial))
     assert {"Conv1", "bn_Conv1", "block_3_expand_BN"} <= {layer.name for layer in flat.layers}

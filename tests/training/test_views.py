@@ -95,7 +95,13 @@ EDITED = {
 }
 
 
-@pytest.mark.parametrize("kind", EDITED)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "another head",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in EDITED if k != "another head"),
+    ],
+)
 def test_edited_compact_network_is_not_taken_in_part(kind):
     """The teacher was the network without what follows its layer logits_block."""
     model = edited(*EDITED[kind])
