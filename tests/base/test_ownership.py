@@ -1,6 +1,7 @@
 """A model file that this pipeline did not write is never replaced; one that it wrote is."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import subprocess
@@ -30,6 +31,18 @@ def training(tmp_path):
     make.models_dir, make.model = models_dir, models_dir / "original_model.h5"
     make.record = ownership.record_beside(make.model)
     return make
+
+
+@contextlib.contextmanager
+def killed_before_the_record(monkeypatch):
+    """A run that ends between its files and their record."""
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(artifacts, "write_record", killed)
+        yield
 
 
 def hidden(folder):
@@ -78,13 +91,9 @@ def test_record_that_is_damaged_still_tells_which_model_is_ours(training):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_model_of_a_run_that_was_killed_before_its_record_is_ours(training, monkeypatch, first):
-    def killed(*_):
-        raise SystemExit
-
     if not first:
         training()
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(artifacts, "write_record", killed)
+    with killed_before_the_record(monkeypatch):
         training("of a run that was killed", epochs=2)
     assert training.model.read_text() == "of a run that was killed"
     assert ownership.NOTE in hidden(training.model.parent)
@@ -94,12 +103,7 @@ def test_model_of_a_run_that_was_killed_before_its_record_is_ours(training, monk
 
 def test_model_of_a_killed_run_is_ours_after_a_second_kill(training, monkeypatch):
     """The second run is killed after it noted its file and before that is in place."""
-
-    def killed(*_):
-        raise SystemExit
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(artifacts, "write_record", killed)
+    with killed_before_the_record(monkeypatch):
         training("the first")
     noted = ownership.note
 
@@ -116,11 +120,7 @@ def test_model_of_a_killed_run_is_ours_after_a_second_kill(training, monkeypatch
 
 
 def test_note_does_not_make_another_file_ours(training, monkeypatch):
-    def killed(*_):
-        raise SystemExit
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(artifacts, "write_record", killed)
+    with killed_before_the_record(monkeypatch):
         training()
     training.model.write_text("theirs")
     with pytest.raises(UserError, match="was not written by this pipeline"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from pipeline.base.lazy import keras, layers
+from pipeline.base.lazy import keras, layers, tf
+from pipeline.inference.keras_files import save_model
 from tests.helpers.runs import CLASSES, SIZE
 
 
@@ -41,6 +44,19 @@ def toy_network() -> tuple[keras.Model, np.ndarray]:
     x = layers.Conv2DTranspose(32, 2, 2, **biased)(x)
     model = keras.Model(image, layers.Conv2D(len(CLASSES), 1, **biased)(x))
     return model, np.random.default_rng(0).random((4, SIZE, SIZE, 3), np.float32)
+
+
+def saved_as(model: keras.Model, path: Path) -> Path:
+    """Writes a model as somebody else's file, without a contract or a record.
+
+    Args:
+        path: .h5 or .tflite.
+    """
+    if path.suffix == ".h5":
+        save_model(model, path)
+    else:
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    return path
 
 
 def that_crashes(content: bytes) -> bytes:

@@ -17,11 +17,11 @@ from pipeline.base.artifacts import artifact_path
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.inference import contract
-from pipeline.inference.keras_files import save_model
 from pipeline.inference.litert import set_image
 from pipeline.prediction import photo_models
 from pipeline.prediction.photo_models import chosen_output, input_values, open_photo_model
 from pipeline.prediction.tflite_description import Description, describe
+from tests.helpers.toy_networks import saved_as
 
 SIDE, STREET = 32, ("road", "car", "sky")
 
@@ -175,13 +175,8 @@ def test_model_for_images_of_any_size_is_refused(tmp_path, suffix):
     """LiteRT takes images of 1 x 1 pixel then, and photographs would be shrunk to that."""
     image = keras.Input((None, None, 3))
     network = keras.Model(image, layers.Conv2D(3, 1)(image))
-    path = tmp_path / f"model{suffix}"
-    if suffix == ".h5":
-        save_model(network, path)
-    else:
-        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(network).convert())
     with pytest.raises(UserError, match="takes images of any size"):
-        open_photo_model(path)
+        open_photo_model(saved_as(network, tmp_path / f"model{suffix}"))
 
 
 def test_output_with_the_classes_is_found():

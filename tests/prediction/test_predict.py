@@ -15,7 +15,7 @@ from PIL import Image
 import evaluation
 from pipeline.base.artifacts import artifact_path, read_record, record_path, write_record
 from pipeline.base.console import UserError
-from pipeline.base.lazy import keras, layers, tf
+from pipeline.base.lazy import keras, layers
 from pipeline.data import marked_pictures
 from pipeline.data.classes import make_classes
 from pipeline.inference.contract import add_contract
@@ -25,6 +25,7 @@ from pipeline.prediction.photo_models import PhotoModel, open_photo_model
 from pipeline.report.overlays import overlay
 from pipeline.variants import VARIANTS
 from tests.helpers.runs import CLASSES, SIZE
+from tests.helpers.toy_networks import saved_as
 
 THREE = make_classes(CLASSES)
 
@@ -278,15 +279,10 @@ def test_model_that_is_no_segmentation_model_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", [".h5", ".tflite"])
 def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
     """It was "class 0 100.0%", whatever the network said."""
-    path = tmp_path / f"binary{suffix}"
     image = layers.Input((SIZE, SIZE, 3))
     model = keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid")(image))
-    if suffix == ".h5":
-        save_model(model, path)
-    else:
-        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     with pytest.raises(UserError, match="gives one score per pixel, not one per class; for two"):
-        open_photo_model(path)
+        open_photo_model(saved_as(model, tmp_path / f"binary{suffix}"))
 
 
 @pytest.mark.parametrize("kind", predict.KINDS)
