@@ -103,7 +103,7 @@ def single_operator(model: schema.ModelT, graph: Graph, index: int) -> bytes:
         model, graph: the whole file, as `tables` and `read_graph` give it.
         index: of the operator to keep.
     """
-    unpackers = {one.outputs[0].index: k for k, one in enumerate(graph.operators) if one.unpacks}
+    unpackers = {node.outputs[0].index: k for k, node in enumerate(graph.operators) if node.unpacks}
     operator = graph.operators[index]
     computed = [tensor.index for tensor in operator.inputs if tensor.data is None]
     kept = [unpackers[number] for number in computed if number in unpackers] + [index]

@@ -101,8 +101,8 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
     magnitudes = np.abs(COSINES @ (values - values.mean()) @ COSINES.T) * WEIGHTS
     # Without a sign, mirrored pictures have the same values. Sum and difference of two frequencies
     # that a transposition swaps are the same for turned ones.
-    one, other = magnitudes[UPPER], magnitudes.T[UPPER]
-    sums, differences = (one + other) / np.sqrt(2), np.abs(one - other) / np.sqrt(2)
+    upper, lower = magnitudes[UPPER], magnitudes.T[UPPER]
+    sums, differences = (upper + lower) / np.sqrt(2), np.abs(upper - lower) / np.sqrt(2)
     parts = np.concatenate([np.diagonal(magnitudes)[1:], sums, differences])
     return (parts / max(1e-6, float(np.linalg.norm(parts)))).astype(np.float32)
 
