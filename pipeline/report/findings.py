@@ -130,7 +130,8 @@ def findings_on_instruction_sets(
     if baseline not in rows or not instruction_sets:
         return []
     speed = speed_in_sentence(rows["int8"], rows[baseline])
-    compared = f"{speed} {'as' if speed == 'equally fast' else 'than'} float32 here"
+    other = f"the {VARIANTS['int8'].source} float32 file here"
+    compared = f"as fast as {other}" if speed == "equally fast" else f"{speed} than {other}"
     if helpful := [name for name in instruction_sets if name in DOT_PRODUCTS]:
         return [
             f"int8 is {compared}, on a processor with {' and '.join(helpful)}. Without such "

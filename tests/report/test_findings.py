@@ -191,15 +191,19 @@ def test_drop_has_one_sign_wherever_it_is_shown(numbers):
         (
             ["AVX2"],
             1.16,
-            "int8 is 1.16 times slower than float32 here: this processor has no VNNI, for which "
-            "LiteRT's int8 kernels are made; it saves size and memory.",
+            "int8 is 1.16 times slower than the pruned float32 file here: this processor has no "
+            "VNNI, for which LiteRT's int8 kernels are made; it saves size and memory.",
         ),
         (
             ["AVX2", "AVX-512", "AVX-512 VNNI"],
             0.5,
-            "int8 is 2.00 times faster than float32 here, on a processor with AVX-512 VNNI.",
+            "2.00 times faster than the pruned float32 file here, on a processor with AVX-512 VNNI.",
         ),
-        (["NEON"], 1.0, "int8 is equally fast as float32 here: this processor has no dot products"),
+        (
+            ["NEON"],
+            1.0,
+            "as fast as the pruned float32 file here: this processor has no dot products",
+        ),
         (["NEON", "NEON dotprod"], 0.5, "here, on a processor with NEON dotprod."),
     ],
 )
