@@ -197,7 +197,7 @@ def test_drop_has_one_sign_wherever_it_is_shown(numbers):
         (
             ["AVX2", "AVX-512", "AVX-512 VNNI"],
             0.5,
-            "2.00 times faster than the pruned float32 file here, on a processor with AVX-512 VNNI.",
+            "2.00 times faster than the pruned float32 file here, on a processor with AVX-512 VNNI",
         ),
         (
             ["NEON"],
