@@ -59,7 +59,7 @@ from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_pla
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.models import open_model
 from pipeline.inference.tflite_files import gzip_bytes, weight_counts
-from pipeline.prediction import predict
+from pipeline.prediction import predict, pretrained
 from pipeline.report import gallery, gates, page, sidecars, tables
 from pipeline.variants import VARIANTS
 
@@ -241,18 +241,19 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the stage, or the side mode that a flag asks for. Returns the exit code."""
     arguments = parse(argv)
     models_dir = arguments.models_dir
-    if arguments.image:
-        predict.write_overlays(
-            arguments.image, arguments.model or artifact_path(models_dir, "int8")
-        )
-        return 0
     if arguments.profile:
-        console.say(op_profile.profile(models_dir, arguments.seed))
+        folder = pretrained.folder_of_models(models_dir, VARIANTS)
+        console.say(op_profile.profile(folder, arguments.seed))
         return 0
-    if arguments.npu:
-        console.say(
-            ethos_u.table(ethos_u.estimate(arguments.model or artifact_path(models_dir, "int8")))
-        )
+    if arguments.image or arguments.npu:
+        model = arguments.model
+        if not model:
+            folder = pretrained.folder_of_models(models_dir, ["int8"])
+            model = artifact_path(folder, "int8")
+        if arguments.image:
+            predict.write_overlays(arguments.image, model)
+        else:
+            console.say(ethos_u.table(ethos_u.estimate(model)))
         return 0
 
     # A stale model is a marked row and no reason to stop.

@@ -15,11 +15,12 @@ from typing import Any
 
 from pipeline.base import commands, ownership
 from pipeline.base.console import UserError
-from pipeline.base.files import CHANGED, MISSING, fault_of, write_json
+from pipeline.base.files import CHANGED, MISSING, fault_of, is_plain, write_json
 from pipeline.variants import VARIANTS
 
 ROOT = commands.ROOT
 MODELS_DIR = ROOT / "models"
+PRETRAINED_DIR = MODELS_DIR / "pretrained"  # comes with the project; no stage writes there
 
 # Artifact: (file under the models folder, script that writes it).
 ARTIFACTS = {
@@ -69,6 +70,8 @@ def command(name: str, models_dir: Path) -> str:
 
 def way_to(name: str, models_dir: Path) -> str:
     """The command that makes an artifact, after one that keeps a file of the user's at its path."""
+    if models_dir.resolve() == PRETRAINED_DIR:
+        return commands.line("git", "checkout", "--", commands.as_operand(models_dir))
     paths = users_files([name], models_dir)
     return " && ".join([*ownership.keeping(paths), command(name, models_dir)])
 
@@ -192,11 +195,6 @@ class Record(Mapping[str, Any]):
         drawn = {self._models_dir / name: digest for name, digest in self.drawn.items()}
         both = {**self.files, **drawn}.items()
         return {path for path, digest in both if not fault_of(path, digest)}
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name in a record leads to no other folder."""
-    return Path(name).name == name
 
 
 def refuse_foreign(names: Iterable[str], models_dir: Path, command: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.base import flag_rules
-from pipeline.base.artifacts import MODELS_DIR
+from pipeline.base.artifacts import MODELS_DIR, PRETRAINED_DIR
 from pipeline.base.console import print_fault
 from pipeline.start_check import quoted
 
@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
         """Parses a command line (`sys.argv` if `argv` is None).
 
         Ends the process with code 2 if a flag was typed that does nothing beside the others
-        (`flag_rules`), also if it was typed with its default value.
+        (`flag_rules`), also if it was typed with its default value; or if a stage would write into
+        the folder of the model that comes with the project.
         """
         defaults = vars(self.parse_args([]))
         # What is None afterwards was not typed. The line is parsed only once, because --names may
@@ -35,6 +36,12 @@ class Parser(argparse.ArgumentParser):
         settings = {flag: values[flag] if flag in typed else defaults[flag] for flag in defaults}
         if fault := flag_rules.fault(Path(self.prog).stem, settings, typed):
             self.error(fault)
+        folder = settings.get("models_dir")
+        if folder and folder.resolve() == PRETRAINED_DIR and not flag_rules.side_mode(settings):
+            self.error(
+                f"{folder} holds the model that comes with the project, for evaluation.py --image, "
+                "--npu and --profile; name another --models-dir, or leave it out"
+            )
         return argparse.Namespace(**settings)
 
     def error(self, message: str) -> NoReturn:

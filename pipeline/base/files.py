@@ -94,6 +94,11 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name in a record leads to no other folder."""
+    return Path(name).name == name
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, read in pieces."""
     digest = hashlib.sha256()

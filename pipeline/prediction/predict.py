@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="the .h5 or .tflite file that --image or --npu uses, also one of others (default: the "
-        "int8 one)",
+        "int8 file of --models-dir; while models/ has none, the one in models/pretrained/)",
     )
 
 
