@@ -1,3 +1,4 @@
+# make install    the packages, into .venv
 # make            the real run: Oxford-IIIT Pet, all five stages, into models/
 # make demo       the same on drawn animals: no download, small, into models/demo/
 # make test       ruff, mypy, and the tests that need no other process or package: under 5 minutes
@@ -30,13 +31,15 @@ ASK = --models-dir '$(subst ','\'',$(MODELS))' --if-needed
 
 PYTEST = $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: all demo test test-slow clean
+.PHONY: all install demo test test-slow clean
 all: $(VENV)/ready
 	$(RUN) data_preparation.py $(ASK) $(DATA)
 	$(RUN) training.py $(ASK) --resume $(TRAINING)
 	$(RUN) pruning.py $(ASK) --resume $(PRUNING)
 	$(RUN) quantization.py $(ASK) --resume $(QUANTIZATION)
 	$(RUN) evaluation.py $(ASK) $(EVALUATION)
+
+install: $(VENV)/ready
 
 demo:
 	@$(MAKE) --no-print-directory all MODELS=models/demo DATA="--dataset synthetic --image-size 96" \

@@ -125,7 +125,13 @@ KINDS = {
         ),
     ),
     "prediction, handover, NPU estimate, operator profile": (
-        *(NONE, "prediction/predict.py", "deploy/handover.py", "deploy/run_on_device.py"),
+        *(
+            NONE,
+            "prediction/predict.py",
+            "prediction/pretrained.py",
+            "deploy/handover.py",
+            "deploy/run_on_device.py",
+        ),
         "data/marked_pictures.py",
         *("prediction/file_kinds.py", "prediction/photo_models.py"),
         "prediction/tflite_description.py",
