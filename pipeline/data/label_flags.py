@@ -15,6 +15,7 @@ from pipeline.data.classes import IGNORED
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
 from pipeline.data.masks import pack
 
+SHOWN_NAMES = 60  # characters of --names that a message repeats
 VALUE_FLAGS = ("--ignore-index", "--label-mapping")  # their values may be negative
 
 
@@ -47,7 +48,8 @@ def parse_names(text: str) -> list[str]:
         lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if fault := fault_of_names(names):
-        raise argparse.ArgumentTypeError(f"{text}: {fault}")
+        shown = text if len(text) <= SHOWN_NAMES else f"{text[:SHOWN_NAMES]}..."
+        raise argparse.ArgumentTypeError(f"{shown}: {fault}")
     return names
 
 

