@@ -119,7 +119,7 @@ def test_class_without_a_training_picture_is_refused_unless_allowed(tmp_path):
 def test_message_on_a_class_in_no_mask_says_how_to_drop_it(tmp_path):
     folder = write_rare(tmp_path / "set", None)
     flags = ("--names", "a,b,c,d")
-    expected = r"the class 'c' \(nor 1 more classes\); name only classes that the masks hold: --n"
+    expected = r"the class 'c' \(nor 1 more class\); name only classes that the masks hold: --n"
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", folder, *flags)
 

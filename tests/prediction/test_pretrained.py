@@ -11,7 +11,7 @@ from PIL import Image
 import data_preparation
 import evaluation
 from pipeline.base import artifacts, cli
-from pipeline.base.artifacts import PRETRAINED_DIR, artifact_path, stale_reason
+from pipeline.base.artifacts import PRETRAINED_DIR, ROOT, artifact_path, stale_reason
 from pipeline.base.files import sha256
 from pipeline.base.ownership import LIST, listed
 from pipeline.data.dataset import load_classes, load_split
@@ -118,9 +118,12 @@ def test_committed_files_are_those_of_the_list():
 @committed
 def test_every_committed_file_is_in_git():
     """.gitignore leaves out what models/ has otherwise."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("this is no checkout of git")
     path = artifact_path(PRETRAINED_DIR, "original")
-    done = subprocess.run(["git", "check-ignore", path], capture_output=True, check=False)
-    assert done.returncode == 1
+    command = ["git", "-C", str(ROOT), "check-ignore", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1, "1: the file is not ignored"
 
 
 @committed
@@ -135,7 +138,7 @@ def test_committed_models_load_and_tell_their_classes():
     assert load_classes(PRETRAINED_DIR).names == CLASSES
     assert tuple(read(artifact_path(PRETRAINED_DIR, "int8"))["output"]["classes"]) == CLASSES
     for name in maker.KEPT:
-        assert open_model(artifact_path(PRETRAINED_DIR, name)).size == (128, 128)
+        assert open_model(artifact_path(PRETRAINED_DIR, name)).scores_shape == (128, 128, 3)
 
 
 @committed
