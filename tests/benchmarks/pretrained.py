@@ -27,8 +27,8 @@ from pipeline.base.artifacts import (
     record_path,
     stale_reason,
 )
-from pipeline.base.files import sha256, write_lines
-from pipeline.base.ownership import LIST
+from pipeline.base.files import sha256
+from pipeline.base.ownership import LIST, write_list
 
 KEPT = ("original", "int8")  # the models that are copied
 CARD = """\
@@ -101,8 +101,7 @@ def fill(folder: Path, models_dir: Path) -> None:
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
-    lines = [f"{sha256(path)}  {name}" for path, name in zip(files, names)]
-    write_lines(folder / LIST, lines)
+    write_list(folder, zip(names, map(sha256, files)))
     console.say(f"wrote {folder}: {len(files)} files and {LIST}")
 
 
