@@ -46,7 +46,7 @@ from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras, tf
 from pipeline.base.stage import Stage
 from pipeline.base.system import is_first_worker
-from pipeline.checks.preflight import check_network
+from pipeline.checks.preflight import check_network, schedule_notes
 from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
 from pipeline.report import charts, sidecars
@@ -64,7 +64,6 @@ EPOCHS = 40  # supervised
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # peak, after warm-up
 WARM_UP_STEPS = 200
-FEW_STEPS = 300  # supervised steps below which some classes may not be learned at all
 ENCODER_SHARE = 0.3  # of that rate, for an encoder with ImageNet weights
 DISTILLATION_EPOCHS = 0.5  # self-distillation epochs per supervised epoch
 DISTILLATION_RATE = 0.5  # peak learning rate of self-distillation over that of the epochs before
@@ -143,7 +142,8 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
-    classes, steps = load_classes(models_dir), epochs * steps_per_epoch(images, batch_size)
+    classes, steps_an_epoch = load_classes(models_dir), steps_per_epoch(images, batch_size)
+    steps = epochs * steps_an_epoch
 
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -155,11 +155,9 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         factors = dict.fromkeys(pretrained, ENCODER_SHARE)
         schedule = (steps, arguments.learning_rate, WARM_UP_STEPS)
         optimizer = make_optimizer(*schedule, factors=layer_factors(model, factors))
-    for note in notes + check_network(model, models_dir):
+    notes += schedule_notes(model, epochs, steps_an_epoch) + check_network(model, models_dir)
+    for note in notes:
         console.say(f"note: {note}")
-    if steps < FEW_STEPS:
-        about = f"note: {steps} steps in all, {steps // epochs} an epoch, are few"
-        console.say(f"{about}; use more --epochs or a smaller --batch-size")
     encoder = "imagenet" if pretrained else "scratch"
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
     console.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
 
 # A Rescaling layer with a smaller scale was made for images of 0..255 (1/127.5, 1/255), not 0..1.
 MIN_SCALE = 1 / 16
+FEW_STEPS = 300  # supervised steps below which some classes may not be learned at all
+# Share of their initial values that the moving statistics of batch normalisation may keep.
+MOST_INITIAL = 0.1
 
 
 def check_network(model: keras.Model, models_dir: Path) -> list[str]:
@@ -62,6 +66,45 @@ def layer_notes(model: keras.Model) -> list[str]:
         )
     elif tied := tied_sentence(model):
         notes.append(f"pruning.py --channels leaves some channels as they are: {tied}")
+    return notes
+
+
+def schedule_notes(model: keras.Model, epochs: int, steps_an_epoch: int) -> list[str]:
+    """Notes if a training is too short for its classes, or for the network's normalisation.
+
+    Each step multiplies what moving statistics hold of their initial values by the momentum of
+    the layer: 0.95 in our networks, 0.99 or 0.999 in those of keras.applications. TensorFlow's
+    tutorial network with 0.999 stayed at the mean IoU of one constant class for all of the 412
+    steps that were tried, while its loss fell.
+
+    Args:
+        model: the network; layers that are frozen keep their statistics and do not count.
+        epochs: of the supervised training.
+        steps_an_epoch: optimizer steps in each.
+    """
+    notes, steps = [], epochs * steps_an_epoch
+    if steps < FEW_STEPS:
+        notes.append(
+            f"{steps} steps in all, {steps_an_epoch} an epoch, are few; use more --epochs or a "
+            "smaller --batch-size"
+        )
+    momenta = [
+        float(layer.momentum)
+        for layer in model.submodules
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable
+    ]
+    slowest = max(momenta, default=0.0)
+    if slowest**steps > MOST_INITIAL:
+        way_out = "set layer.momentum = 0.95 where the network is built"
+        if slowest < 1:
+            needed = math.ceil(math.log(MOST_INITIAL) / math.log(slowest) / steps_an_epoch)
+            way_out += f", or train longer: --epochs {needed}"
+        notes.append(
+            f"batch normalisation with momentum {slowest:g}, in {momenta.count(slowest)} of "
+            f"{len(momenta)} such layers: after {steps:,} steps, {slowest**steps:.0%} of their "
+            "moving statistics are still the initial values, and validation and all later stages "
+            f"use them; {way_out}"
+        )
     return notes
 
 

@@ -1,9 +1,10 @@
 """Checks of a network before training: which get a note."""
 
+import numpy as np
 import pytest
 
 from pipeline.base.lazy import keras, layers, tf
-from pipeline.checks.preflight import layer_notes
+from pipeline.checks.preflight import layer_notes, schedule_notes
 from pipeline.inference import keras_files
 from pipeline.pruning.magnitude import SMALLEST_KERNEL
 from pipeline.training import networks
@@ -92,3 +93,35 @@ def test_random_function_is_noted_because_a_resumed_training_cannot_repeat_it(la
 def test_rescaling_by_channel_is_not_noted(large):
     rescaling = [layers.Rescaling([2.0, 2.0, 2.0], -1)]
     assert layer_notes(network(*large, first=rescaling)) == []
+
+
+def normalised(momentum, trainable=True):
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.BatchNormalization(momentum=0.9)(image)
+    x = layers.BatchNormalization(momentum=momentum, trainable=trainable)(x)
+    return keras.Model(image, layers.Conv2D(CLASSES, 1)(x))
+
+
+def test_training_too_short_for_the_moving_statistics_is_noted_with_the_epochs_it_needs():
+    (note,) = schedule_notes(normalised(0.999), epochs=10, steps_an_epoch=103)
+    assert note.startswith("batch normalisation with momentum 0.999, in 1 of 2 such layers")
+    assert "36% of their moving statistics" in note
+    epochs = int(note.rpartition("--epochs ")[2])
+    held = 0.999 ** (103 * np.arange(epochs + 1))  # what is left of the initial value after each
+    assert held[epochs] <= 0.1 < held[epochs - 1]
+    assert not schedule_notes(normalised(0.999), epochs, 103)
+
+
+def test_momentum_that_never_forgets_has_no_number_of_epochs():
+    (note,) = schedule_notes(normalised(1.0), epochs=1000, steps_an_epoch=100)
+    assert "100% of" in note and "--epochs" not in note
+
+
+@pytest.mark.parametrize(("momentum", "trainable"), [(0.999, False), (0.95, True)])
+def test_frozen_or_quick_statistics_are_not_noted(momentum, trainable):
+    assert not schedule_notes(normalised(momentum, trainable), epochs=3, steps_an_epoch=103)
+
+
+def test_few_steps_are_noted():
+    (note,) = schedule_notes(normalised(0.9), epochs=4, steps_an_epoch=50)
+    assert note.startswith("200 steps in all, 50 an epoch, are few")
