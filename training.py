@@ -7,18 +7,17 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
 
     python training.py                                  (compact U-Net on an ImageNet encoder)
     python training.py --preset small                   (image not enlarged, fewer filters)
-    python training.py --encoder scratch                (the same network from random weights)
     python training.py --architecture classic --epochs 5    (the textbook U-Net; slow on a CPU)
     python training.py --taught-epochs 0                (no self-distillation, a third faster)
+    python training.py --models-dir mine --start-from models/original_model.h5
     python training.py --resume                         (continue after a kill, bit for bit)
 
 The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32. It
-first learns from the masks (supervised). Then it trains for half as many epochs with itself as a
-teacher (self-distillation): the loss gets a second term, from the trained network's predictions for
-the same image at a higher resolution and for its mirror image (docs/choices.md). On two CPU cores
-each phase takes three quarters of an hour; mean IoU on the validation split of Oxford-IIIT Pet at
-128 pixels is 0.788 after the first and 0.794 after the second. All GPUs are used; several machines
-if TF_CONFIG is set (see the README).
+first learns from the masks (supervised), then for half as many epochs also from itself
+(self-distillation): the loss gets a second term, from the trained network's predictions for the
+same image at a higher resolution and for its mirror image (docs/choices.md). On two CPU cores each
+phase takes three quarters of an hour; mean IoU on the validation split of Oxford-IIIT Pet at 128
+pixels is 0.788 after the first and 0.794 after the second. All GPUs are used.
 
 Another network, loss or augmentation: pipeline/training/networks.py, losses.py, input_pipeline.py.
 """
@@ -30,6 +29,7 @@ import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # python -P and -I leave it out
@@ -50,7 +50,7 @@ from pipeline.checks.preflight import check_network, schedule_notes
 from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
 from pipeline.report import charts, sidecars
-from pipeline.training import hardware, imagenet, loop, networks
+from pipeline.training import earlier_model, hardware, imagenet, loop, networks
 from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
@@ -103,6 +103,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="enlarge the image by this factor inside the compact network; 1: faster, less "
         f"accurate (default: the preset's, {networks.PRESETS['default'].enlargement})",
     )
+    earlier_model.add_flags(parser)
     cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
         "--taught-epochs",
@@ -142,8 +143,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         )
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
-    classes, steps_an_epoch = load_classes(models_dir), steps_per_epoch(images, batch_size)
-    steps = epochs * steps_an_epoch
+    classes, steps = load_classes(models_dir), epochs * steps_per_epoch(images, batch_size)
 
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -152,10 +152,11 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     with strategy.scope():
         model, notes = build(hardware.resolve_precision(arguments.precision))
         pretrained = imagenet.fill_encoder(model, arguments.encoder)
+        started = earlier_model.load(model, arguments.start_from)
         factors = dict.fromkeys(pretrained, ENCODER_SHARE)
         schedule = (steps, arguments.learning_rate, WARM_UP_STEPS)
         optimizer = make_optimizer(*schedule, factors=layer_factors(model, factors))
-    notes += schedule_notes(model, epochs, steps_an_epoch) + check_network(model, models_dir)
+    notes += schedule_notes(model, epochs, steps) + check_network(model, models_dir)
     for note in notes:
         console.say(f"note: {note}")
     encoder = "imagenet" if pretrained else "scratch"
@@ -183,7 +184,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     if is_first_worker():
         plain, _ = build()  # without the precision and the strategy of the training
         plain.set_weights(weights)
-        finish(stage, plain, trained, class_weights, factors)
+        finish(stage, plain, trained, class_weights, {"learning_rate_factors": factors} | started)
 
 
 def self_distill(
@@ -240,7 +241,7 @@ def finish(
     model: keras.Model,
     trained: loop.Trained,
     class_weights: list[float] | None,
-    factors: dict[str, float],
+    tables: dict[str, Any],
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoints."""
     history, resumption = trained
@@ -252,7 +253,7 @@ def finish(
         "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
     }
-    tables = {"history": history, "network": model.name, "learning_rate_factors": factors}
+    tables = {"history": history, "network": model.name, **tables}
     with stage.new_artifact("original", metrics, tables=tables, resumption=resumption) as (path,):
         keras_files.save_model(model, path)
     forget(stage, *PHASES)
@@ -284,6 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
     stage = Stage.begin(__file__, arguments, parse([])).require("dataset")
+    stage = earlier_model.with_earlier_model(stage)
     phases = dict(zip(PHASES, (stage.ignoring(*ONLY_SELF_DISTILLATION), stage)))
     if stage.nothing_to_do("original", left=left_by(phases)):
         for phase, part in phases.items():

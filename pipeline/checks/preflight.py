@@ -69,7 +69,7 @@ def layer_notes(model: keras.Model) -> list[str]:
     return notes
 
 
-def schedule_notes(model: keras.Model, epochs: int, steps_an_epoch: int) -> list[str]:
+def schedule_notes(model: keras.Model, epochs: int, steps: int) -> list[str]:
     """Notes if a training is too short for its classes, or for the network's normalisation.
 
     Each step multiplies what moving statistics hold of their initial values by the momentum of
@@ -80,9 +80,9 @@ def schedule_notes(model: keras.Model, epochs: int, steps_an_epoch: int) -> list
     Args:
         model: the network; layers that are frozen keep their statistics and do not count.
         epochs: of the supervised training.
-        steps_an_epoch: optimizer steps in each.
+        steps: of the optimizer in all these epochs, as many in each.
     """
-    notes, steps = [], epochs * steps_an_epoch
+    notes, steps_an_epoch = [], steps // epochs
     if steps < FEW_STEPS:
         notes.append(
             f"{steps} steps in all, {steps_an_epoch} an epoch, are few; use more --epochs or a "

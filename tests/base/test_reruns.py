@@ -49,7 +49,7 @@ KINDS = {
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),
-        *("training/views.py", "training/imagenet.py"),
+        *("training/views.py", "training/imagenet.py", "training/earlier_model.py"),
     ),
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py"),

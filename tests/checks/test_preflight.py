@@ -103,25 +103,25 @@ def normalised(momentum, trainable=True):
 
 
 def test_training_too_short_for_the_moving_statistics_is_noted_with_the_epochs_it_needs():
-    (note,) = schedule_notes(normalised(0.999), epochs=10, steps_an_epoch=103)
+    (note,) = schedule_notes(normalised(0.999), epochs=10, steps=1030)
     assert note.startswith("batch normalisation with momentum 0.999, in 1 of 2 such layers")
     assert "36% of their moving statistics" in note
     epochs = int(note.rpartition("--epochs ")[2])
     held = 0.999 ** (103 * np.arange(epochs + 1))  # what is left of the initial value after each
     assert held[epochs] <= 0.1 < held[epochs - 1]
-    assert not schedule_notes(normalised(0.999), epochs, 103)
+    assert not schedule_notes(normalised(0.999), epochs, 103 * epochs)
 
 
 def test_momentum_that_never_forgets_has_no_number_of_epochs():
-    (note,) = schedule_notes(normalised(1.0), epochs=1000, steps_an_epoch=100)
+    (note,) = schedule_notes(normalised(1.0), epochs=1000, steps=100_000)
     assert "100% of" in note and "--epochs" not in note
 
 
 @pytest.mark.parametrize(("momentum", "trainable"), [(0.999, False), (0.95, True)])
 def test_frozen_or_quick_statistics_are_not_noted(momentum, trainable):
-    assert not schedule_notes(normalised(momentum, trainable), epochs=3, steps_an_epoch=103)
+    assert not schedule_notes(normalised(momentum, trainable), epochs=3, steps=309)
 
 
 def test_few_steps_are_noted():
-    (note,) = schedule_notes(normalised(0.9), epochs=4, steps_an_epoch=50)
+    (note,) = schedule_notes(normalised(0.9), epochs=4, steps=200)
     assert note.startswith("200 steps in all, 50 an epoch, are few")

@@ -7,10 +7,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_it_is_trained_from_random_weights_and_nothing_is_noted(own_output):
+def test_it_is_trained_from_random_weights_and_only_its_few_steps_are_noted(own_output):
     output = own_output["training.py"]
     assert "tiny: " in output and "encoder from scratch" in output
-    assert output.count("note: ") == 1 and "steps in all, 4 an epoch, are few" in output
+    assert output.count("note: ") == 2 and "steps in all, 4 an epoch, are few" in output
+    assert "with momentum 0.99, in 1 of 1 such layers: after 8 steps" in output
 
 
 def test_its_large_kernels_are_pruned(own_project):
