@@ -1,4 +1,5 @@
-# make install    the packages, into .venv
+# make install    the packages, into .venv; GPU=1, also for the other targets: with TensorFlow's
+#                 CUDA libraries, for an NVIDIA GPU under Linux (some GB more)
 # make            the real run: Oxford-IIIT Pet, all five stages, into models/
 # make demo       the same on drawn animals: no download, small, into models/demo/
 # make test       ruff, mypy, and the tests that need no other process or package: under 5 minutes
@@ -18,6 +19,7 @@ PYTHON  ?= $(shell for python in $(PYTHONS); do \
 NO_PYTHON := Python 3.10 to 3.13 is needed: install one (apt install python3.12 python3.12-venv, \
              brew install python@3.12 or uv python install 3.12), then: make PYTHON=python3.12
 MODELS ?= models
+GPU    ?=
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
@@ -31,15 +33,17 @@ ASK = --models-dir '$(subst ','\'',$(MODELS))' --if-needed
 
 PYTEST = $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+READY = $(VENV)/ready $(if $(filter-out 0,$(GPU)),$(VENV)/ready-for-gpu)
+
 .PHONY: all install demo test test-slow clean
-all: $(VENV)/ready
+all: $(READY)
 	$(RUN) data_preparation.py $(ASK) $(DATA)
 	$(RUN) training.py $(ASK) --resume $(TRAINING)
 	$(RUN) pruning.py $(ASK) --resume $(PRUNING)
 	$(RUN) quantization.py $(ASK) --resume $(QUANTIZATION)
 	$(RUN) evaluation.py $(ASK) $(EVALUATION)
 
-install: $(VENV)/ready
+install: $(READY)
 
 demo:
 	@$(MAKE) --no-print-directory all MODELS=models/demo DATA="--dataset synthetic --image-size 96" \
@@ -63,6 +67,10 @@ $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing TensorFlow and other packages into $(VENV) (2.9 GB, some minutes)"
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/ready-for-gpu: $(VENV)/ready requirements-gpu.txt
+	$(RUN) -m pip install --disable-pip-version-check -r requirements-gpu.txt
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready tests/requirements.txt

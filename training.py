@@ -161,10 +161,8 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         console.say(f"note: {note}")
     encoder = "imagenet" if pretrained else "scratch"
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
-    console.say(
-        f"{images} images of {size[1]} x {size[0]} from {data['source']}, {len(classes)} classes, "
-        f"{copies} device{'s' * (copies > 1)}"
-    )
+    about = f"{images} images of {size[1]} x {size[0]} from {data['source']}"
+    console.say(f"{about}, {len(classes)} classes")
 
     class_weights = None
     if arguments.class_weights == "balanced":

@@ -74,8 +74,9 @@ def schedule_notes(model: keras.Model, epochs: int, steps: int) -> list[str]:
 
     Each step multiplies what moving statistics hold of their initial values by the momentum of
     the layer: 0.95 in our networks, 0.99 or 0.999 in those of keras.applications. TensorFlow's
-    tutorial network with 0.999 stayed at the mean IoU of one constant class for all of the 412
-    steps that were tried, while its loss fell.
+    tutorial network had the mean IoU of one constant class on the pets for 412 steps with
+    MobileNetV2's 0.999 and for 309 with 0.99, while its loss fell: with the statistics of the
+    batch, the same weights had 0.55 (48 validation images, after 412 steps with 0.99).
 
     Args:
         model: the network; layers that are frozen keep their statistics and do not count.

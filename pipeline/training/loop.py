@@ -20,6 +20,7 @@ from pipeline.inference.iou import mean_iou, split_iou
 from pipeline.inference.keras_files import KerasModel
 from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
+from pipeline.training.hardware import say_where
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
 from pipeline.training.losses import Loss
 from pipeline.training.optimizers import ema_weights
@@ -130,6 +131,8 @@ def fit(
     state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
     state.history, state.best = list(phase.history), start
+    if not phase.history:
+        say_where(strategy)
     state.restore(phase.resume, strategy)
     total, predictor = phase.total_epochs or phase.epochs, KerasModel(model)
 

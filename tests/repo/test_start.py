@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from pipeline import start_check
 from pipeline.base.artifacts import ROOT
@@ -314,3 +315,34 @@ def test_make_takes_a_python_that_fits(tmp_path, versions, chosen):
         assert f"{tmp_path / chosen} -m venv {new}" in done.stderr
     else:
         assert done.stderr.startswith("Python 3.10 to 3.13 is needed: install one")
+
+
+def test_gpu_packages_are_added_to_an_environment_that_has_the_others(tmp_path):
+    """By `make GPU=1`, before a run as before `make install`; a plain `make` needs no more then."""
+    for name in ("Makefile", "requirements.txt", "requirements-gpu.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "ready").touch()
+
+    def installs(*words):
+        recipe = run("make", "-n", *words, folder=tmp_path).stdout
+        return [line.split(" -r ")[1] for line in recipe.splitlines() if "pip install" in line]
+
+    assert installs("install") == installs("install", "GPU=0") == []
+    assert installs("install", "GPU=1") == installs("GPU=1") == ["requirements-gpu.txt"]
+    (tmp_path / ".venv" / "ready-for-gpu").touch()
+    assert installs("install", "GPU=1") == []
+
+
+def test_cuda_libraries_are_those_of_the_tensorflow_that_is_installed():
+    """The extra `and-cuda` of its package names them; a pin of another version would not do."""
+    text = (ROOT / "requirements-gpu.txt").read_text(encoding="utf-8")
+    assert f'tensorflow[and-cuda]=={importlib.metadata.version("tensorflow")}"' in text
+    pins = dict(re.findall(r"^(nvidia-[\w-]+)==(\S+)$", text, re.MULTILINE))
+    wanted = [
+        Requirement(line)
+        for line in importlib.metadata.requires("tensorflow")
+        if "and-cuda" in line
+    ]
+    assert {need.name for need in wanted} == pins.keys()
+    assert all(need.specifier.contains(pins[need.name]) for need in wanted)
