@@ -58,7 +58,7 @@ from pipeline.training import loop
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Objective
+from pipeline.training.losses import Objective, recorded_objective
 from pipeline.training.optimizers import layer_factors, make_optimizer, recorded_factors
 from pipeline.training.views import distillation_pair
 
@@ -146,7 +146,7 @@ def cut_channels(
 def skip_pruning(stage: Stage) -> None:
     """Writes the original network as the pruned one."""
     original = read_record(stage.models_dir, "original")["metrics"]
-    same = ("parameters", "validation_mean_iou", "class_weights")
+    same = ("parameters", "validation_mean_iou", "class_weights", "mirror")
     metrics = {"sparsity": 0.0, "layers": {}} | {key: original.get(key) for key in same}
     with stage.new_artifact("pruned", metrics) as (path,):
         keras_files.save_model(keras_files.load_model(stage.models_dir, "original"), path)
@@ -174,8 +174,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
     resumption = NOT_RESUMED
 
     # First whole channels are removed, then the smallest weights of what is left are chosen.
-    weights = read_record(models_dir, "original")["metrics"].get("class_weights")
-    objective = Objective(weights)
+    objective = recorded_objective(read_record(models_dir, "original")["metrics"])
     sparsity = magnitude.choose_sparsity(network, arguments.sparsity)
     images = read_record(models_dir, "dataset")["splits"]["train"]["examples"]
     steps = epochs * steps_per_epoch(images, batch_size)
@@ -224,8 +223,7 @@ def prune(stage: Stage, arguments: argparse.Namespace) -> None:
         "parameters": pruned.count_params(),
         "best_epoch": best["epoch"],
         "validation_mean_iou": best["mean_iou"],
-        "class_weights": weights,
-    }
+    } | objective.as_metrics()
     finish(stage, pruned, loop.Trained(history, resumption), metrics, kept)
 
 

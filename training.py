@@ -4,6 +4,7 @@ Reads   models/dataset/                 (train and validation, never test)
 Writes  models/original_model.h5        the weights of the best epoch by validation mean IoU
         models/original_training.csv    loss and IoU per class, epoch by epoch
         models/original_training.png    the same as curves
+        models/augmented.jpg            two dozen training examples as the network gets them
 
     python training.py                                  (compact U-Net on an ImageNet encoder)
     python training.py --preset small                   (image not enlarged, fewer filters)
@@ -15,9 +16,9 @@ Writes  models/original_model.h5        the weights of the best epoch by validat
 The compact network is a U-Net on EfficientNet-Lite0, cut after its first block of stride 32. It
 first learns from the masks (supervised), then for half as many epochs also from itself
 (self-distillation): the loss gets a second term, from the trained network's predictions for the
-same image at a higher resolution and for its mirror image (docs/choices.md). On two CPU cores each
-phase takes three quarters of an hour; mean IoU on the validation split of Oxford-IIIT Pet at 128
-pixels is 0.788 after the first and 0.794 after the second. All GPUs are used.
+same image, larger, and for its mirror image (docs/choices.md). On two CPU cores each phase takes
+three quarters of an hour; mean IoU on the validation split of Oxford-IIIT Pet at 128 pixels is
+0.788 after the first and 0.794 after the second. All GPUs are used.
 
 Another network, loss or augmentation: pipeline/training/networks.py, losses.py, input_pipeline.py.
 """
@@ -49,8 +50,8 @@ from pipeline.base.system import is_first_worker
 from pipeline.checks.preflight import check_network, schedule_notes
 from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
-from pipeline.report import charts, sidecars
-from pipeline.training import earlier_model, hardware, imagenet, loop, networks
+from pipeline.report import augmented_picture, charts, sidecars
+from pipeline.training import earlier_model, hardware, imagenet, loop, mirroring, networks
 from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
@@ -118,6 +119,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="none",
         help="balanced: weight pixels inversely to the share of their class (default: none)",
     )
+    mirroring.add_flags(parser)
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
@@ -144,6 +146,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
     classes, steps = load_classes(models_dir), epochs * steps_per_epoch(images, batch_size)
+    objective = Objective(mirror=mirroring.asked(arguments, classes.names))
 
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -161,14 +164,13 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         console.say(f"note: {note}")
     encoder = "imagenet" if pretrained else "scratch"
     console.say(f"{model.name}: {model.count_params():,} parameters, encoder from {encoder}")
-    about = f"{images} images of {size[1]} x {size[0]} from {data['source']}"
-    console.say(f"{about}, {len(classes)} classes")
+    console.say(f"{images} images of {size[1]} x {size[0]} from {data['source']}")
 
-    class_weights = None
     if arguments.class_weights == "balanced":
         shares = data["splits"]["train"]["class_shares"]
-        class_weights = balanced_weights([shares[name] for name in classes.names])
-    objective = Objective(class_weights)
+        weights = balanced_weights([shares[name] for name in classes.names])
+        objective = replace(objective, class_weights=weights)
+    augmented_picture.show(models_dir, arguments.seed, objective.mirror)
 
     # Supervised training, then self-distillation.
     if not arguments.resume and is_first_worker():
@@ -182,7 +184,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     if is_first_worker():
         plain, _ = build()  # without the precision and the strategy of the training
         plain.set_weights(weights)
-        finish(stage, plain, trained, class_weights, {"learning_rate_factors": factors} | started)
+        finish(stage, plain, trained, objective, {"learning_rate_factors": factors} | started)
 
 
 def self_distill(
@@ -238,7 +240,7 @@ def finish(
     stage: Stage,
     model: keras.Model,
     trained: loop.Trained,
-    class_weights: list[float] | None,
+    objective: Objective,
     tables: dict[str, Any],
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoints."""
@@ -248,9 +250,8 @@ def finish(
         "parameters": model.count_params(),
         "best_epoch": best["epoch"],
         "validation_mean_iou": best["mean_iou"],
-        "class_weights": class_weights,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
-    }
+    } | objective.as_metrics()
     tables = {"history": history, "network": model.name, **tables}
     with stage.new_artifact("original", metrics, tables=tables, resumption=resumption) as (path,):
         keras_files.save_model(model, path)
@@ -276,6 +277,7 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
     return {
         models_dir / "original_training.csv": lambda path: write_csv(path, history),
         models_dir / "original_training.png": draw_curves,
+        **augmented_picture.drawings(models_dir),
     }
 
 

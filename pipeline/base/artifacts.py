@@ -36,7 +36,7 @@ ARTIFACTS = {
 DRAWN = frozenset(
     {
         "dataset.jpg",
-        *("original_training.csv", "original_training.png"),
+        *("original_training.csv", "original_training.png", "augmented.jpg"),
         *("pruned_training.csv", "pruned_training.png", "pruned_channels.csv"),
         *("qat_training.csv", "int8_sensitivity.csv", "int8_sensitivity.png"),
         "evaluation.csv",

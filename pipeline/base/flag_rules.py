@@ -85,6 +85,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "with an --architecture other than compact",
             "",
         ),
+        Rule(
+            ("swap_on_flip",),
+            lambda settings: not settings.get("no_flip"),
+            "with --no-flip, which trains on no mirror image",
+            "leave one of them out",
+        ),
     ),
     "pruning": (
         Rule(

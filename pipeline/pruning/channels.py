@@ -18,7 +18,7 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.pruning.channel_removal import mask_channels, weight_at
 from pipeline.pruning.dependency_graph import ChannelGroup, Place, tied_sentence
 from pipeline.training.input_pipeline import epoch_batches
-from pipeline.training.losses import Loss
+from pipeline.training.losses import Loss, Objective
 
 ROUNDS = 8  # importance is measured anew in each round
 ROUND_BATCHES = 16  # training batches per round
@@ -184,7 +184,7 @@ def planned_channels(
     groups: list[ChannelGroup],
     share: float,
     batch_size: int,
-    objective: Loss,
+    objective: Objective,
 ) -> ChannelPlan:
     """Choose the channels to keep on training images, or take over the choice of a stopped run.
 
@@ -221,7 +221,9 @@ def planned_channels(
     batches = (
         batch
         for epoch in epochs
-        for batch in epoch_batches(images, masks, size, seed, epoch, ignored=classes.ignored)
+        for batch in epoch_batches(
+            images, masks, size, seed, epoch, ignored=classes.ignored, mirror=objective.mirror
+        )
     )
     kept = choose_channels(model, groups, share, batches, objective)
     lists = [channels.tolist() for channels in kept]

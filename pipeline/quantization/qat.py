@@ -8,6 +8,7 @@ its class derives from one of Keras, which takes seconds to load.
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.inference.tflite_files import operators
 from pipeline.quantization.convert import convert
 from pipeline.training.input_pipeline import steps_per_epoch
 from pipeline.training.loop import Phase, Trained, fit
-from pipeline.training.losses import Objective
+from pipeline.training.losses import recorded_objective
 from pipeline.training.optimizers import make_optimizer
 from pipeline.training.views import distillation_pair
 
@@ -164,7 +165,7 @@ def train_for_int8(
     steps = arguments.epochs * steps_per_epoch(examples, arguments.batch_size)
     optimizer = make_optimizer(steps, LEARNING_RATE, 0, average=False)
 
-    weights = read_record(stage.models_dir, source)["metrics"].get("class_weights")
+    objective = recorded_objective(read_record(stage.models_dir, source)["metrics"])
     teacher, smaller = distillation_pair(teacher, student)
     phase = Phase(
         "qat",
@@ -172,7 +173,7 @@ def train_for_int8(
         arguments.batch_size,
         arguments.seed,
         arguments.resume,
-        Objective(weights, teacher),
+        replace(objective, teacher=teacher),
         student=smaller,
     )
     return model, fit(stage, student, optimizer, phase)

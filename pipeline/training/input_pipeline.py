@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.base.console import UserError
 from pipeline.base.lazy import tf
 from pipeline.data.classes import IGNORED
+from pipeline.training.mirroring import USUAL, Mirror
 
 ROTATION = 12.0  # degrees, largest rotation in either direction
 SMALLEST_CROP = 0.65  # side of the smallest crop over the side of the image
@@ -19,7 +20,11 @@ DRAWS = 12  # random numbers per example, see `augment`
 
 
 def augment(
-    images: tf.Tensor, masks: tf.Tensor, draws: tf.Tensor, ignored: bool = False
+    images: tf.Tensor,
+    masks: tf.Tensor,
+    draws: tf.Tensor,
+    ignored: bool = False,
+    mirror: Mirror = USUAL,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Randomly crops, scales, rotates, flips and recolours a batch.
 
@@ -32,6 +37,7 @@ def augment(
         masks: uint8 (batch, height, width).
         draws: float32 (batch, DRAWS), uniform in 0..1.
         ignored: whether masks may hold IGNORED.
+        mirror: whether examples are flipped, and which classes then change places.
 
     Returns:
         float32 images in 0..1 and int32 masks, of the same shapes.
@@ -40,7 +46,8 @@ def augment(
     signed = 2 * draws - 1
     scale = SMALLEST_CROP + (1 - SMALLEST_CROP) * draws[:, 0]
     aspect = tf.exp(0.15 * signed[:, 1])
-    flip = tf.where(draws[:, 2] < 0.5, -1.0, 1.0)
+    flipped = draws[:, 2] < (0.5 if mirror.flips else 0.0)
+    flip = tf.where(flipped, -1.0, 1.0)
     angle = signed[:, 3] * ROTATION * np.pi / 180
     shift_x = signed[:, 4] * (1 - scale) * width / 2
     shift_y = signed[:, 5] * (1 - scale) * height / 2
@@ -65,6 +72,11 @@ def augment(
         )
 
     masks = tf.cast(move(masks[..., None], "NEAREST", IGNORED)[..., 0], tf.int32)
+    if mirror.classes:
+        others = range(len(mirror.classes), IGNORED + 1)  # IGNORED stays, too
+        masks = tf.where(
+            flipped[:, None, None], tf.gather([*mirror.classes, *others], masks), masks
+        )
     images = move(tf.cast(images, tf.float32), "BILINEAR", 0.0) / 255
 
     brightness, contrast, saturation = (
@@ -107,6 +119,7 @@ def epoch_batches(
     workers: int = 1,
     devices: int = 1,
     ignored: bool = False,
+    mirror: Mirror = USUAL,
 ) -> tf.data.Dataset:
     """The augmented batches of one epoch, for one worker.
 
@@ -143,7 +156,7 @@ def epoch_batches(
         batch, truth = tf.numpy_function(gather, [rows], (tf.uint8, tf.uint8))
         batch.set_shape((rows.shape[0], *images.shape[1:]))
         truth.set_shape((rows.shape[0], *masks.shape[1:]))
-        return traced_augment()(batch, truth, row_draws, ignored)
+        return traced_augment()(batch, truth, row_draws, ignored, mirror)
 
     options = tf.data.Options()
     # There is nothing to tune here. The tuning thread sleeps for 10 ms, 20 ms, 40 ms ... up to a

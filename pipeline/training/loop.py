@@ -22,7 +22,7 @@ from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.hardware import say_where
 from pipeline.training.input_pipeline import epoch_batches, steps_per_epoch
-from pipeline.training.losses import Loss
+from pipeline.training.losses import Loss, Objective
 from pipeline.training.optimizers import ema_weights
 from pipeline.training.random_layers import seeded_layers
 
@@ -36,7 +36,7 @@ class Phase:
     batch_size: int  # images per step, over all devices
     seed: int  # of order and augmentation
     resume: bool  # continue from the checkpoint, if there is one of the same run
-    objective: Loss  # see `losses.Objective`
+    objective: Objective
     # Trained in the model's place: another network on the weights of the model, such as the
     # student of `views.distillation_pair`. None: the model itself.
     student: keras.Model | None = None
@@ -181,7 +181,8 @@ def distributed_batches(
         workers = context.num_input_pipelines
         devices = strategy.num_replicas_in_sync // workers
         layout = (context.input_pipeline_id, workers, devices, ignored)
-        return epoch_batches(*split, phase.batch_size, phase.seed, epoch, *layout)
+        mirror = phase.objective.mirror
+        return epoch_batches(*split, phase.batch_size, phase.seed, epoch, *layout, mirror)
 
     return strategy.distribute_datasets_from_function(batches_of_worker)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.base.lazy import tf
 from pipeline.data.classes import IGNORED
+from pipeline.training.mirroring import USUAL, Mirror, recorded
 
 JACCARD_WEIGHT = 1.0  # of the soft Jaccard term, relative to cross-entropy
 
@@ -28,14 +29,25 @@ class Objective:
     # From float32 images to logits. It predicts each augmented image anew.
     teacher: Callable[..., Any] | None = None
     teacher_weight: float = 1.0  # of the term from the teacher
+    mirror: Mirror = USUAL  # of the augmentation; the teacher sees mirror images as it does
 
     def __call__(self, images: tf.Tensor, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """The value to minimise, a float32 scalar."""
         from_masks = segmentation_loss(masks, logits, self.class_weights)
         if self.teacher is None:
             return from_masks
-        from_teacher = soft_cross_entropy(mirrored_probabilities(self.teacher, images), logits)
+        probabilities = mirrored_probabilities(self.teacher, images, self.mirror)
+        from_teacher = soft_cross_entropy(probabilities, logits)
         return from_masks + self.teacher_weight * from_teacher
+
+    def as_metrics(self) -> dict[str, Any]:
+        """For the record of a model; later stages read it with `recorded_objective`."""
+        return {"class_weights": self.class_weights, "mirror": self.mirror.as_metrics()}
+
+
+def recorded_objective(metrics: Mapping[str, Any]) -> Objective:
+    """The objective that a model was trained for, without a teacher, from its record's metrics."""
+    return Objective(metrics.get("class_weights"), mirror=recorded(metrics))
 
 
 def segmentation_loss(
@@ -89,17 +101,27 @@ def balanced_weights(shares: list[float]) -> list[float]:
     return [round(1 / (present * share), 4) if share else 0.0 for share in shares]
 
 
-def mirrored_probabilities(model: Any, images: tf.Tensor) -> tf.Tensor:
+def mirrored_probabilities(
+    model: Any,
+    images: tf.Tensor,
+    mirror: Mirror = USUAL,
+) -> tf.Tensor:
     """Class probabilities of a model, averaged over each image and its mirror image.
 
     Args:
         model: from float32 images to logits.
         images: float32 (batch, height, width, 3) in 0..1.
+        mirror: without flips, only the image itself counts; classes that change places in the
+            mirror image change back.
 
     Returns:
         float32 (batch, height, width, classes).
     """
+    if not mirror.flips:
+        return tf.nn.softmax(model(images, training=False))
     mirrored = tf.reverse(model(tf.reverse(images, [2]), training=False), [2])
+    if mirror.classes:
+        mirrored = tf.gather(mirrored, mirror.classes, axis=-1)
     return (tf.nn.softmax(model(images, training=False)) + tf.nn.softmax(mirrored)) / 2
 
 

@@ -18,7 +18,8 @@ SHARED = {"help", "models_dir", "seed", "if_needed", "accept_edits", "resume"}
 READING = ("names", "label_mapping", "ignore_index", "skip_bad", "image_size", "fit")
 OWN = (*READING, "group", "mask_orientation")  # pictures of one's own, or of TFDS
 NETWORK = ("encoder", "epochs", "batch_size", "learning_rate", "taught_epochs")
-NETWORK = (*NETWORK, "class_weights", "precision")
+NETWORK = (*NETWORK, "class_weights", "precision", "start_from")
+FLIPPED = (*NETWORK, "no_flip", "swap_on_flip")
 TUNING = ("epochs", "batch_size", "learning_rate")
 FILES = ("calibration_images", "int8_input", "int8_output", "export")
 LIMITS = ("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou")
@@ -37,9 +38,10 @@ MODES = {
         "folder, old spelling": ("--dataset folder --data-dir my_photos", OWN),
     },
     training: {
-        "compact": ("", (*NETWORK, "architecture", "preset", "enlarge")),
-        "small": ("--preset small", (*NETWORK, "architecture", "enlarge")),
-        "classic": ("--architecture classic", NETWORK),
+        "compact": ("", (*FLIPPED, "architecture", "preset", "enlarge")),
+        "small": ("--preset small", (*FLIPPED, "architecture", "enlarge")),
+        "classic": ("--architecture classic", FLIPPED),
+        "no mirror images": ("--architecture classic --no-flip", NETWORK),
     },
     pruning: {
         "zeros": ("", (*TUNING, "sparsity", "channels", "sensitivity")),

@@ -52,7 +52,7 @@ KINDS = {
         *("training/views.py", "training/imagenet.py", "training/earlier_model.py"),
     ),
     "loss": ("training", "training/losses.py"),
-    "augmentation": ("training", "training/input_pipeline.py"),
+    "augmentation": ("training", "training/input_pipeline.py", "training/mirroring.py"),
     "optimizer": ("training", "training/optimizers.py"),
     "training loop": (
         *("training", "training/loop.py", "training/checkpoints.py", "training/epoch_rows.py"),
@@ -100,6 +100,7 @@ KINDS = {
         "report/gates.py",
         "report/sidecars.py",
         "report/dataset_picture.py",
+        "report/augmented_picture.py",
     ),
     "console, command line, locks, records": (
         *(

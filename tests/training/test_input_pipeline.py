@@ -8,7 +8,8 @@ import pytest
 from pipeline.base.lazy import tf
 from pipeline.data.classes import IGNORED
 from pipeline.training import input_pipeline
-from pipeline.training.input_pipeline import augment, epoch_batches
+from pipeline.training.input_pipeline import DRAWS, augment, epoch_batches
+from pipeline.training.mirroring import Mirror
 from tests.helpers.pictures import blobs
 
 # Draws that leave an image as it is: not cropped, rotated, flipped or recoloured.
@@ -101,6 +102,35 @@ def test_pixels_beyond_the_edges_are_mirrored_or_ignored():
     corner = truth.numpy()[0] == IGNORED
     assert 0.02 < corner.mean() < 0.3 and corner[0, 0] and not corner[16, 16]
     assert moved.numpy()[0, 0, 0].max() < 0.5 * moved.numpy().mean() + 0.1
+
+
+def test_without_flips_no_example_is_mirrored_and_the_others_stay_the_same():
+    images, masks = blobs(64, 32)
+    draws = np.random.default_rng(5).random((64, DRAWS), np.float32)
+    flipped = draws[:, 2] < 0.5
+    as_usual, never = (
+        augment(images, masks, draws, mirror=Mirror(flips))[0].numpy() for flips in (True, False)
+    )
+    assert 20 < flipped.sum() < 44
+    np.testing.assert_array_equal(never[~flipped], as_usual[~flipped])
+    # A draw above a half in the place of one below it is the example without its flip.
+    other = draws.copy()
+    other[flipped, 2] = 0.9
+    np.testing.assert_array_equal(never, augment(images, masks, other)[0].numpy())
+    assert (never[flipped] != as_usual[flipped]).any()
+
+
+def test_classes_change_places_in_mirror_images_alone():
+    images, masks = noise(8)
+    masks[:, :4] = IGNORED
+    draws = np.tile(IDENTITY, (8, 1))
+    draws[:3, 2] = 0.1  # these are flipped
+    _, usual = augment(images, masks, draws, ignored=True)
+    _, swapped = augment(images, masks, draws, ignored=True, mirror=Mirror(classes=(2, 1, 0)))
+    usual, swapped = usual.numpy(), swapped.numpy()
+    np.testing.assert_array_equal(swapped[3:], usual[3:])
+    for old, new in ((0, 2), (1, 1), (2, 0), (IGNORED, IGNORED)):
+        assert (swapped[:3][usual[:3] == old] == new).all() and (usual[:3] == old).any()
 
 
 # --- order --------------------------------------------------------------------------------

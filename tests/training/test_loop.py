@@ -197,13 +197,14 @@ def test_line_of_an_epoch_fits_a_terminal_and_names_the_worst_classes(number):
 
 
 def nan_from(optimizer, steps):
-    """A loss that is NaN from this step on, as when training diverges."""
+    """An objective that is NaN from this step on, as when training diverges."""
 
-    def loss(images, masks, logits):
-        nan = tf.where(optimizer.iterations >= steps, np.nan, 0.0)
-        return segmentation_loss(masks, logits) + nan
+    class Diverging(Objective):
+        def __call__(self, images, masks, logits):
+            nan = tf.where(optimizer.iterations >= steps, np.nan, 0.0)
+            return segmentation_loss(masks, logits) + nan
 
-    return loss
+    return Diverging()
 
 
 def test_loss_that_is_not_finite_stops_the_training_with_a_remedy(stage):

@@ -1,11 +1,14 @@
 """The losses, compared with NumPy, Keras and scikit-learn."""
 
+import json
+
 import numpy as np
 import pytest
 
 from pipeline.base.lazy import keras, tf
 from pipeline.data.classes import IGNORED
 from pipeline.training import losses
+from pipeline.training.mirroring import Mirror
 
 
 def softmax(logits):
@@ -88,6 +91,30 @@ def test_probabilities_are_averaged_over_an_image_and_its_mirror_image():
     mean = losses.mirrored_probabilities(lambda batch, training: columns, images)
     expected = (softmax(columns) + softmax(columns[:, :, ::-1])) / 2
     np.testing.assert_allclose(mean, expected, atol=1e-6)
+
+
+def test_probabilities_of_classes_that_change_places_change_back():
+    """A model that tells the left half of a picture from the right one, however it is turned."""
+    images = np.zeros((1, 2, 6, 3), np.float32)
+    sides = np.zeros((1, 2, 6, 3), np.float32)
+    sides[:, :, :3, 0] = sides[:, :, 3:, 1] = 5  # class 0 on the left, 1 on the right
+
+    def model(batch, training):
+        return sides
+
+    right = losses.mirrored_probabilities(model, images, Mirror(classes=(1, 0, 2)))
+    np.testing.assert_allclose(right, softmax(sides), atol=1e-6)
+    wrong = losses.mirrored_probabilities(model, images)
+    np.testing.assert_allclose(wrong, (softmax(sides) + softmax(sides[:, :, ::-1])) / 2, atol=1e-6)
+    alone = losses.mirrored_probabilities(model, images, Mirror(flips=False))
+    np.testing.assert_allclose(alone, softmax(sides), atol=1e-6)
+
+
+def test_later_stages_train_for_the_objective_that_a_record_holds():
+    objective = losses.Objective([1.0, 2.0, 0.5], mirror=Mirror(False, (1, 0, 2)))
+    metrics = json.loads(json.dumps(objective.as_metrics()))
+    assert losses.recorded_objective(metrics) == objective
+    assert losses.recorded_objective({}) == losses.Objective()  # an older record
 
 
 def test_objective_is_the_loss_from_the_masks_and_with_a_teacher_the_sum_of_both():
