@@ -43,15 +43,22 @@ if __name__ == "__main__":
 import numpy as np
 
 from pipeline.base.artifacts import artifact_path, read_record
-from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras, tf
 from pipeline.base.stage import Stage
 from pipeline.base.system import is_first_worker
 from pipeline.checks.preflight import check_network, schedule_notes
 from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
-from pipeline.report import augmented_picture, charts, sidecars
-from pipeline.training import earlier_model, hardware, imagenet, loop, mirroring, networks
+from pipeline.report import sidecars, training_pictures
+from pipeline.training import (
+    earlier_model,
+    hardware,
+    imagenet,
+    loop,
+    mirroring,
+    networks,
+    taken_model,
+)
 from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
@@ -105,6 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         f"accurate (default: the preset's, {networks.PRESETS['default'].enlargement})",
     )
     earlier_model.add_flags(parser)
+    taken_model.add_flags(parser)
     cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
     parser.add_argument(
         "--taught-epochs",
@@ -170,7 +178,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
         shares = data["splits"]["train"]["class_shares"]
         weights = balanced_weights([shares[name] for name in classes.names])
         objective = replace(objective, class_weights=weights)
-    augmented_picture.show(models_dir, arguments.seed, objective.mirror)
+    training_pictures.show_examples(models_dir, arguments.seed, objective.mirror)
 
     # Supervised training, then self-distillation.
     if not arguments.resume and is_first_worker():
@@ -260,40 +268,32 @@ def finish(
         f"wrote {artifact_path(stage.models_dir, 'original')}: validation mean IoU "
         f"{best['mean_iou']:.4f} (epoch {best['epoch']}) in {stage.seconds() / 60:.1f} min"
     )
-    sidecars.draw(stage, "original", drawings(stage.models_dir), charts.__file__)
+    pictures = training_pictures.drawings(stage.models_dir)
+    sidecars.draw(stage, "original", pictures, training_pictures.__file__)
 
 
-def drawings(models_dir: Path) -> sidecars.Drawings:
-    """The table and the curves of the training, drawn from the model's record."""
-    record, data = read_record(models_dir, "original"), read_record(models_dir, "dataset")
-    history = record.get("history")
-    if not history:  # made by an older version, which drew them itself
-        return {}
-
-    def draw_curves(path: Path) -> None:
-        title = f"{record['network']} on {data['source']}"
-        charts.save(charts.curves(history, title, load_classes(models_dir)), path)
-
-    return {
-        models_dir / "original_training.csv": lambda path: write_csv(path, history),
-        models_dir / "original_training.png": draw_curves,
-        **augmented_picture.drawings(models_dir),
-    }
+def take(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Makes a model that was trained elsewhere the original one."""
+    taken = taken_model.take(stage, arguments.take)
+    for note in taken.notes + check_network(taken.model, stage.models_dir):
+        console.say(f"note: {note}")
+    taken_model.write(stage, taken)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
     stage = Stage.begin(__file__, arguments, parse([])).require("dataset")
-    stage = earlier_model.with_earlier_model(stage)
+    stage = earlier_model.with_named_models(stage)
     phases = dict(zip(PHASES, (stage.ignoring(*ONLY_SELF_DISTILLATION), stage)))
     if stage.nothing_to_do("original", left=left_by(phases)):
         for phase, part in phases.items():
             forget(part, phase, ours_only=True)
-        sidecars.draw_again(stage, "original", drawings(stage.models_dir), charts.__file__)
+        pictures = training_pictures.drawings(stage.models_dir)
+        sidecars.draw_again(stage, "original", pictures, training_pictures.__file__)
     else:
         with ending_together(), stage.working():
-            train(stage, arguments)
+            (take if arguments.take else train)(stage, arguments)
 
 
 if __name__ == "__main__":

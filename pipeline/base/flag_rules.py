@@ -86,6 +86,22 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "",
         ),
         Rule(
+            (
+                *("architecture", "encoder", "epochs", "taught_epochs", "batch_size"),
+                *("learning_rate", "class_weights", "precision", "start_from", "no_flip"),
+                *("preset", "enlarge", "swap_on_flip"),
+            ),
+            lambda settings: not settings.get("take"),
+            "with --take, which trains nothing",
+            "",
+        ),
+        Rule(
+            ("input_range", "class_order"),
+            lambda settings: bool(settings.get("take")),
+            "without --take",
+            "",
+        ),
+        Rule(
             ("swap_on_flip",),
             lambda settings: not settings.get("no_flip"),
             "with --no-flip, which trains on no mirror image",

@@ -112,6 +112,7 @@ def _without_matplotlibrc() -> Iterator[None]:
 
 if TYPE_CHECKING:  # the names as type checkers know them
     import jinja2
+    import keras as keras3
     import matplotlib
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -134,6 +135,7 @@ else:
     tf_convert = _Later("tensorflow.lite.python.convert")
     keras = _Later("tf_keras")
     layers = _Later("tf_keras.layers")
+    keras3 = _Later("keras")
     tfmot = _Later("tensorflow_model_optimization")
     tfds = _Later("tensorflow_datasets")
     quantizer = _Later("litert_quantizer.quantizer")
@@ -150,7 +152,7 @@ else:
     yaml = _Later("yaml")
 
 ON_TENSORFLOW = {
-    module.__name__ for module in (tf, tf_convert, keras, layers, tfmot, tfds, quantizer)
+    module.__name__ for module in (tf, tf_convert, keras, layers, keras3, tfmot, tfds, quantizer)
 }
 
 # Which distribution a name comes from, of those that decide what is in an artifact.

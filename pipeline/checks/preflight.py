@@ -13,6 +13,7 @@ from pipeline.checks.rehearsal import rehearse_once
 from pipeline.pruning.channels import BLOCK, removable_share
 from pipeline.pruning.dependency_graph import channel_groups, tied_sentence
 from pipeline.pruning.magnitude import SMALLEST_KERNEL, kernels
+from pipeline.training.keras_private import producing_layer
 
 # A Rescaling layer with a smaller scale was made for images of 0..255 (1/127.5, 1/255), not 0..1.
 MIN_SCALE = 1 / 16
@@ -46,7 +47,11 @@ def layer_notes(model: keras.Model) -> list[str]:
                 f"{layer.name} draws random numbers that a resumed training cannot repeat: after "
                 "a kill, --resume will not give the same bits. Use a layer such as Dropout"
             )
-        if isinstance(layer, layers.Rescaling) and np.max(np.abs(layer.scale)) < MIN_SCALE:
+        if (
+            isinstance(layer, layers.Rescaling)
+            and np.max(np.abs(layer.scale)) < MIN_SCALE
+            and reads_images(layer)
+        ):
             limits = np.add(layer.offset, [[0], [1]] * np.atleast_1d(layer.scale))
             low, high = limits.min(), limits.max()
             notes.append(
@@ -107,6 +112,11 @@ def schedule_notes(model: keras.Model, epochs: int, steps: int) -> list[str]:
             f"use them; {way_out}"
         )
     return notes
+
+
+def reads_images(layer: Any) -> bool:
+    """Whether a layer of a network reads its input, and no values that another layer made."""
+    return isinstance(producing_layer(layer.get_input_at(0)), layers.InputLayer)
 
 
 def draws_by_itself(layer: Any) -> bool:

@@ -55,7 +55,7 @@ def rehearse_once(model: keras.Model, models_dir: Path) -> list[str]:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("network") == key and all(isinstance(note, str) for note in kept["notes"]):
             return list(kept["notes"])
-    say(f"taking {model.name}, untrained, through the later stages (once)")
+    say(f"taking {model.name} in small through the later stages (once)")
     with silenced():
         notes = rehearse(model)
     if is_first_worker():

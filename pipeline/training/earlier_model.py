@@ -17,8 +17,11 @@ from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
 from pipeline.inference.keras_files import read_model
 
-FLAG = "start_from"
-INPUT = "the model that --start-from names"  # among the inputs of a record
+# Flags that name a model, and what its content is called among the inputs of a record.
+INPUTS = {
+    "start_from": "the model that --start-from names",
+    "take": "the model that --take names",
+}
 MOST_NAMED = 6  # layers in a line
 
 
@@ -33,28 +36,38 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_earlier_model(stage: Stage) -> Stage:
-    """The stage with the content of the earlier model among its inputs; its path does not count.
+def with_named_models(stage: Stage) -> Stage:
+    """The stage with the models that flags name among its inputs; their paths do not count.
 
     Raises:
-        UserError: the file is missing, or one that the stages replace.
+        UserError: a file is missing, or one that the stages replace.
     """
-    stage, path = stage.ignoring(FLAG), getattr(stage.arguments, FLAG)
-    if not path:
-        return stage
+    for flag, name in INPUTS.items():
+        stage, path = stage.ignoring(flag), getattr(stage.arguments, flag)
+        if path:
+            refuse_replaced(stage, flag, path)
+            stage = stage.with_inputs({name: sha256(path)})
+    return stage
+
+
+def refuse_replaced(stage: Stage, flag: str, path: Path) -> None:
+    """Raises UserError if a file is missing, or one that this stage or pruning would replace."""
+    typed = f"--{flag.replace('_', '-')} {path}"
     if not path.is_file():
-        raise UserError(f"--start-from {path}: there is no such file; name an .h5 file")
+        kind = "a folder, not a file" if path.is_dir() else "missing"
+        raise UserError(
+            f"{typed}: it is {kind}; name the file of a whole Keras model, as "
+            "model.save('model.keras') writes it"
+        )
     replaced = [artifact_path(stage.models_dir, name).resolve() for name in KERAS_MODELS]
     if path.resolve() in replaced:
         kept = ownership.free_name(path, "earlier")
         copied = commands.line("cp", commands.as_operand(path), commands.as_operand(kept))
         asked = stage.asked("original")
-        again = asked.with_settings({**asked.settings, FLAG: str(kept)})
+        again = asked.with_settings({**asked.settings, flag: str(kept)})
         raise UserError(
-            f"--start-from {path}: the stages replace that file; keep a copy and start from it: "
-            f"{copied} && {again}"
+            f"{typed}: the stages replace that file; keep a copy and name it: {copied} && {again}"
         )
-    return stage.with_inputs({INPUT: sha256(path)})
 
 
 def load(model: keras.Model, path: Path | None) -> dict[str, dict[str, list[str]]]:

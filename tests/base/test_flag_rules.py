@@ -38,9 +38,10 @@ MODES = {
         "folder, old spelling": ("--dataset folder --data-dir my_photos", OWN),
     },
     training: {
-        "compact": ("", (*FLIPPED, "architecture", "preset", "enlarge")),
+        "compact": ("", ("take", *FLIPPED, "architecture", "preset", "enlarge")),
         "small": ("--preset small", (*FLIPPED, "architecture", "enlarge")),
         "classic": ("--architecture classic", FLIPPED),
+        "taken": ("--take a.keras", ("input_range", "class_order")),
         "no mirror images": ("--architecture classic --no-flip", NETWORK),
     },
     pruning: {

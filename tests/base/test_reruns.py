@@ -50,6 +50,7 @@ KINDS = {
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),
         *("training/views.py", "training/imagenet.py", "training/earlier_model.py"),
+        *("training/taken_model.py", "inference/keras3_files.py"),
     ),
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py", "training/mirroring.py"),
@@ -100,7 +101,7 @@ KINDS = {
         "report/gates.py",
         "report/sidecars.py",
         "report/dataset_picture.py",
-        "report/augmented_picture.py",
+        "report/training_pictures.py",
     ),
     "console, command line, locks, records": (
         *(

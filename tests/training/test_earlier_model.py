@@ -58,7 +58,7 @@ def test_file_that_is_no_model_is_refused(tmp_path):
 
 
 def stage_of(models_dir, *argv):
-    return earlier_model.with_earlier_model(
+    return earlier_model.with_named_models(
         Stage.begin(training.__file__, training.parse(["--models-dir", str(models_dir), *argv]))
     )
 
@@ -75,8 +75,10 @@ def test_content_of_the_earlier_model_counts_and_its_path_does_not(tmp_path):
     assert reason.text == "the model that --start-from names is no longer read"
 
 
-def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--start-from gone\.h5: there is no such file"):
+def test_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"it is a folder, not a file"):
+        stage_of(tmp_path, "--start-from", str(tmp_path))
+    with pytest.raises(UserError, match=r"--start-from gone\.h5: it is missing"):
         stage_of(tmp_path, "--start-from", "gone.h5")
 
 
@@ -88,7 +90,7 @@ def test_file_that_the_stages_replace_is_refused_with_commands_that_work(tmp_pat
     path.write_text("weights")
     with pytest.raises(UserError, match="the stages replace that file") as refusal:
         stage_of(models, "--epochs", "7", "--start-from", str(path))
-    copy, _, again = str(refusal.value).partition("start from it: ")[2].partition(" && ")
+    copy, _, again = str(refusal.value).partition("name it: ")[2].partition(" && ")
     program, *operands = shlex.split(copy)
     assert program == "cp"
     shutil.copy(*operands)
@@ -109,7 +111,7 @@ def test_training_from_an_earlier_model_is_recorded_and_later_stages_accept_it(
             + ["--start-from", str(path)]
         )
     record = read_record(data_copy, "original")
-    assert record["inputs"][earlier_model.INPUT] == sha256(path)
+    assert record["inputs"][earlier_model.INPUTS["start_from"]] == sha256(path)
     assert record["started_from"]["anew"] == []
     assert stale_reason(data_copy, "original") is None
     now, then = (load_model(folder, "original") for folder in (data_copy, finished_run))

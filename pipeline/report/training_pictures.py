@@ -1,4 +1,7 @@
-"""augmented.jpg: training examples as the network gets them, cropped, flipped and recoloured."""
+"""The pictures of a training: its curves, and the examples as the network gets them.
+
+augmented.jpg, original_training.png and original_training.csv in the models folder.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from pipeline.base.artifacts import read_record
 from pipeline.base.console import say
+from pipeline.base.files import write_csv
 from pipeline.base.lazy import matplotlib_figure
 from pipeline.base.system import is_first_worker
 from pipeline.data.classes import Classes
@@ -21,26 +25,38 @@ from pipeline.training.input_pipeline import epoch_batches
 from pipeline.training.mirroring import Mirror, recorded
 
 SHOWN, COLUMNS = 24, 4
-FILE = "augmented.jpg"
+EXAMPLES = "augmented.jpg"
 
 
-def show(models_dir: Path, seed: int, mirror: Mirror) -> None:
-    """Draws the picture before a training, where what it shows can still be mended."""
+def show_examples(models_dir: Path, seed: int, mirror: Mirror) -> None:
+    """Draws augmented.jpg before a training, where what it shows can still be mended."""
     if not is_first_worker():
         return
-    write = functools.partial(draw, models_dir, seed, mirror)
-    if sidecars.drawn(models_dir / FILE, write):
-        say(f"what the network will see: {models_dir / FILE}")
+    write = functools.partial(draw_examples, models_dir, seed, mirror)
+    if sidecars.drawn(models_dir / EXAMPLES, write):
+        say(f"what the network will see: {models_dir / EXAMPLES}")
 
 
 def drawings(models_dir: Path) -> sidecars.Drawings:
-    """What draws the picture of a finished training again, from the model's record."""
-    record = read_record(models_dir, "original")
+    """The table, the curves and the examples of a training, drawn from the model's record."""
+    record, data = read_record(models_dir, "original"), read_record(models_dir, "dataset")
+    history = record.get("history")
+    if not history:  # made by an older version, which drew them itself, or trained elsewhere
+        return {}
+    title = f"{record['network']} on {data['source']}"
     look = record["settings"]["seed"], recorded(record["metrics"])
-    return {models_dir / FILE: functools.partial(draw, models_dir, *look)}
+
+    def draw_curves(path: Path) -> None:
+        charts.save(charts.curves(history, title, load_classes(models_dir)), path)
+
+    return {
+        models_dir / "original_training.csv": lambda path: write_csv(path, history),
+        models_dir / "original_training.png": draw_curves,
+        models_dir / EXAMPLES: functools.partial(draw_examples, models_dir, *look),
+    }
 
 
-def draw(models_dir: Path, seed: int, mirror: Mirror, path: Path) -> None:
+def draw_examples(models_dir: Path, seed: int, mirror: Mirror, path: Path) -> None:
     """Draws the first examples of the first epoch, each with its mask laid over it beside it.
 
     Args:
