@@ -6,14 +6,13 @@ from typing import Any
 
 from pipeline.base import commands
 from pipeline.evaluation.processor import DOT_PRODUCTS
-from pipeline.report import data_warnings
+from pipeline.report import data_warnings, recommendation
 from pipeline.variants import VARIANTS, float32_of, quantised
 
 SAME_SPEED = 0.02  # two latencies whose ratio is this close to 1 are called the same
 LARGE_CLASS_DROP = 0.02  # a class whose IoU drops by more than this gets a warning
 SHOWN_CLASSES = 5  # most classes that one finding names, and that the README's table shows
 LOW_CLASS_IOU = 0.2  # a class below this IoU in the original model gets a warning
-ACCEPTABLE_DROP = 0.01  # largest drop of mean IoU of the file that is recommended
 DROP_NOTE = "drop: mean IoU of the original minus that of the model (+: loss, -: gain)."
 
 Row = dict[str, Any]  # one model of evaluation.json
@@ -103,7 +102,7 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
     texts += findings_on_instruction_sets(rows, evaluation["environment"].get("instruction_sets"))
     if rows.get("int8", {}).get("activation_kb"):
         texts.append(finding_on_memory(rows["int8"]))
-    texts += findings_on_recommended_file(evaluation)
+    texts += recommendation.lines(evaluation)
     texts += findings_on_cost_of_pruning(rows)
     return texts + findings_on_classes(evaluation["models"])
 
@@ -204,8 +203,10 @@ def findings_on_cost_of_pruning(rows: dict[str, Row]) -> list[str]:
         return []
     before, pruned, int8 = rows["float32"], rows["pruned_float32"], rows["int8"]
     int8_drop = pruned["mean_iou"] - int8["mean_iou"]
-    acceptable = min(pruned["mean_iou_drop"], int8["mean_iou_drop"]) <= ACCEPTABLE_DROP
-    if acceptable or int8_drop > ACCEPTABLE_DROP:
+    acceptable = (
+        min(pruned["mean_iou_drop"], int8["mean_iou_drop"]) <= recommendation.ACCEPTABLE_DROP
+    )
+    if acceptable or int8_drop > recommendation.ACCEPTABLE_DROP:
         return []
     channels = channels_were_removed(before, pruned)
     setting = "a lower --channels" if channels else "a lower --sparsity (0: no zeros)"
@@ -223,46 +224,6 @@ def finding_on_memory(row: Row) -> str:
         f"{row['name']} needs {format_activations(row)} KB of memory for activations, besides the "
         f"file itself, and {row['multiply_accumulates'] / 1e6:.0f} million multiply-accumulates "
         f"per image; the tensors at the peak, in KB: {', '.join(peak)}."
-    )
-
-
-def findings_on_recommended_file(evaluation: dict[str, Any]) -> list[str]:
-    """The recommended file, and a warning of models that are no better than a constant class."""
-    rows, data = evaluation["models"], evaluation["dataset"]
-    constant_iou = data["constant_mean_iou"]
-    constant = f"calling every pixel {data['constant_class']} (mean IoU {constant_iou:.3f})"
-    useless = [row["name"] for row in rows if row["mean_iou"] <= constant_iou]
-    texts = [finding_on_recommended_file(rows, constant_iou, constant)]
-    if useless:
-        texts.append(f"Warning: no better than {constant}: {', '.join(useless)}.")
-    return texts
-
-
-def finding_on_recommended_file(rows: list[Row], constant_iou: float, constant: str) -> str:
-    """The fastest .tflite file that loses little and is better than a constant class.
-
-    Args:
-        rows: the models.
-        constant_iou: mean IoU of giving every pixel the same class.
-        constant: that prediction in words.
-    """
-    candidates = [
-        row
-        for row in rows
-        if row["file"].endswith(".tflite")
-        and not row.get("stale")
-        and row["mean_iou_drop"] <= ACCEPTABLE_DROP
-        and row["mean_iou"] > constant_iou
-    ]
-    if not candidates:
-        return (
-            f"Recommended file: none. Each loses more than {ACCEPTABLE_DROP} of mean IoU, is "
-            f"stale, or is no better than {constant}."
-        )
-    fastest = min(candidates, key=lambda row: row["latency_ms"]["median"])
-    return (
-        f"Recommended file: {fastest['file']}, the fastest on this machine that loses at most "
-        f"{ACCEPTABLE_DROP} of mean IoU."
     )
 
 

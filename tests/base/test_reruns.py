@@ -89,6 +89,7 @@ KINDS = {
             "report/charts.py",
             "report/chart_style.py",
             "report/findings.py",
+            "report/recommendation.py",
             "report/data_warnings.py",
             "report/overlays.py",
         ),

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.base.artifacts import MODELS
-from pipeline.report import findings, page, tables
+from pipeline.report import findings, page, recommendation, tables
 from pipeline.variants import VARIANTS
 
 CONSTANT = "calling every pixel background (mean IoU 0.200)"
@@ -20,7 +20,7 @@ def timed(milliseconds):
 
 
 def recommended(rows):
-    return findings.finding_on_recommended_file(rows, 0.2, CONSTANT)
+    return recommendation.recommended_file(rows, 0.2, CONSTANT, [])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,30 @@ def test_no_file_is_recommended_that_is_no_better_than_a_constant_class(numbers)
     row_of(numbers, "float32")["mean_iou"] = 0.21
     assert recommended(rows).startswith("Recommended file: float32_model.tflite,")
     assert recommended(rows) in findings.findings(numbers)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda numbers: row_of(numbers, "float32")["latency_ms"].update(busy="others"),
+            "the machine was busy while latency was measured",
+        ),
+        (lambda numbers: numbers["dataset"].update(examples=29), "29 test pictures are too few"),
+        (
+            lambda numbers: numbers["models"][0]["iou"].update(border=0.04, pet=None),
+            "the original has not learned border (IoU below 0.05)",
+        ),
+    ],
+)
+def test_no_file_is_recommended_where_the_numbers_cannot_tell(numbers, change, reason):
+    (usual,) = (text for text in findings.findings(numbers) if "Recommended" in text)
+    file = usual.split(": ")[1].split(",")[0]
+    assert file.endswith(".tflite")
+    change(numbers)
+    (text,) = (text for text in findings.findings(numbers) if "Recommended" in text)
+    assert text.startswith(f"Recommended file: none yet, as {reason}")
+    assert text.endswith(f"By these numbers: {file}.")
 
 
 def test_no_file_is_recommended_that_loses_much(numbers):
