@@ -11,9 +11,9 @@ Writes  models/pruned_model.h5                the pruned network
     python pruning.py --channels 0.4 --sparsity 0.6   (first channels, then zeros)
     python pruning.py --sparsity 0                    (skips pruning: a copy of the original)
     python pruning.py --sensitivity                   (plots how sensitive each layer is to pruning)
+    python pruning.py --budget --max-bytes 800000     (finds the --channels that a device needs)
 
-On two CPU cores the default takes half an hour; mean IoU on the validation split goes from 0.7944
-to 0.7928.
+On two CPU cores the default takes half an hour; validation mean IoU goes from 0.7944 to 0.7928.
 
 There are two kinds of pruning. Magnitude pruning (unstructured) sets the smallest weights of the
 large kernels to zero, step by step. Zeros shrink a file only when it is compressed (gzip, as app
@@ -46,6 +46,7 @@ if __name__ == "__main__":
 from pipeline.base import unfinished
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.files import write_csv
+from pipeline.base.flag_rules import PRUNES_NOTHING
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
 from pipeline.base.stage import Stage
@@ -53,7 +54,7 @@ from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
 from pipeline.pruning import channel_removal, channels, magnitude
 from pipeline.pruning.dependency_graph import channel_groups
-from pipeline.report import charts, sidecars
+from pipeline.report import charts, gates, sidecars
 from pipeline.training import loop
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
@@ -92,23 +93,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="plot how sensitive each layer is to pruning, and write the table; prunes nothing",
     )
+    gates.add_budget(parser)
     cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
     return parser.parse(argv)
 
 
 def write_sensitivity(stage: Stage) -> None:
     """Prunes each layer of the original network alone, on validation images, and plots the loss."""
-    images, masks = load_split(stage.models_dir, "validation")
-    split = images[: magnitude.SCAN_IMAGES], masks[: magnitude.SCAN_IMAGES]
+    split = (part[: magnitude.SCAN_IMAGES] for part in load_split(stage.models_dir, "validation"))
     rows = magnitude.scan_sensitivity(keras_files.load_model(stage.models_dir, "original"), *split)
     picture = stage.models_dir / "pruned_sensitivity.png"
     write_csv(picture.with_suffix(".csv"), rows)
     sidecars.drawn(picture, lambda path: charts.save(charts.pruning_sensitivity(rows), path))
     level = f"{magnitude.SCAN_LEVELS[-1]:.0%}"
     worst = sorted(rows, key=lambda row: -row[level])[:3]
-    console.say(
-        "most sensitive: " + ", ".join(f"{row['layer']} ({row[level]:+.3f})" for row in worst)
-    )
+    named = ", ".join(f"{row['layer']} ({row[level]:+.3f})" for row in worst)
+    console.say(f"most sensitive: {named}")
     console.say(f"wrote {picture} and the table beside it in {stage.seconds()} s")
 
 
@@ -235,7 +235,6 @@ def finish(
     kept: list[dict[str, Any]],
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoint."""
-    sparsity = metrics["sparsity"]
     tables = {"history": trained.history, "channels": kept}
     resumption = trained.resumption
     with stage.new_artifact("pruned", metrics, tables=tables, resumption=resumption) as (path,):
@@ -244,7 +243,7 @@ def finish(
     unfinished.remove(channels.plan_path(stage.models_dir))
     console.say(
         f"wrote {artifact_path(stage.models_dir, 'pruned')}: {model.count_params():,} parameters, "
-        f"{sparsity:.1%} zeros"
+        f"{metrics['sparsity']:.1%} zeros"
     )
     console.say(
         f"validation mean IoU {metrics['validation_mean_iou']:.4f} (epoch "
@@ -279,10 +278,14 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage.begin(__file__, arguments, parse([])).ignoring("sensitivity")
+    stage = Stage.begin(__file__, arguments, parse([])).ignoring(*PRUNES_NOTHING)
     stage = stage.require("dataset", "original")
     if arguments.sensitivity:
         write_sensitivity(stage)
+    elif arguments.budget:
+        from pipeline.checks import budget  # and the conversion, which no other run needs
+
+        budget.search(stage)
     elif stage.nothing_to_do("pruned", left=left_by({"pruned": stage})):
         forget(stage, "pruned", ours_only=True)
         sidecars.draw_again(stage, "pruned", drawings(stage.models_dir), charts.__file__)

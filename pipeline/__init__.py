@@ -13,7 +13,7 @@ the folders above it in this list.
     evaluation      accuracy with intervals, latency, memory, plan of the activations
     report          charts, tables, findings, overlays, the report page, limits (gates)
     prediction      photos of one's own, segmented with a finished model
-    checks          a network before training; the operators of a finished file
+    checks          a network before training; the operators of a finished file; a device's budget
     deploy          the handover folder and the program in it; NPU estimates
 
 Beside the folders, `variants` is the table of .tflite files, where a new conversion has its entry,

@@ -7,12 +7,15 @@ The flags that all scripts share, and --resume, are in no rule: `make` always gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Settings = Mapping[str, Any]  # by flag, without dashes and with _ for -; missing: its default
 
-LIMITS = ("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou")  # of evaluation.py
+# Of a device: of evaluation.py, and of pruning.py --budget.
+BUDGET = ("max_latency_ms", "max_bytes", "max_activation_kb")
+LIMITS = (*BUDGET, "max_drop", "min_mean_iou")  # of evaluation.py
+PRUNES_NOTHING = ("sensitivity", "budget", *BUDGET)  # of pruning.py: they change no model
 SIDE_MODES = ("image", "profile", "npu")  # of evaluation.py: each does nothing else
 
 
@@ -45,8 +48,14 @@ def side_mode(settings: Settings) -> str:
 
 
 def has_limit(settings: Settings) -> bool:
-    """Whether evaluation.py compares the models with a limit."""
+    """Whether there is a limit that evaluation.py or pruning.py --budget compares models with."""
     return any(settings.get(limit) is not None for limit in LIMITS)
+
+
+def listed(flags: Sequence[str]) -> str:
+    """Flags to choose from, in words: "--max-bytes or --min-mean-iou"."""
+    *first, last = (f"--{flag.replace('_', '-')}" for flag in flags)
+    return f"{', '.join(first)} or {last}"
 
 
 MEASURES_NOTHING = "with --image, --profile or --npu, which measure no accuracy"
@@ -110,6 +119,25 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "pruning": (
         Rule(
+            ("sensitivity",),
+            lambda settings: not settings.get("budget"),
+            "with --budget",
+            "run pruning.py once for each",
+        ),
+        Rule(
+            BUDGET,
+            lambda settings: bool(settings.get("budget")),
+            "without --budget",
+            "add --budget",
+        ),
+        Rule(("budget",), has_limit, "without a limit", f"add {listed(BUDGET)}"),
+        Rule(
+            ("sparsity", "channels", "epochs", "learning_rate"),
+            lambda settings: not settings.get("budget"),
+            "with --budget, which finds --channels and prunes nothing",
+            "leave --budget out",
+        ),
+        Rule(
             ("sparsity", "channels", "epochs", "batch_size", "learning_rate"),
             lambda settings: not settings.get("sensitivity"),
             "with --sensitivity, which prunes nothing",
@@ -156,7 +184,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             ("gate",),
             has_limit,
             "without a limit",
-            "add --max-drop, --max-latency-ms, --max-bytes or --min-mean-iou",
+            f"add {listed(LIMITS)}",
         ),
     ),
 }  # fmt: skip

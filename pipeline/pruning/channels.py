@@ -214,6 +214,21 @@ def planned_channels(
             if reasons[copy]:  # accepted: the next stop finds the plan of this code
                 unfinished.write(path, stage.identity.as_dict(), {"kept": plans[copy]["kept"]})
             return plan
+    kept = choose_on_training_images(stage, model, groups, share, batch_size, objective)
+    lists = [channels.tolist() for channels in kept]
+    unfinished.write(path, stage.identity.as_dict(), {"kept": lists})
+    return ChannelPlan(kept, NOT_RESUMED)
+
+
+def choose_on_training_images(
+    stage: Stage,
+    model: keras.Model,
+    groups: list[ChannelGroup],
+    share: float,
+    batch_size: int,
+    objective: Loss,
+) -> list[np.ndarray]:
+    """`choose_channels` by the training split of a models folder; arguments: `planned_channels`."""
     images, masks = load_split(stage.models_dir, "train")
     classes = load_classes(stage.models_dir)
     size, seed = min(batch_size, len(images)), stage.arguments.seed
@@ -225,10 +240,7 @@ def planned_channels(
             images, masks, size, seed, epoch, ignored=classes.ignored, mirror=objective.mirror
         )
     )
-    kept = choose_channels(model, groups, share, batches, objective)
-    lists = [channels.tolist() for channels in kept]
-    unfinished.write(path, stage.identity.as_dict(), {"kept": lists})
-    return ChannelPlan(kept, NOT_RESUMED)
+    return choose_channels(model, groups, share, batches, objective)
 
 
 def stopped_plan(

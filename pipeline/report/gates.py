@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.base.cli import bounded
 from pipeline.base.flag_rules import has_limit
 from pipeline.variants import quantised
 
+Limit = tuple[str, Callable[[str], Any], str, str]
+NUMBER, FRACTION = bounded(float, 0.0), bounded(float, 0.0, 1.0)
+# What a device can have too little of: flag, type, name of the value, help.
+OF_A_DEVICE = (
+    ("--max-latency-ms", NUMBER, "MS", "largest allowed median latency, on one thread"),
+    ("--max-bytes", bounded(int, 0), "BYTES", "largest allowed file size"),
+    ("--max-activation-kb", NUMBER, "KB", "most memory for activations, in kB of 1000 bytes"),
+)
+OF_ACCURACY = (
+    ("--max-drop", FRACTION, "IOU", "largest allowed drop of mean IoU (+: loss)"),
+    ("--min-mean-iou", FRACTION, "IOU", "smallest allowed mean IoU"),
+)
+
+
+def add_limits(parser: argparse.ArgumentParser, limits: Iterable[Limit], of: str) -> None:
+    """Adds flags of limits; `of` is what they are of, for the help."""
+    for flag, value_type, metavar, text in limits:
+        parser.add_argument(flag, type=value_type, metavar=metavar, help=f"{of}: {text}")
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the limits, and --gate, which names the models that they apply to."""
-    number, fraction = bounded(float, 0.0), bounded(float, 0.0, 1.0)
-    for flag, value_type, metavar, text in (
-        ("--max-drop", fraction, "IOU", "largest allowed drop of mean IoU (+: loss)"),
-        (
-            "--max-latency-ms",
-            number,
-            "MS",
-            "largest allowed median latency; if the machine was busy, its times are unreliable "
-            "and the exit code is 2",
-        ),
-        ("--max-bytes", bounded(int, 0), "BYTES", "largest allowed file size"),
-        ("--min-mean-iou", fraction, "IOU", "smallest allowed mean IoU"),
-    ):
-        parser.add_argument(flag, type=value_type, metavar=metavar, help=f"limit: {text}")
+    add_limits(parser, (*OF_ACCURACY, *OF_A_DEVICE), "limit")
     parser.add_argument(
         "--gate",
         nargs="+",
@@ -33,8 +40,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=quantised(),
         metavar="MODEL",
         help=f"the models that the limits apply to: {', '.join(quantised())} (default: all); the "
-        "exit code is 2 if one of them is stale",
+        "exit code is 2 if one of them is stale, or if the machine was busy while it was timed",
     )
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Adds --budget of pruning.py, and its limits."""
+    parser.add_argument(
+        "--budget",
+        action="store_true",
+        help="find the smallest --channels whose int8 file keeps to the limits; prunes nothing",
+    )
+    add_limits(parser, OF_A_DEVICE, "limit of --budget")
 
 
 def judge(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -45,8 +62,8 @@ def judge(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> tuple[li
         evaluation: the content of evaluation.json.
 
     Returns:
-        One line per broken limit; and one line per model that cannot be compared: it is stale, or
-        the machine was busy while its latency was measured.
+        One line per broken limit; and one line per model that cannot be compared: it is stale, the
+        machine was busy while its latency was measured, or its memory has no fixed plan.
     """
     broken: list[str] = []
     undecided: list[str] = []
@@ -62,10 +79,18 @@ def judge(arguments: argparse.Namespace, evaluation: dict[str, Any]) -> tuple[li
                 f"{row['name']} cannot be compared with --max-latency-ms: {latency['busy']}"
             )
             max_latency = None
+        memory, max_memory = row["activation_kb"], arguments.max_activation_kb
+        if max_memory is not None and memory is None:
+            undecided.append(
+                f"{row['name']} cannot be compared with --max-activation-kb: its memory has no "
+                "fixed plan"
+            )
+            max_memory = None
         for flag, value, limit, is_maximum in (
             ("--max-drop", row["mean_iou_drop"], arguments.max_drop, True),
             ("--max-latency-ms", latency["median"], max_latency, True),
             ("--max-bytes", row["bytes"], arguments.max_bytes, True),
+            ("--max-activation-kb", memory, max_memory, True),
             ("--min-mean-iou", row["mean_iou"], arguments.min_mean_iou, False),
         ):
             if limit is not None and not (value <= limit if is_maximum else value >= limit):

@@ -22,7 +22,8 @@ NETWORK = (*NETWORK, "class_weights", "precision", "start_from")
 FLIPPED = (*NETWORK, "no_flip", "swap_on_flip")
 TUNING = ("epochs", "batch_size", "learning_rate")
 FILES = ("calibration_images", "int8_input", "int8_output", "export")
-LIMITS = ("max_drop", "max_latency_ms", "max_bytes", "min_mean_iou")
+BUDGET = ("max_activation_kb", "max_bytes", "max_latency_ms")
+LIMITS = (*BUDGET, "max_drop", "min_mean_iou")
 
 # By script and mode: the words that ask for the mode, and the other flags that do something in it.
 MODES = {
@@ -50,6 +51,11 @@ MODES = {
         "both": ("--channels 0.3 --sparsity 0.5", TUNING),
         "skipped": ("--sparsity 0", ("channels",)),
         "sensitivity": ("--sensitivity", ()),
+        "budget": ("--budget --max-bytes 1", ("max_activation_kb", "max_latency_ms", "batch_size")),
+        "a budget of memory": (
+            "--budget --max-activation-kb 1",
+            ("max_bytes", *BUDGET[2:], "batch_size"),
+        ),
     },
     quantization: {
         "plain": ("", (*FILES, "sensitivity", "max_drop", "qat")),
@@ -139,6 +145,8 @@ def test_table_has_every_flag_of_every_script(monkeypatch):
     assert {f"{module.__name__}.py" for module in MODES} == set(SCRIPTS)
     for module, modes in MODES.items():
         named = {flag for _, working in modes.values() for flag in working}
+        words = " ".join(typed for typed, _ in modes.values())  # of flags that need each other
+        named |= {word[2:].replace("-", "_") for word in words.split() if word.startswith("--")}
         assert set(actions_of(module, monkeypatch)) - SHARED == named, module.__name__
 
 
@@ -194,7 +202,7 @@ def test_model_that_nothing_uses_is_refused_by_the_script(tmp_path):
 def test_commands_of_the_report_have_no_flag_that_is_refused(tmp_path):
     """A record holds all settings, also those that did nothing."""
     for module, mode in CASES:
-        if module is evaluation or mode == "sensitivity":
+        if module is evaluation or mode in ("sensitivity", "budget", "a budget of memory"):
             continue
         script = f"{module.__name__}.py"
         name = next(name for name, (_, maker) in page.ARTIFACTS.items() if maker == script)

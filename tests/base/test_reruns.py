@@ -141,6 +141,7 @@ KINDS = {
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),
+    "the search for a device's budget": (NONE, "checks/budget.py", "checks/int8_needs.py"),
 }
 EDITS = [(kind, file, first) for kind, (first, *files) in KINDS.items() for file in files]
 
@@ -226,6 +227,12 @@ def test_edit_of_a_script_reruns_that_stage_and_no_earlier_one(project, untouche
 def test_pruning_never_retrains(untouched):
     """It did: the preflight checks that training.py imports look at both kinds of pruning."""
     assert not [file for file in untouched["training"] if "/pruning/" in file]
+
+
+def test_budget_makes_no_later_code_part_of_pruning(untouched):
+    """It converts and times, which pruning.py does for --budget only."""
+    later = ("/quantization/", "/evaluation/", "/inference/litert.py", "/inference/timing.py")
+    assert not [file for file in untouched["pruning"] if any(part in file for part in later)]
 
 
 @pytest.mark.parametrize("edited", ["comment", "docstring", "layout", "hint", "message", "help"])

@@ -17,6 +17,7 @@ from tests.helpers.runs import ROOT, run_script
         ("--max-drop", "0.004", "0.003"),
         ("--max-latency-ms", "8.0", "7.9"),
         ("--max-bytes", "2000000", "1999999"),
+        ("--max-activation-kb", "768.0", "767.9"),
         ("--min-mean-iou", "0.76", "0.761"),
     ],
 )
@@ -33,7 +34,9 @@ def test_everything_passes_without_limits(numbers):
     assert gates.judge(evaluation.parse([]), numbers) == ([], [])
 
 
-@pytest.mark.parametrize("flag", ["--max-drop", "--max-latency-ms", "--max-bytes"])
+@pytest.mark.parametrize(
+    "flag", ["--max-drop", "--max-latency-ms", "--max-bytes", "--max-activation-kb"]
+)
 @pytest.mark.parametrize("limit", ["nan", "inf", "-inf", "-1", "much"])
 def test_limit_that_is_no_finite_number_is_refused(flag, limit, capsys):
     """A limit of nan would let everything pass, because no number is above it."""
@@ -89,6 +92,17 @@ def test_latency_of_a_busy_machine_is_not_judged(numbers):
     assert name not in {line.split()[0] for line in broken}
     assert undecided == [f"{name} cannot be compared with --max-latency-ms: turns differ by 80%"]
     assert gates.judge(evaluation.parse(["--max-bytes", "99999999"]), numbers) == ([], [])
+
+
+def test_memory_without_a_plan_is_not_judged(numbers):
+    """A network with loops has none, and None is no number below a limit."""
+    row = next(row for row in numbers["models"] if row["name"] == "int8")
+    row["activation_kb"] = None
+    asked = evaluation.parse(["--max-activation-kb", "99999", "--gate", "int8"])
+    words = "int8 cannot be compared with --max-activation-kb: its memory has no fixed plan"
+    assert gates.judge(asked, numbers) == ([], [words])
+    asked = evaluation.parse(["--max-activation-kb", "99999", "--gate", "float16"])
+    assert gates.judge(asked, numbers) == ([], [])
 
 
 STALE = "models/int8 was made from another pruned_model.h5; make it anew with: python quantization"
