@@ -25,6 +25,7 @@ from pipeline.base.stage import Stage
 from pipeline.base.text_table import text_table
 from pipeline.checks.int8_needs import PICTURES, Limits, Meter, Needs, typed
 from pipeline.checks.rehearsal import copy_in_float32, random_images
+from pipeline.checks.smallest_number import smallest
 from pipeline.data.dataset import load_classes, load_size, load_split
 from pipeline.data.image_size import STRIDE, flag_of, nearest_side
 from pipeline.inference.keras_files import load_model
@@ -44,47 +45,6 @@ COLUMNS = (
     ("of the whole", 12),
     ("nearest limit", -36),
 )
-
-
-# --- the search -----------------------------------------------------------------------------
-
-
-def smallest(pressure: Callable[[int], float], most: int) -> int | None:
-    """The smallest number that keeps to a limit, found with few tries.
-
-    Args:
-        pressure: falls with the number; at most 1 where the limit is kept to. It is asked once
-            for each number that is tried: for 0 first, then for `most`.
-        most: the largest number.
-
-    Returns:
-        A number that keeps to the limit, while the one below it does not; None if `most` does not.
-        Where `pressure` does not fall everywhere, there may be a smaller one.
-    """
-    tried = {0: pressure(0)}
-    if tried[0] <= 1:
-        return 0
-    tried[most] = pressure(most) if most else tried[0]
-    if tried[most] > 1:
-        return None
-    low, high = 0, most
-    while high - low > 1:
-        number = min(max(next_number(tried, low, high), low + 1), high - 1)
-        tried[number] = pressure(number)
-        low, high = (low, number) if tried[number] <= 1 else (number, high)
-    return high
-
-
-def next_number(tried: dict[int, float], low: int, high: int) -> int:
-    """Where the line through the two tries that are nearest to the limit reaches it.
-
-    Every fifth time the middle between the last that does not keep to it and the first that does.
-    """
-    (a, first), (b, second) = sorted(tried.items(), key=lambda item: abs(item[1] - 1))[:2]
-    middle = (low + high) // 2
-    if len(tried) % 5 == 0 or first == second or not np.isfinite(second):
-        return middle
-    return int(np.ceil(a + (1 - first) * (b - a) / (second - first)))
 
 
 # --- what is tried ----------------------------------------------------------------------------
@@ -282,14 +242,16 @@ def short(limit: float) -> float:
 
 def refusal(trials: Trials, found: list[str]) -> str:
     """Why no share of channels is enough, in one line; `found` is what else would be."""
-    needs = trials.needs[max(trials.needs)]
+    by_pressure = {share: needs.pressure(trials.limits)[0] for share, needs in trials.needs.items()}
+    least = min(by_pressure, key=lambda share: (by_pressure[share], -share))
+    needs, how = trials.needs[least], f"with --channels {least / STEPS}"
     passed = [
-        f"{typed(flag)} {short(limit)} (the least is {short(round(getattr(needs, flag), 2))})"
+        f"{typed(flag)} {short(limit)} (the least is {short(round(getattr(needs, flag), 2))}, "
+        f"{how if least else 'as no channels can go'})"
         for flag, limit in trials.limits.items()
         if needs.pressure({flag: limit})[0] > 1
     ]
-    most = f"--channels {trials.most / STEPS}" if trials.most else "the whole network"
-    return f"no share of channels keeps to {' and '.join(passed)}, up to {most}; " + (
+    return f"no share of channels keeps to {' and '.join(passed)}; " + (
         f"enough would be: {' or '.join(found)}"
         if found
         else "no preset and no --image-size that can be made would be enough"

@@ -141,7 +141,9 @@ KINDS = {
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),
-    "the search for a device's budget": (NONE, "checks/budget.py", "checks/int8_needs.py"),
+    "the search for a device's budget": (
+        *(NONE, "checks/budget.py", "checks/int8_needs.py", "checks/smallest_number.py"),
+    ),
 }
 EDITS = [(kind, file, first) for kind, (first, *files) in KINDS.items() for file in files]
 

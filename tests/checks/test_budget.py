@@ -13,7 +13,7 @@ import pruning
 import quantization
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
-from pipeline.checks import budget, int8_needs
+from pipeline.checks import budget, int8_needs, smallest_number
 from pipeline.checks.int8_needs import MARGINS, Needs
 from pipeline.evaluation import memory_plan
 from pipeline.inference.keras_files import load_model
@@ -47,20 +47,20 @@ def test_smallest_number_is_that_of_trying_all(curve, most):
             tried.append(number)
             return CURVES[curve](number) / limit
 
-        assert budget.smallest(pressure, most) == brute_force(
+        assert smallest_number.smallest(pressure, most) == brute_force(
             lambda number, limit=limit: CURVES[curve](number) / limit, most
         )
         assert len(tried) == len(set(tried)), "no try twice: each takes a minute"
-        assert len(tried) <= 14 and (curve != "a line" or len(tried) <= 6)
+        assert len(tried) <= 13 and (curve != "a line" or len(tried) <= 6)
 
 
 def test_number_that_needs_exactly_the_limit_keeps_to_it():
-    assert budget.smallest(lambda n: (100 - n) / 60, 90) == 40
+    assert smallest_number.smallest(lambda n: (100 - n) / 60, 90) == 40
 
 
 def test_limit_of_nothing_ends_the_search():
-    assert budget.smallest(lambda _: math.inf, 90) is None
-    assert budget.smallest(lambda n: math.inf if n < 47 else 0.3, 90) == 47
+    assert smallest_number.smallest(lambda _: math.inf, 90) is None
+    assert smallest_number.smallest(lambda n: math.inf if n < 47 else 0.3, 90) == 47
 
 
 @pytest.mark.parametrize("bump", [30, 49, 50, 51, 70])
@@ -70,8 +70,23 @@ def test_number_keeps_to_the_limit_and_the_one_below_does_not_where_it_does_not_
     def pressure(number):
         return (100 - number) / 50 + 0.4 * (bump <= number < bump + 3)
 
-    found = budget.smallest(pressure, 90)
+    found = smallest_number.smallest(pressure, 90)
     assert pressure(found) <= 1 < pressure(found - 1)
+
+
+def test_numbers_below_the_largest_are_tried_where_it_nearly_keeps_to_the_limit():
+    """The default network needs more memory without 0.9 of its channels than without 0.88."""
+    tried = []
+
+    def pressure(number):
+        tried.append(number)
+        return {0: 3.0, 90: 1.2, 89: 1.2}.get(number, 0.9 if number > 70 else 1.5)
+
+    assert smallest_number.smallest(pressure, 90) == 71
+    assert tried[:4] == [0, 90, 89, 88]
+    tried.clear()
+    assert smallest_number.smallest(lambda n: tried.append(n) or 3.0 - n / 90, 90) is None
+    assert tried == [0, 90], "what is far from enough is not tried again"
 
 
 # --- the limits ------------------------------------------------------------------------------
@@ -200,9 +215,8 @@ def test_impossible_budget_is_one_line_with_the_least_and_what_would_do(search):
     """The largest share leaves 10 %: 64 kB; whole, the small preset needs 92 kB, cut 63.2 kB."""
     lines, fault = search("--max-activation-kb", "63.5", "--max-bytes", "2000000")
     assert fault == (
-        "no share of channels keeps to --max-activation-kb 63.5 (the least is 64), up to "
-        "--channels 0.9; enough would be: training.py --preset small, then pruning.py --channels "
-        "0.9"
+        "no share of channels keeps to --max-activation-kb 63.5 (the least is 64, with --channels "
+        "0.9); enough would be: training.py --preset small, then pruning.py --channels 0.9"
     )
     assert not any("quantization.py" in line for line in lines)
     assert "--preset small --channels 0.9" in rows_of(lines)
@@ -211,14 +225,14 @@ def test_impossible_budget_is_one_line_with_the_least_and_what_would_do(search):
 def test_preset_that_is_enough_as_it_is_is_not_cut(search, monkeypatch):
     monkeypatch.setattr(budget.Trials, "most", 5)
     lines, fault = search("--max-bytes", "800300")
-    assert "(the least is 950000), up to --channels 0.05" in fault
+    assert "(the least is 950000, with --channels 0.05)" in fault
     assert fault.endswith("enough would be: training.py --preset small")
     assert "--preset small --channels 0.05" not in rows_of(lines)
 
 
 def test_budget_that_nothing_keeps_to(search):
     _, fault = search("--max-bytes", "0", "--max-latency-ms", "0")
-    assert "--max-latency-ms 0 (the least is 0.2) and --max-bytes 0 (the least is" in fault
+    assert "--max-latency-ms 0 (the least is 0.2, with --channels 0.9) and --max-bytes 0" in fault
     assert fault.endswith("no preset and no --image-size that can be made would be enough")
 
 
