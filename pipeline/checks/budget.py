@@ -24,7 +24,7 @@ from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
 from pipeline.base.text_table import text_table
 from pipeline.checks.int8_needs import PICTURES, Limits, Meter, Needs, typed
-from pipeline.checks.rehearsal import copy_in_float32, random_images
+from pipeline.checks.rehearsal import SEED, copy_in_float32, random_images
 from pipeline.checks.smallest_number import smallest
 from pipeline.data.dataset import load_classes, load_size, load_split
 from pipeline.data.image_size import STRIDE, flag_of, nearest_side
@@ -151,6 +151,11 @@ def untrained(other: Other, classes: int, share: float) -> keras.Model:
     with silenced():
         built, _ = build_network(other.function, other.size, classes)
         model = copy_in_float32(built)
+    # A file stores equal constants once, and trained ones are not equal, as biases of 0 are.
+    random = np.random.default_rng(SEED)
+    for weight in model.weights:
+        if weight.shape.rank == 1:
+            weight.assign_add(random.uniform(0.01, 0.1, weight.shape))
     groups = channel_groups(model)
     if not share:
         return model
