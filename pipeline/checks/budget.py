@@ -33,7 +33,7 @@ from pipeline.pruning import channel_removal, channels
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.training import networks
 from pipeline.training.building import build_network
-from pipeline.training.losses import Objective
+from pipeline.training.losses import recorded_objective
 
 STEPS = 100  # shares that are told apart: hundredths
 LARGEST = 90  # of these, the largest that --channels takes
@@ -66,8 +66,7 @@ class Trials:
         self.weights = self.masked.get_weights()
         self.groups = channel_groups(self.network)
         self.images: np.ndarray = load_split(stage.models_dir, "train")[0][:PICTURES]
-        weights = read_record(stage.models_dir, "original")["metrics"].get("class_weights")
-        self.objective = Objective(weights)
+        self.objective = recorded_objective(read_record(stage.models_dir, "original")["metrics"])
         self.meter = Meter(stage.models_dir, self.network, self.images)
         self.needs: dict[int, Needs] = {}  # by share, in hundredths
 

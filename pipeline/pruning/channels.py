@@ -226,7 +226,7 @@ def choose_on_training_images(
     groups: list[ChannelGroup],
     share: float,
     batch_size: int,
-    objective: Loss,
+    objective: Objective,
 ) -> list[np.ndarray]:
     """`choose_channels` by the training split of a models folder; arguments: `planned_channels`."""
     images, masks = load_split(stage.models_dir, "train")
