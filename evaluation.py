@@ -2,10 +2,12 @@
 
 Reads   models/dataset/ (test), every model in models/
 Writes  models/evaluation.json, evaluation.csv    the numbers
+        models/evaluation.previous.json, .npz     those that they replace: it says what changed
         models/report.html                        the numbers as one page that needs no network
 
     python evaluation.py
     python evaluation.py --gate int8 --max-drop 0.01 --max-bytes 1600000    (or exit code 1)
+    python evaluation.py --against models_before                (what changed, with times)
     python evaluation.py --image cat.jpg dog.png                (segments your own photos)
     python evaluation.py --image cat.jpg --model models/original_model.h5
     python evaluation.py --profile                              (time per operator)
@@ -41,7 +43,6 @@ if __name__ == "__main__":
 import numpy as np
 
 from pipeline.base.artifacts import (
-    ARTIFACTS,
     MODELS,
     artifact_path,
     command,
@@ -55,12 +56,20 @@ from pipeline.base.system import cores
 from pipeline.checks import op_profile
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
-from pipeline.evaluation import accuracy, bootstrap, latency, memory, memory_plan, processor
+from pipeline.evaluation import (
+    accuracy,
+    bootstrap,
+    comparison,
+    file_facts,
+    finished,
+    latency,
+    memory,
+    processor,
+)
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.models import open_model
-from pipeline.inference.tflite_files import gzip_bytes, weight_counts
 from pipeline.prediction import predict, pretrained
-from pipeline.report import gallery, gates, page, sidecars, tables
+from pipeline.report import changes, gates, report_file, sidecars, tables
 from pipeline.variants import VARIANTS
 
 MADE_BEFORE = ("dataset", *MODELS)  # artifacts of earlier stages
@@ -71,41 +80,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.argument_parser(__doc__, __file__)
     gates.add_flags(parser)
     predict.add_flags(parser)
+    comparison.add_flags(parser)
     op_profile.add_flags(parser)
     ethos_u.add_flags(parser)
-    return parser.parse(argv)
+    arguments = parser.parse(argv)
+    arguments.if_needed |= arguments.against is not None  # compares what is there
+    return arguments
 
 
 # --- measuring ----------------------------------------------------------------------------
-
-
-def device_needs(path: Path) -> dict[str, Any]:
-    """Activation memory and arithmetic of a .tflite file, and the layers at the memory's peak.
-
-    The values are None for a Keras model, and for a file without a fixed memory plan.
-    """
-    try:
-        plan = memory_plan.plan(path.read_bytes())
-    except ValueError:
-        return dict.fromkeys(("activation_kb", "activation_peak", "multiply_accumulates"))
-    return {
-        "activation_kb": plan.activation_bytes / 1e3,
-        "activation_peak": [list(part) for part in plan.peak],
-        "multiply_accumulates": plan.multiply_accumulates,
-    }
-
-
-def file_fields(path: Path) -> dict[str, Any]:
-    """Size of a model's file, its parameters, and what it needs of a device."""
-    parameters, nonzero = weight_counts(path)
-    row = {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "gzip_bytes": gzip_bytes(path),
-        "parameters": parameters,
-        "nonzero_share": round(nonzero / parameters, 4),
-    }
-    return row | device_needs(path)
 
 
 def measure_machine(stage: Stage, image: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -143,24 +126,26 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
     samples = bootstrap.bootstrap_mean_iou(counts, seed)
     rows = []
     for name in MODELS:
-        row = file_fields(artifact_path(models_dir, name))
+        row = file_facts.fields(artifact_path(models_dir, name))
         row |= {key: values[name] for key, values in machine.items()}
         row |= accuracy.fields(name, counts, samples, names)
         rows.append({"name": name, **row, "stale": stale_reason(models_dir, name)})
     refuse_changes(models_dir, digests)
 
     constant, least = bootstrap.constant_baseline(counts["original"][:, 1].sum(axis=0))
-    data, records = read_record(models_dir, "dataset"), {}
+    data, records, code = read_record(models_dir, "dataset"), {}, {}
     for name in MADE_BEFORE:
         record = read_record(models_dir, name)
         kept = ("settings", "wall_seconds", "sha256", "metrics")
         records[name] = {key: record[key] for key in kept}
+        code[record["stage"]] = record["code"]
     about = ("source", "synthetic", "image_size", "fingerprint", "class_names")
-    test = data["splits"]["test"]
+    test, pictures = data["splits"]["test"], finished.test_pictures(models_dir)
     evaluation = {
         "dataset": {key: data[key] for key in about}
         | {key: data.get(key) for key in ("split_rules", "same_pictures", "lost_classes")}
         | {"split": "test", **test, "class_colours": data["class_colours"]}
+        | {"test_pictures": pictures}
         | {"constant_class": names[constant], "constant_mean_iou": round(least, 4)},
         "environment": {
             "cpu": processor.cpu_name(),
@@ -172,7 +157,9 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
             "versions": versions(),
         },
         "stages": records,
+        "code": code | {"evaluation": stage.identity.code},
         "seed": seed,
+        "test_reads": finished.reads(models_dir, pictures),
         "models": rows,
     }
     return evaluation, counts
@@ -213,24 +200,6 @@ def inputs(models_dir: Path) -> dict[str, str]:
 # --- the stage ----------------------------------------------------------------------------
 
 
-def draw_report(stage: Stage, evaluation: dict[str, Any]) -> None:
-    """Writes report.html, unless it shows these numbers, drawn by this code, already."""
-    models_dir = stage.models_dir
-    drawing = Stage.begin(page.__file__, stage.arguments, counted=("report",))
-    drawing = drawing.ignoring(*vars(stage.arguments))
-    inputs = {"evaluation": read_record(models_dir, "evaluation")["sha256"]}
-    if listing := read_record(models_dir, "dataset").get("listing"):
-        inputs["the list of pictures"] = listing[1]
-    drawing = drawing.with_inputs(inputs)
-    reasons = drawing.reasons("report")
-    if not reasons:
-        return
-    console.say(f"drawing {ARTIFACTS['report'][0]}, because {reasons[0].text}")
-    grid = gallery.photo_grid(models_dir, evaluation)
-    with drawing.new_artifact("report", {}) as (path,):
-        path.write_text(page.page(evaluation, models_dir, grid), encoding="utf-8")
-
-
 def drawings(models_dir: Path, evaluation: dict[str, Any]) -> sidecars.Drawings:
     """The numbers as a flat table for a spreadsheet, drawn from evaluation.json."""
     flat = models_dir / "evaluation.csv"
@@ -256,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             console.say(ethos_u.table(ethos_u.estimate(model)))
         return 0
 
+    there = finished.of_folder(arguments.against, models_dir) if arguments.against else None
     # A stale model is a marked row and no reason to stop.
     others = set(vars(arguments)) - {"seed"}  # flags that change no number
     stage = Stage.begin(__file__, arguments, parse([])).ignoring(*others)
@@ -268,19 +238,24 @@ def main(argv: list[str] | None = None) -> int:
     else:
         with stage.lock():
             evaluation, counts = evaluate(stage, arguments.seed)
-            companions = (gallery.COUNTS_FILE,)
-            with stage.new_artifact("evaluation", {}, companions=companions) as (numbers, arrays):
-                numbers.write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
-                np.savez_compressed(arrays, allow_pickle=False, **counts)
+            before = finished.keep(stage)
+            evaluation["changes"] = comparison.since(before, evaluation, counts)
+            finished.put(stage, finished.Finished(evaluation, counts), before)
             files = drawings(models_dir, evaluation)
             sidecars.draw(stage, "evaluation", files, tables.__file__)
 
     # The numbers are in place: what fails from here on is a note.
+    changed = evaluation.get("changes")
+    if there:
+        changed = comparison.against(arguments.against, there, models_dir)
     report = artifact_path(models_dir, "report")
-    sidecars.drawn(report, lambda _: draw_report(stage, evaluation))
+    sidecars.drawn(report, lambda _: report_file.draw(stage, evaluation, changed))
     sidecars.drawn(
         Path("the table"), lambda _: console.say("\n" + tables.terminal_table(evaluation))
     )
+    if changed:
+        text = Path("the comparison")
+        sidecars.drawn(text, lambda _: console.say("\n" + changes.terminal(changed, evaluation)))
     seconds = stage.seconds()
     console.say(f"\n{path} and report.html beside it have it all; {seconds:.0f} s since the start")
     broken, unknown = gates.judge(arguments, evaluation)

@@ -178,7 +178,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "",
         ),
         Rule(
-            (*LIMITS, "gate"), lambda settings: not side_mode(settings), MEASURES_NOTHING, ""
+            (*LIMITS, "gate", "against"),
+            lambda settings: not side_mode(settings),
+            MEASURES_NOTHING,
+            "",
         ),
         Rule(
             ("gate",),

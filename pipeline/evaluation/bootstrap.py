@@ -27,16 +27,25 @@ def constant_baseline(truth: np.ndarray) -> tuple[int, float]:
 
 
 def bootstrap_mean_iou(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Mean IoU of bootstrap resamples of the images (Efron 1979, *Another Look at the Jackknife*).
+    """Mean IoU of bootstrap resamples of the images, see `bootstrap_iou`.
 
-    The resamples are drawn once and are those of every model, so that differences between models
-    are paired.
+    Returns:
+        By model, float64 (BOOTSTRAP_SAMPLES,) in 0..1, not sorted.
+    """
+    return {name: mean_iou(iou) for name, iou in bootstrap_iou(counts, seed).items()}
+
+
+def bootstrap_iou(counts: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """IoU of each class in bootstrap resamples of the images.
+
+    Efron 1979, *Another Look at the Jackknife*. The resamples are drawn once and are those of every
+    model, so that differences between models are paired.
 
     Args:
         counts: by model, integers (n, 3, classes) as from `class_counts`, of the same n images.
 
     Returns:
-        By model, float64 (BOOTSTRAP_SAMPLES,) in 0..1, not sorted.
+        By model, float64 (BOOTSTRAP_SAMPLES, classes) in 0..1, not sorted; NaN as `iou_per_class`.
     """
     (images,) = {len(of_model) for of_model in counts.values()}
     random, probabilities = np.random.default_rng(seed), np.full(images, 1 / images)
@@ -49,7 +58,7 @@ def bootstrap_mean_iou(counts: Mapping[str, np.ndarray], seed: int) -> dict[str,
         drawn = random.multinomial(images, probabilities, number).astype(np.float64)
         for name, array in flat.items():
             resampled = (drawn @ array).reshape(-1, *counts[name].shape[1:])
-            samples[name].append(mean_iou(iou_per_class(resampled)))
+            samples[name].append(iou_per_class(resampled))
     return {name: np.concatenate(blocks) for name, blocks in samples.items()}
 
 

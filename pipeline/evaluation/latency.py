@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,14 @@ BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 def latency_runs(
-    models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray
+    paths: Mapping[str, Path], threads: int, image: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """Times single runs of all models, which take turns (`time_in_turns`).
 
     Sets TensorFlow's threads, which is possible only once in a process.
 
     Args:
-        names: the models, of MODELS.
+        paths: of the models' files, by what they are called.
         threads: that every model may use.
         image: uint8 (height, width, 3).
 
@@ -51,7 +51,6 @@ def latency_runs(
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    paths = {name: artifact_path(models_dir, name) for name in names}
     calls = {name: open_model(path, threads).timed(image) for name, path in paths.items()}
     first = {}
     for name, call in calls.items():
@@ -137,5 +136,13 @@ def others_seconds() -> float | None:
 def measure_latency(
     models_dir: Path, names: tuple[str, ...], threads: int, image: np.ndarray
 ) -> dict[str, dict[str, Any]]:
+    """`latency_runs` of the models called `names`, see `measure_files`."""
+    paths = {name: artifact_path(models_dir, name) for name in names}
+    return measure_files(paths, threads, image)
+
+
+def measure_files(
+    paths: Mapping[str, Path], threads: int, image: np.ndarray
+) -> dict[str, dict[str, Any]]:
     """`latency_runs` in a new process that does nothing else."""
-    return in_own_process(latency_runs, models_dir, names, threads, image)
+    return in_own_process(latency_runs, dict(paths), threads, image)

@@ -15,11 +15,11 @@ from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED, Colour
 from pipeline.data.dataset import load_classes, load_split, names_of
 from pipeline.data.npz import read_npz
+from pipeline.evaluation.finished import COUNTS_FILE
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.models import open_model
 from pipeline.report.overlays import overlay
 
-COUNTS_FILE = "counts_per_image.npz"  # by model, what accuracy.counts_per_image returns
 WRONG: Colour = (230, 0, 126)  # colour of the pixels of a wrong class
 SHOWN_PHOTOS = 6  # number of the worst photos, and of those spread over the ranking
 THUMBNAIL = 160  # longer side of a picture in pixels
@@ -86,9 +86,46 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path} is missing or damaged; make it anew with: {remedy}")
     scores = {name: mean_iou(iou_per_class(counts[name])) for name in MODELS}
     chosen = chosen_photos(counts["int8"], SHOWN_PHOTOS)
+    texts = {
+        name: {row: f"{of_model[row]:.3f}" for row in chosen} for name, of_model in scores.items()
+    }
+    return {"number": SHOWN_PHOTOS, **grid(models_dir, evaluation, chosen, texts)}
+
+
+def changed_photos(
+    models_dir: Path, evaluation: dict[str, Any], changes: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The test photos that a model's change changed most, as the present model sees them.
+
+    Args:
+        changes: as from `comparison.compare`.
+
+    Returns:
+        As `photo_grid`, with the model alone; None if no photo changed, or there are no changes.
+    """
+    photos = (changes or {}).get("photos")
+    if not photos:
+        return None
+    chosen = {row: f"{now - then:+.3f}" for row, then, now in photos["rows"]}
+    texts = {row: f"{now:.3f}, was {then:.3f}" for row, then, now in photos["rows"]}
+    return grid(models_dir, evaluation, chosen, {photos["model"]: texts})
+
+
+def grid(
+    models_dir: Path,
+    evaluation: dict[str, Any],
+    chosen: dict[int, str],
+    texts: dict[str, dict[int, str]],
+) -> dict[str, Any]:
+    """Some test photos with the predictions of some models, see `photo_grid`.
+
+    Args:
+        chosen: by row of the test split, what stands before the photo.
+        texts: by model and row, what stands below the prediction.
+    """
     classes = load_classes(models_dir)
     images, masks = (array[list(chosen)] for array in load_split(models_dir, "test"))
-    paths = {name: artifact_path(models_dir, name) for name in MODELS}
+    paths = {name: artifact_path(models_dir, name) for name in texts}
     predictions = {name: open_model(file).class_maps(images) for name, file in paths.items()}
     names = names_of(models_dir, "test", chosen.keys())
     what = "synthetic test picture" if evaluation["dataset"]["synthetic"] else "test photo"
@@ -106,12 +143,11 @@ def photo_grid(models_dir: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
                 np.where(wrong[..., None], np.array(WRONG, np.uint8), faint),
             ]
             text = f"{model} on {photo}: its prediction, below it the wrong pixels"
-            cells.append(stacked(pictures, text, f"{scores[model][row]:.3f}"))
+            cells.append(stacked(pictures, text, texts[model][row]))
         rows.append({"rank": rank, "number": row, "called": name, "cells": cells})
     colours = zip((*classes.names, "wrong pixel"), (*classes.colours, WRONG))
     return {
         "what": what,
-        "number": SHOWN_PHOTOS,
         "colours": list(colours),
         "head": [what, "photo, ground truth", *predictions],
         "rows": rows,

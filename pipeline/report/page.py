@@ -18,6 +18,7 @@ from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.inference.timing import TIMED_RUNS, TURN_RUNS
+from pipeline.report import changes
 from pipeline.report.chart_style import rendered
 from pipeline.report.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
 from pipeline.report.findings import (
@@ -36,13 +37,21 @@ CLASSES_IN_CHART = 6  # most classes in the chart of IoU; more are in the table 
 SAME_SPARSITY = 0.01  # layers whose sparsities differ by less get no chart
 
 
-def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | None = None) -> str:
+def page(
+    evaluation: dict[str, Any],
+    models_dir: Path,
+    photos: dict[str, Any] | None = None,
+    comparison: dict[str, Any] | None = None,
+    changed_photos: dict[str, Any] | None = None,
+) -> str:
     """The page as HTML.
 
     Args:
         evaluation: content of evaluation.json.
         models_dir: folder with the records of the models, which hold the training histories.
         photos: what `gallery.photo_grid` returns; None: a page without photos.
+        comparison: what `comparison.compare` returns; None: a page without that section.
+        changed_photos: what `gallery.changed_photos` returns, for that section.
     """
     data, machine = evaluation["dataset"], evaluation["environment"]
     suffix = " (synthetic data)" if data["synthetic"] else ""
@@ -54,6 +63,8 @@ def page(evaluation: dict[str, Any], models_dir: Path, photos: dict[str, Any] | 
         summary=f"{len(evaluation['models'])} models on {data['examples']} test images of "
         f"{data['source']}, measured on {machine['cpu']}, {machine['threads']} thread.",
         numbers=numbers(evaluation),
+        changes=changes.section(comparison, evaluation),
+        changed_photos=changed_photos,
         drop=DROP_NOTE,
         classes=classes_table(evaluation),
         stale=[row for row in evaluation["models"] if row.get("stale")],

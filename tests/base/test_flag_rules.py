@@ -64,8 +64,9 @@ MODES = {
         "qat": ("--qat", (*FILES, "sensitivity", "max_drop", "epochs", "batch_size")),
     },
     evaluation: {
-        "measure": ("", (*LIMITS, "image", "profile", "npu")),
-        "limits": ("--min-mean-iou 0.5", (*LIMITS[:-1], "gate")),
+        "measure": ("", (*LIMITS, "against", "image", "profile", "npu")),
+        "limits": ("--min-mean-iou 0.5", (*LIMITS[:-1], "against", "gate")),
+        "compare": ("--against before", LIMITS),
         "photos": ("--image a.jpg", ("model",)),
         "profile": ("--profile", ()),
         "npu": ("--npu", ("model",)),

@@ -77,6 +77,7 @@ KINDS = {
     ),
     "a metric that no training reads": (
         *("evaluation", "evaluation/accuracy.py", "evaluation/bootstrap.py"),
+        *("evaluation/comparison.py", "evaluation/finished.py", "evaluation/file_facts.py"),
     ),
     "latency and memory": (
         *("evaluation", "evaluation/latency.py", "evaluation/memory.py"),
@@ -93,7 +94,7 @@ KINDS = {
             "report/data_warnings.py",
             "report/overlays.py",
         ),
-        *("report/gallery.py", "report/page.py", "report/page.html"),
+        *("report/gallery.py", "report/page.py", "report/page.html", "report/changes.py"),
     ),
     "tables, gates": (
         NONE,
@@ -101,6 +102,7 @@ KINDS = {
         "report/dataset_summary.py",
         "report/gates.py",
         "report/sidecars.py",
+        "report/report_file.py",
         "report/dataset_picture.py",
         "report/training_pictures.py",
     ),
