@@ -92,7 +92,7 @@ def cells(row: Row) -> dict[str, str]:
         "model": row["name"],
         "bytes": difference(row["bytes"], "{:+,.0f}"),
         "RAM, KB": difference(row["activation_kb"], "{:+,.0f}"),
-        "validation": difference(row["validation"], "{:+.4f}"),
+        "val. mIoU": difference(row["validation"], "{:+.4f}"),
         "mIoU": f"{now:.4f}",
         "change": format_drop(now - then),
         "95 % interval": format_interval(row["interval"]),
@@ -158,8 +158,8 @@ def notes(changes: Changes, evaluation: dict[str, Any]) -> list[str]:
     lines.append(f"Another seed: {SEED_MOVES}")
     if times := evaluation.get("test_reads", {}).get(evaluation["dataset"].get("test_pictures")):
         lines.append(
-            f"This test split has been read {times} time{'s' * (times > 1)} or more: what is chosen "
-            "by it looks better than it is; choose by validation."
+            f"This test split has been read at least {times} time{'s' * (times > 1)}: what is "
+            "chosen by it looks better than it is; choose by validation."
         )
     if changes["against"] is None:
         lines.append(
@@ -186,7 +186,7 @@ def terminal(changes: Changes | None, evaluation: dict[str, Any]) -> str:
     rows = [cells(row) for row in changes["models"]]
     if rows:
         heads = [(head, -1 if head in ("model", "") else 1) for head in rows[0]]
-        head, *of_rows = text_table(heads, [list(row.values()) for row in rows], "  ")
+        head, *of_rows = text_table(heads, [list(row.values()) for row in rows], " ")
         lines += ["", head.rstrip()]
         for row, line in zip(changes["models"], of_rows):
             lines.append(line.rstrip())
