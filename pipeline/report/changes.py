@@ -18,7 +18,7 @@ from pipeline.report.findings import (
 
 WIDTH = 100  # characters per line of the terminal
 # By how much results move with --seed alone: see docs/choices.md, "What another seed moves".
-SEED_MOVES = "PLACEHOLDER"
+SEED_MOVES = "PLACEHOLDER, which is as long as the text that will stand here later"
 TO = "\N{RIGHTWARDS ARROW}"
 WITHIN = "within the spread"  # over pictures
 
@@ -96,7 +96,7 @@ def cells(row: Row) -> dict[str, str]:
         "mIoU": f"{now:.4f}",
         "change": format_drop(now - then),
         "95 % interval": format_interval(row["interval"]),
-        "": word(row["interval"]),
+        "verdict": word(row["interval"]),
     }
 
 
@@ -185,7 +185,7 @@ def terminal(changes: Changes | None, evaluation: dict[str, Any]) -> str:
         lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
     rows = [cells(row) for row in changes["models"]]
     if rows:
-        heads = [(head, -1 if head in ("model", "") else 1) for head in rows[0]]
+        heads = [(head, -1 if head in ("model", "verdict") else 1) for head in rows[0]]
         head, *of_rows = text_table(heads, [list(row.values()) for row in rows], " ")
         lines += ["", head.rstrip()]
         for row, line in zip(changes["models"], of_rows):
@@ -225,7 +225,7 @@ def section(changes: Changes | None, evaluation: dict[str, Any]) -> dict[str, An
         "causes": ["nothing"] if is_quiet(changes) else causes(changes),
         "models": {"head": list(rows[0]) if rows else [], "rows": [list(r.values()) for r in rows]},
         "classes": {
-            "head": ["model", "class", "IoU", "change", "95 % interval", ""],
+            "head": ["model", "class", "IoU", "change", "95 % interval", "verdict"],
             "rows": classes,
         },
         "notes": notes(changes, evaluation),

@@ -20,6 +20,7 @@ from pipeline.base.artifacts import (
 from pipeline.base.console import UserError
 from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
+from pipeline.report import gallery, page
 from pipeline.variants import VARIANTS, quantised
 from tests.helpers.small_runs import CALIBRATION
 from tests.helpers.toy_networks import that_crashes
@@ -43,7 +44,7 @@ def unmeasured(monkeypatch):
 @pytest.fixture
 def without_photos(monkeypatch):
     """Draws reports without photos, for which models would have to run."""
-    monkeypatch.setattr(evaluation.gallery, "photo_grid", lambda *_: None)
+    monkeypatch.setattr(gallery, "photo_grid", lambda *_: None)
 
 
 @pytest.fixture
@@ -139,13 +140,13 @@ def test_stale_model_is_a_marked_row_that_passes_no_gate(
     times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
     keys = ("latency_ms", "latency_ms_all_threads", "memory_bytes")
     monkeypatch.setattr(evaluation, "measure_machine", lambda *_: dict.fromkeys(keys, times))
-    page = {}
-    monkeypatch.setattr(evaluation.page, "page", lambda content, *_: page.update(content) or "page")
+    shown = {}
+    monkeypatch.setattr(page, "page", lambda content, *_: shown.update(content) or "page")
     assert evaluation.main(["--models-dir", str(evaluated_copy)]) == 0
     rows = json.loads((evaluated_copy / "evaluation.json").read_text())["models"]
     stale = {row["name"]: row["stale"] for row in rows if row["stale"]}
     assert stale.keys() == {"int8"} and "was changed after it was made" in stale["int8"]
-    assert page["models"] == rows
+    assert shown["models"] == rows
     capsys.readouterr()
     limit = ["--models-dir", str(evaluated_copy), "--max-drop", "1"]
     assert evaluation.main([*limit, "--gate", "int8"]) == 2
