@@ -64,6 +64,7 @@ from pipeline.evaluation import (
     finished,
     latency,
     memory,
+    pixel_measures,
     processor,
 )
 from pipeline.inference.iou import iou_per_class, mean_iou
@@ -118,9 +119,10 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
     digests = {name: sha256(artifact_path(models_dir, name)) for name in MODELS}
     machine = measure_machine(stage, images[0])
 
-    counts = {}
+    counted, counts = {}, {}
     for name in MODELS:
-        counts[name] = accuracy.counts_per_image(models_dir, name, images, masks, len(names))
+        counted[name] = accuracy.measure(models_dir, name, images, masks, len(names))
+        counts[name] = counted[name].per_image
         score, seconds = mean_iou(iou_per_class(counts[name].sum(axis=0))), stage.seconds()
         console.say(f"{name}: mean IoU {score:.4f}, {seconds:.0f} s since the start")
     samples = bootstrap.bootstrap_mean_iou(counts, seed)
@@ -129,6 +131,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         row = file_facts.fields(artifact_path(models_dir, name))
         row |= {key: values[name] for key, values in machine.items()}
         row |= accuracy.fields(name, counts, samples, names)
+        row |= pixel_measures.fields(counted[name], names)
         rows.append({"name": name, **row, "stale": stale_reason(models_dir, name)})
     refuse_changes(models_dir, digests)
 

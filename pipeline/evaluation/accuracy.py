@@ -14,14 +14,13 @@ from pipeline.base.console import progress
 from pipeline.base.system import cores
 from pipeline.data.dataset import Rows
 from pipeline.evaluation.bootstrap import interval
-from pipeline.inference.iou import iou_per_class, mean_iou, pixel_counts
+from pipeline.evaluation.pixel_measures import Counted, count, named, together
+from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.models import open_model
 
 
-def counts_per_image(
-    models_dir: Path, name: str, images: Rows, masks: Rows, classes: int
-) -> np.ndarray:
-    """Runs a model over a split, on all cores; result and arguments as `pixel_counts`.
+def measure(models_dir: Path, name: str, images: Rows, masks: Rows, classes: int) -> Counted:
+    """Runs a model over a split, on all cores; result and arguments as `pixel_measures.count`.
 
     Args:
         name: the model, one of MODELS.
@@ -29,21 +28,17 @@ def counts_per_image(
     path = artifact_path(models_dir, name)
     with progress(f"accuracy {name}", len(images), "images") as bar:
         if name in KERAS_MODELS:
-            return pixel_counts(open_model(path), images, masks, classes, bar.update)
+            return count(open_model(path), images, masks, classes, bar.update)
 
-        def measure(rows: np.ndarray) -> list[np.ndarray]:
-            model, counts = open_model(path), []
-            for row in rows:  # one image at a time in memory
-                part = slice(row, row + 1)
-                counts.append(pixel_counts(model, images[part], masks[part], classes, bar.update))
-            return counts
+        def count_part(part: range) -> Counted:
+            return count(open_model(path), images, masks, classes, bar.update, part)
 
         # One interpreter per core, each with one thread and a part of the images, is faster than
         # one interpreter with all threads.
         workers = cores()
+        ends = [len(images) * k // workers for k in range(workers + 1)]
         with ThreadPoolExecutor(workers) as pool:
-            parts = pool.map(measure, np.array_split(np.arange(len(images)), workers))
-            return np.concatenate([counts for part in parts for counts in part])
+            return together(list(pool.map(count_part, map(range, ends, ends[1:]))))
 
 
 def fields(
@@ -71,20 +66,9 @@ def fields(
     return {
         "mean_iou": round(float(mean), 5),
         "mean_iou_interval": interval(samples[name]),
-        "iou": by_class(classes, iou),
+        "iou": named(classes, iou),
         "pixel_accuracy": round(float(correct / max(1, truth)), 5),
         "mean_iou_drop": round(float(original_mean - mean), 5),
         "mean_iou_drop_interval": interval(samples["original"] - samples[name]),
-        "iou_drop": by_class(classes, original_iou - iou),
-    }
-
-
-def by_class(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    """Values (classes,) by name of the class, rounded to 5 decimals; None for NaN.
-
-    NaN is the IoU of a class that neither occurs nor is predicted.
-    """
-    return {
-        name: round(float(value), 5) if np.isfinite(value) else None
-        for name, value in zip(names, values)
+        "iou_drop": named(classes, original_iou - iou),
     }

@@ -246,3 +246,30 @@ def bars(
         look = {"ncols": len(groups), "frameon": False, "fontsize": 8}
         figure.legend(drawn, class_labels([*groups]), loc="outside upper center", **look)
     return figure
+
+
+@styled
+def confusion(matrix: list[list[int]], names: list[str]) -> Any:
+    """A confusion matrix: for each class of the masks, where its pixels went, in percent.
+
+    Args:
+        matrix: pixels, a row per class of the masks, a column per predicted class.
+        names: of the classes.
+    """
+    pixels = np.asarray(matrix, np.float64)
+    share = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    side = min(9.0, 1.8 + 0.45 * len(names))  # inches
+    figure = matplotlib_figure.Figure((side + 0.8, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    labels = class_labels(names)
+    small = 9 if len(names) <= MOST_LINES else 5
+    axis.set(xlabel="predicted", ylabel="mask", xticks=range(len(names)), yticks=range(len(names)))
+    axis.set_xticklabels(labels, rotation=90, fontsize=small)
+    axis.set_yticklabels(labels, fontsize=small)
+    if len(names) <= MOST_LINES:
+        for (row, column), value in np.ndenumerate(share):
+            colour = "white" if value > 0.5 else "black"
+            text = f"{value:.1%}" if value >= 0.0005 else "0"
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    return figure

@@ -18,15 +18,23 @@ from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.inference.timing import TIMED_RUNS, TURN_RUNS
-from pipeline.report import changes
+from pipeline.report import changes, class_tables
 from pipeline.report.chart_style import rendered
-from pipeline.report.charts import BLUE, ORANGE, bars, curves, line_colour, trade_off
+from pipeline.report.charts import (
+    BLUE,
+    ORANGE,
+    bars,
+    confusion,
+    curves,
+    line_colour,
+    trade_off,
+)
 from pipeline.report.findings import (
     DROP_NOTE,
+    Row,
     baseline_of,
     findings,
     format_activations,
-    format_class_iou,
     format_drop,
     relative_speed,
 )
@@ -55,6 +63,8 @@ def page(
     """
     data, machine = evaluation["dataset"], evaluation["environment"]
     suffix = " (synthetic data)" if data["synthetic"] else ""
+    by_name = {row["name"]: row for row in evaluation["models"]}
+    shipped = by_name.get("int8", evaluation["models"][0])
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title="Segmentation: size, speed and accuracy" + suffix,
@@ -66,7 +76,10 @@ def page(
         changes=changes.section(comparison, evaluation),
         changed_photos=changed_photos,
         drop=DROP_NOTE,
-        classes=classes_table(evaluation),
+        classes=class_tables.shares_and_iou(evaluation),
+        shipped=shipped["name"],
+        measures=class_tables.measures(shipped),
+        confusion=confusion_chart(shipped, suffix),
         stale=[row for row in evaluation["models"] if row.get("stale")],
         findings=findings(evaluation),
         charts=number_charts(evaluation, suffix),
@@ -96,7 +109,7 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
             "mean IoU": f"{row['mean_iou']:.4f}",
             "95 % interval": f"{low:.4f}\N{EN DASH}{high:.4f}",
             "drop": format_drop(row["mean_iou_drop"]),
-            "pixel accuracy": f"{row['pixel_accuracy']:.3f}",
+            **class_tables.means(row),
             "after another, ms": f"{latency['after_another']:.2f}",
             "first run, ms": f"{latency['first']:.2f}",
             "ms, all threads": f"{all_threads['median']:.2f}" if all_threads else "unknown",
@@ -110,15 +123,12 @@ def numbers(evaluation: dict[str, Any]) -> dict[str, list]:
     return {"head": list(rows[0]), "rows": [list(cells.values()) for cells in rows]}
 
 
-def classes_table(evaluation: dict[str, Any]) -> dict[str, list]:
-    """The table of all classes: share of pixels, number of pictures, IoU of each model."""
-    models, data = evaluation["models"], evaluation["dataset"]
-    head = ["class", "pixels", "pictures", *(row["name"] for row in models)]
-    rows = []
-    for name, share in data["class_shares"].items():
-        cells = [name, f"{share:.2%}", f"{data['class_pictures'][name]:,}"]
-        rows.append(cells + [format_class_iou(row, [name]) for row in models])
-    return {"head": head, "rows": rows}
+def confusion_chart(row: Row, suffix: str) -> dict[str, str] | None:
+    """The confusion matrix of a model as a chart; None where it was not counted."""
+    if "confusion" not in row:
+        return None
+    caption = f"Of the pixels of each class (rows), the share that {row['name']} gives each class"
+    return chart(f"{caption}{suffix}.", confusion, row["confusion"], [*row["iou"]])
 
 
 # --- charts ---------------------------------------------------------------------------------

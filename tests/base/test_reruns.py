@@ -76,7 +76,13 @@ KINDS = {
         *("quantization/sensitivity.py", "quantization/verify.py"),
     ),
     "a metric that no training reads": (
-        *("evaluation", "evaluation/accuracy.py", "evaluation/bootstrap.py"),
+        *(
+            "evaluation",
+            "evaluation/accuracy.py",
+            "evaluation/pixel_measures.py",
+            "evaluation/boundary.py",
+            "evaluation/bootstrap.py",
+        ),
         *("evaluation/comparison.py", "evaluation/finished.py", "evaluation/file_facts.py"),
     ),
     "latency and memory": (
@@ -91,6 +97,7 @@ KINDS = {
             "report/chart_style.py",
             "report/findings.py",
             "report/recommendation.py",
+            "report/class_tables.py",
             "report/data_warnings.py",
             "report/overlays.py",
         ),

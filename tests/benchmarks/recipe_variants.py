@@ -39,7 +39,7 @@ from pipeline.base.cli import SEED
 from pipeline.base.files import write_json
 from pipeline.base.lazy import keras, tf
 from pipeline.data.dataset import load_split
-from pipeline.evaluation.accuracy import counts_per_image
+from pipeline.evaluation import accuracy
 from pipeline.evaluation.bootstrap import bootstrap_mean_iou, interval
 from pipeline.inference import keras_files
 from pipeline.quantization.convert import calibration_sample, convert
@@ -334,7 +334,8 @@ def train(arguments: argparse.Namespace) -> None:
     _, calibration = calibration_sample(models_dir, quantization.CALIBRATION_IMAGES, SEED)
     artifact_path(models_dir, "int8").write_bytes(convert(model, "int8", calibration))
     images, masks = load_split(models_dir, "validation")
-    counts = counts_per_image(models_dir, "original", images, masks, model.output_shape[-1])
+    classes = model.output_shape[-1]
+    counts = accuracy.measure(models_dir, "original", images, masks, classes).per_image
     np.save(models_dir / "counts.npy", counts)
     row = {"name": name, "about": about, "epochs": arguments.epochs, "seed": arguments.seed}
     write_json(models_dir / "row.json", row | metrics)

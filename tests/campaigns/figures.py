@@ -96,14 +96,14 @@ def swapped_files(campaign: Campaign) -> Tally:
 
 def at_first_count(event: Callable[[], None]) -> None:
     """Calls `event` once accuracy begins to be measured."""
-    count = accuracy.counts_per_image
+    measure = accuracy.measure
 
-    def counts_per_image(*arguments: Any) -> np.ndarray:
+    def measure_later(*arguments: Any) -> Any:
         with contextlib.suppress(FileNotFoundError):  # from the second time on
             event()
-        return count(*arguments)
+        return measure(*arguments)
 
-    accuracy.counts_per_image = counts_per_image
+    accuracy.measure = measure_later
 
 
 def killed_workers(campaign: Campaign) -> Tally:
@@ -153,7 +153,7 @@ def silenced_errors(campaign: Campaign) -> Tally:
         images, masks = dataset.load_split(campaign.old, "test")
         accuracy.cores = lambda: 4
         for _ in campaign.times(16):
-            accuracy.counts_per_image(campaign.old, "int8", images, masks, 3)
+            accuracy.measure(campaign.old, "int8", images, masks, 3)
             os.write(2, b"here\n")
         return 0
 

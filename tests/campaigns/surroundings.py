@@ -254,7 +254,7 @@ def memory(campaign: Campaign) -> Iterator[Tally]:
             seen["conversions"].append(resident_bytes("VmRSS"))
         for _ in times:
             for name in artifacts.MODELS:
-                accuracy.counts_per_image(campaign.old, name, images, masks, 3)
+                accuracy.measure(campaign.old, name, images, masks, 3)
             seen["evaluations"].append(resident_bytes("VmRSS"))
         place.write_text(json.dumps(seen))
         raise SystemExit(0)

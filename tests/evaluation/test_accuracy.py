@@ -22,7 +22,7 @@ def test_counts_are_those_of_scikit_learn(evaluated_run, split, name):
     from sklearn import metrics
 
     images, masks = split
-    counts = accuracy.counts_per_image(evaluated_run, name, images, masks, 3)
+    counts = accuracy.measure(evaluated_run, name, images, masks, 3).per_image
     maps = open_model(artifact_path(evaluated_run, name)).class_maps(images)
     assert counts.shape == (len(images), 3, 3) and maps.shape == masks.shape
     for image_counts, mask, prediction in zip(counts, masks, maps):
@@ -35,19 +35,20 @@ def test_counts_are_those_of_scikit_learn(evaluated_run, split, name):
 def test_rows_keep_the_order_of_the_images(evaluated_run, split, name, monkeypatch):
     """For any number of threads; the report picks photos by their row."""
     images, masks = split
-    forwards = accuracy.counts_per_image(evaluated_run, name, images, masks, 3)
+    forwards = accuracy.measure(evaluated_run, name, images, masks, 3).per_image
     assert len(np.unique(forwards, axis=0)) > len(images) // 2  # rows can be told apart
     monkeypatch.setattr(accuracy, "cores", lambda: 4)
-    backwards = accuracy.counts_per_image(evaluated_run, name, images[::-1], masks[::-1], 3)
+    backwards = accuracy.measure(evaluated_run, name, images[::-1], masks[::-1], 3).per_image
     np.testing.assert_array_equal(backwards[::-1], forwards)
 
 
 def test_more_threads_than_images(evaluated_run, split, monkeypatch):
     images, masks = (part[:2] for part in split)
-    expected = accuracy.counts_per_image(evaluated_run, "int8", images, masks, 3)
+    expected = accuracy.measure(evaluated_run, "int8", images, masks, 3)
     monkeypatch.setattr(accuracy, "cores", lambda: 5)
-    counts = accuracy.counts_per_image(evaluated_run, "int8", images, masks, 3)
-    np.testing.assert_array_equal(counts, expected)
+    found = accuracy.measure(evaluated_run, "int8", images, masks, 3)
+    for counts, others in zip(found, expected):
+        np.testing.assert_array_equal(counts, others)
 
 
 @pytest.mark.parametrize(

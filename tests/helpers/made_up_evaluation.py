@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pipeline.base.artifacts import ARTIFACTS, MODELS
+from pipeline.evaluation.pixel_measures import Counted
 from tests.helpers.runs import CLASSES
 
 PRUNED_LAYERS = {"block0_project": {"weights": 512, "sparsity": 0.7}}
@@ -19,6 +22,12 @@ def made_up_times(milliseconds: float) -> dict[str, float]:
         "first": 30.0,
         "runs": 100,
     }
+
+
+def counted(per_image: np.ndarray) -> Counted:
+    """What is counted of a model, of which only the counts per image (n, 3, classes) are known."""
+    classes = per_image.shape[-1]
+    return Counted(per_image, np.zeros((classes, classes), int), np.zeros((3, classes), int))
 
 
 def made_up_row(name: str, number: int) -> dict[str, Any]:
@@ -42,6 +51,14 @@ def made_up_row(name: str, number: int) -> dict[str, Any]:
         "mean_iou_interval": [0.7512, 0.7688],
         "iou": {"pet": 0.85, "background": 0.92, "border": 0.51},
         "pixel_accuracy": 0.91,
+        "precision": {"pet": 0.9, "background": 0.96, "border": 0.7},
+        "recall": {"pet": 0.93, "background": 0.95, "border": 0.65},
+        "dice": {"pet": 0.92, "background": 0.96, "border": 0.68},
+        "boundary_iou": {"pet": 0.7, "background": 0.72, "border": 0.5},
+        "mean_dice": 0.853,
+        "mean_boundary_iou": 0.64,
+        "mean_iou_tail": 0.52,
+        "confusion": [[900, 60, 40], [50, 1900, 50], [30, 40, 130]],
         "mean_iou_drop": 0.004,
         "mean_iou_drop_interval": [0.001, 0.007],
         "iou_drop": {"pet": 0.001, "background": 0.001, "border": 0.03},

@@ -1,5 +1,6 @@
 """Charts show the numbers that they get: the best epoch, the Pareto front, the worst operators."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -180,3 +181,15 @@ def test_figure_is_saved_whole_or_not_at_all(tmp_path, suffix):
     with pytest.raises(AttributeError):
         charts.save("no figure", path)
     assert path.read_bytes() == before
+
+
+def test_confusion_matrix_shows_where_the_pixels_of_each_class_went():
+    figure = charts.confusion([[90, 10, 0], [0, 3, 1], [0, 0, 0]], ["pet", "sky", "never"])
+    axis = figure.axes[0]
+    shares = axis.images[0].get_array()
+    np.testing.assert_allclose(shares, [[0.9, 0.1, 0], [0, 0.75, 0.25], [0, 0, 0]])
+    texts = {text.get_position(): text.get_text() for text in axis.texts}
+    assert texts[0, 0] == "90.0%" and texts[1, 0] == "10.0%" and texts[2, 1] == "25.0%"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["pet", "sky", "never"]
+    many = charts.confusion(np.eye(40, dtype=int).tolist(), [f"class {k}" for k in range(40)])
+    assert not many.axes[0].texts

@@ -109,9 +109,9 @@ def test_chart_of_sparsity_only_where_layers_differ(numbers, tmp_path, undrawn, 
 def test_charts_are_pictures_inside_the_page(numbers, tmp_path):
     html = page.page(numbers, tmp_path)
     pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
-    assert len(pictures) == 4  # size, latency, classes, memory
+    assert len(pictures) == 5  # confusion, size, latency, classes, memory
     numbers["dataset"]["class_names"] = [f"class {k}" for k in range(20)]
-    assert page.page(numbers, tmp_path).count("data:image/svg") == 3  # too many for a chart
+    assert page.page(numbers, tmp_path).count("data:image/svg") == 4  # too many for a chart
     assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
     assert "Peak memory" in html
     numbers["models"][0]["memory_bytes"] = None  # a system that does not tell
@@ -137,7 +137,7 @@ def test_chart_that_fails_costs_neither_the_page_nor_the_others(
     monkeypatch.setattr(page, "curves", fail)
     trained(tmp_path, "original")
     html = page.page(numbers, tmp_path)
-    assert html.count("data:image/svg") == 2  # classes, memory
+    assert html.count("data:image/svg") == 3  # confusion, classes, memory
     assert "Latency against mean IoU. This chart could not be drawn: no axes<" in html
     assert html.count("could not be drawn") == 3
     output = capsys.readouterr().out

@@ -22,6 +22,7 @@ from pipeline.base.files import sha256
 from pipeline.data.dataset import load_split
 from pipeline.report import gallery, page
 from pipeline.variants import VARIANTS, quantised
+from tests.helpers.made_up_evaluation import counted
 from tests.helpers.small_runs import CALIBRATION
 from tests.helpers.toy_networks import that_crashes
 
@@ -53,7 +54,7 @@ def known_counts(evaluated_run, monkeypatch):
     with np.load(evaluated_run / "counts_per_image.npz") as file:
         counts = {name: file[name] for name in file.files}
     monkeypatch.setattr(
-        evaluation.accuracy, "counts_per_image", lambda models_dir, name, *_: counts[name]
+        evaluation.accuracy, "measure", lambda models_dir, name, *_: counted(counts[name])
     )
 
 

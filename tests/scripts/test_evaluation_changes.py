@@ -13,7 +13,7 @@ from pipeline.base.files import sha256
 from pipeline.evaluation import comparison
 from pipeline.evaluation.finished import COUNTS_FILE, PREVIOUS_FILES
 from pipeline.report import gallery
-from tests.helpers.made_up_evaluation import made_up_times
+from tests.helpers.made_up_evaluation import counted, made_up_times
 
 SINCE = "What changed since the evaluation before"
 
@@ -28,7 +28,7 @@ def counts(evaluated_run, monkeypatch, numbers):
     """Pixel counts by model, which a test may change; time and memory are made up."""
     with np.load(evaluated_run / COUNTS_FILE) as file:
         known = {name: file[name] for name in file.files}
-    monkeypatch.setattr(evaluation.accuracy, "counts_per_image", lambda _, name, *__: known[name])
+    monkeypatch.setattr(evaluation.accuracy, "measure", lambda _, name, *__: counted(known[name]))
     times = {row["name"]: row["latency_ms"] for row in numbers["models"]}
     machine = {"latency_ms": times, "latency_ms_all_threads": times}
     machine["memory_bytes"] = dict.fromkeys(known, 10**7)
