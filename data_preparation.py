@@ -54,7 +54,7 @@ from pipeline.data import (
     audit,
     dataset,
     dataset_writer,
-    image_reader,
+    fitting,
     image_size,
     label_flags,
     label_mapping,
@@ -108,7 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--fit",
-        choices=image_reader.FITS,
+        choices=fitting.FITS,
         default="stretch",
         help="how pictures with another aspect ratio are resized: distorted, with black bars that "
         "are ignored, or with two sides cut off (default: %(default)s)",

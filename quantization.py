@@ -48,7 +48,7 @@ from pipeline.base.artifacts import artifact_path, command, read_record
 from pipeline.base.files import write_csv
 from pipeline.base.lazy import keras
 from pipeline.base.stage import Stage
-from pipeline.data.dataset import load_classes, load_photo_rules, load_split
+from pipeline.data.dataset import load_split
 from pipeline.deploy import handover
 from pipeline.inference import contract
 from pipeline.inference.keras_files import KerasModel, load_model
@@ -214,9 +214,9 @@ def write_file(stage: Stage, variant: str, inputs: Inputs) -> None:
         about |= scan
 
     # The contract goes in last; then what the record says of the file.
-    classes = load_classes(models_dir).names
-    content = contract.add_contract(content, classes, load_photo_rules(models_dir))
-    ends = contract.describe(content, classes)
+    data = contract.of_data_set(models_dir)
+    content = contract.add_contract(content, **data)
+    ends = contract.describe(content, **data)
     about |= {f"{end}_type": ends[end]["type"] for end in ("input", "output")}
     if chosen.calibrated:
         about["calibration_rows"] = inputs.rows.tolist()

@@ -1,7 +1,7 @@
-"""Reads photographs and resizes them to the input size of a network.
+"""Reads photographs, for data preparation and for `evaluation.py --image` alike.
 
-Data preparation and `evaluation.py --image` both use this module, so that photographs are decoded
-and resized at inference as they were for training.
+Photographs are decoded at inference as they were for training; `fitting` brings them to the input
+size of a network.
 """
 
 from __future__ import annotations
@@ -22,16 +22,12 @@ from pipeline.data.foreign_files import describe, kind_of_content
 from pipeline.data.photographs import PHOTO_RULES, PhotoRules, upright_rgb
 
 MOST_PIXELS = 100_000_000  # per photograph, 300 MB decoded; larger ones are refused undecoded
-FITS = ("stretch", "pad", "crop")
 # Formats that Pillow decodes with another program, only on some systems, or not at all.
 UNSUPPORTED = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 
 class Unreadable(UserError):
     """A picture cannot be read. The message names it and gives the reason."""
-
-
-# --- reading ------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -118,72 +114,3 @@ def as_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "png", compress_level=1)
     return buffer.getvalue()
-
-
-# --- the size that a network takes --------------------------------------------------------
-
-
-def padded_box(photo_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) of the photograph in the result of "pad", in pixels.
-
-    Args:
-        photo_size: width and height of the photograph.
-        size: height and width of the result.
-    """
-    (photo_width, photo_height), (height, width) = photo_size, size
-    scale = min(width / photo_width, height / photo_height)
-    w, h = max(1, round(scale * photo_width)), max(1, round(scale * photo_height))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def fitted_box(
-    photo_size: tuple[int, int], size: tuple[int, int], fit: str
-) -> tuple[float, float, float, float]:
-    """The box (left, top, right, bottom) that `fit_image` pastes to or crops from, in pixels.
-
-    Args:
-        photo_size: width and height of the photograph.
-        size: height and width of the result.
-        fit: one of FITS.
-
-    Returns:
-        "pad": the part of the result that shows the photograph, in whole pixels. "crop": the part
-        of the photograph that is shown. "stretch": the whole result.
-    """
-    (photo_width, photo_height), (height, width) = photo_size, size
-    if fit == "pad":
-        return padded_box(photo_size, size)
-    if fit == "crop":
-        scale = min(photo_width / width, photo_height / height)
-        left, top = (photo_width - scale * width) / 2, (photo_height - scale * height) / 2
-        left, top = max(0.0, left), max(0.0, top)  # rounding may put them just outside
-        return left, top, left + scale * width, top + scale * height
-    return 0, 0, width, height
-
-
-def fit_image(
-    image: Image.Image,
-    size: tuple[int, int],
-    fit: str,
-    resampling: Image.Resampling = Image.Resampling.BILINEAR,
-    fill: int = 0,
-) -> Image.Image:
-    """Resizes an image or a mask to the input size of a network.
-
-    Args:
-        size: height and width of the result.
-        fit: "stretch" changes the aspect ratio; "pad" keeps it and adds bars on two sides; "crop"
-            keeps it and cuts off two sides.
-        resampling: BILINEAR for images (with antialiasing in Pillow), NEAREST for masks.
-        fill: value of every channel in the bars that "pad" adds.
-    """
-    height, width = size
-    if fit == "crop":
-        return image.resize((width, height), resampling, fitted_box(image.size, size, fit))
-    if fit == "pad":
-        left, top, right, bottom = padded_box(image.size, size)
-        canvas = Image.new(image.mode, (width, height), (fill,) * len(image.getbands()))
-        canvas.paste(image.resize((right - left, bottom - top), resampling), (left, top))
-        return canvas
-    return image.resize((width, height), resampling)

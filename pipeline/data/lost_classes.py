@@ -35,7 +35,7 @@ PICTURES_KEPT, SHARE_KEPT = 0.9, 0.5
 FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)  # larger sizes that are tried
 PROBED = 100  # masks that are read again to find the size, if there is a warning
 
-Resizing = tuple[tuple[int, int], str]  # height and width, one of `image_reader.FITS`
+Resizing = tuple[tuple[int, int], str]  # height and width, one of `fitting.FITS`
 
 
 def record(

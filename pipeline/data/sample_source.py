@@ -19,7 +19,8 @@ from PIL import Image
 from pipeline.base.system import cores
 from pipeline.data.classes import IGNORED
 from pipeline.data.decoding import Source
-from pipeline.data.image_reader import Unreadable, fit_image, open_upright, padded_box
+from pipeline.data.fitting import fit_image, padded_box
+from pipeline.data.image_reader import Unreadable, open_upright
 from pipeline.data.label_mapping import Labels, Meaning
 from pipeline.data.masks import INDEX, classify, open_mask
 from pipeline.data.orientation import SHOWN, SIDEWAYS, place, turned
@@ -116,7 +117,7 @@ def decode(
         meaning: class of each mask value.
         reading: how the files of the data set are read.
         size: height and width of the result.
-        fit: one of `image_reader.FITS`.
+        fit: one of `fitting.FITS`.
 
     Returns:
         uint8 RGB image (height, width, 3), and uint8 mask (height, width) of class indices or
@@ -164,7 +165,7 @@ def fit_mask(
         photo_size: width and height of the upright photograph.
         meaning: class of each mask value.
         size: height and width of the result.
-        fit: one of `image_reader.FITS`.
+        fit: one of `fitting.FITS`.
 
     Returns:
         uint8 (height, width) of class indices or IGNORED.

@@ -146,7 +146,7 @@ def decoded(
         findings: of the audit; samples that cannot be decoded are added to its faults and not
             yielded.
         size: height and width of the results.
-        fit: one of `image_reader.FITS`.
+        fit: one of `fitting.FITS`.
     """
 
     def work(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Fault:

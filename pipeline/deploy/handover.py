@@ -5,7 +5,7 @@ contract.json, labels.txt            its input, its output, the names of the cla
 picture.rgb, picture.logits          a test picture as raw bytes, and the output that it must give
 model.h, model.cc                    the model as C source, for microcontrollers
 run_on_device.py                     checks the test picture, times the model, predicts on photos
-pipeline/data/                       modules that it reads and writes pictures with, as here
+pipeline/data/                       modules that it reads, fits and draws photos with, as here
 SHA256SUMS                           what this pipeline wrote: only that is ever replaced
 """
 
@@ -22,19 +22,23 @@ import numpy as np
 from pipeline.base import ownership
 from pipeline.base.artifacts import artifact_path, stale_reason
 from pipeline.base.console import UserError, say
-from pipeline.data import decoding, marked_pictures, photographs
+from pipeline.data import (
+    class_maps,
+    classes,
+    decoding,
+    fitting,
+    marked_pictures,
+    photographs,
+)
 from pipeline.data.dataset import load_split
 from pipeline.evaluation.memory_plan import plan
-from pipeline.inference.contract import read
+from pipeline.inference import contract
 from pipeline.inference.models import open_model
 
 ALIGNMENT = 16  # bytes: TFLite Micro requires it of a model in a microcontroller's memory
 PROGRAM = Path(__file__).with_name("run_on_device.py")
-PROGRAM_NEEDS = (
-    decoding,
-    marked_pictures,
-    photographs,
-)  # modules that it imports; they import no other of ours
+# Modules that it imports; they import no other of ours but each other.
+PROGRAM_NEEDS = (class_maps, classes, decoding, fitting, marked_pictures, photographs)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,17 +65,17 @@ def write_folder(models_dir: Path, folder: Path) -> None:
     path = artifact_path(models_dir, "int8")
     if reason := stale_reason(models_dir, "int8"):
         raise UserError(reason)
-    contract = {"file": path.name, **read(path)}
+    # A file of an earlier version gets the contract of today; the others have it already.
+    data = contract.of_data_set(models_dir)
+    content = contract.add_contract(path.read_bytes(), **data)
+    terms = {"file": path.name, **contract.describe(content, **data)}
     picture = load_split(models_dir, "validation")[0][0]
     logits = open_model(path).scores(picture)
-    content = path.read_bytes()
-    header, source = c_header(content, contract), c_source(content)
+    header, source = c_header(content, terms), c_source(content)
     files = {
         path.name: content,
-        "contract.json": (json.dumps(contract, indent=1) + "\n").encode("utf-8"),
-        "labels.txt": "".join(f"{name}\n" for name in contract["output"]["classes"]).encode(
-            "utf-8"
-        ),
+        "contract.json": (json.dumps(terms, indent=1) + "\n").encode("utf-8"),
+        "labels.txt": "".join(f"{name}\n" for name in data["classes"]).encode("utf-8"),
         "picture.rgb": picture.tobytes(),
         "picture.logits": np.ascontiguousarray(logits).tobytes(),
         "model.h": header.encode("utf-8"),
@@ -86,14 +90,18 @@ def write_folder(models_dir: Path, folder: Path) -> None:
     say("  pip install ai-edge-litert numpy pillow && python run_on_device.py")
 
 
-def c_header(content: bytes, contract: dict[str, Any]) -> str:
+def c_header(content: bytes, terms: dict[str, Any]) -> str:
     """The C header: declarations of the model, and constants for shapes, scales and classes.
 
     Args:
         content: the .tflite file.
-        contract: as `contract.read` gives it.
+        terms: its contract, as `contract.describe` gives it.
     """
-    image, logits = contract["input"], contract["output"]
+    image, logits = terms["input"], terms["output"]
+    picture = image["picture"]
+    rule = textwrap.fill(picture["meaning"], 97, initial_indent="// ", subsequent_indent="// ")
+    if picture["fit"] == "pad":
+        rule += f"\n#define MODEL_FILL {picture['fill']}"
     _, height, width, channels = image["shape"]
     names = ", ".join(json.dumps(name) for name in logits["classes"])
     return f"""// Made by quantization.py --export. Picture: RGB, rows from the top.
@@ -117,6 +125,9 @@ extern const size_t kModelSize;
 #define MODEL_HEIGHT {height}
 #define MODEL_WIDTH {width}
 #define MODEL_CHANNELS {channels}
+// How a picture becomes the input:
+{rule}
+#define MODEL_FIT "{picture["fit"]}"
 #define MODEL_INPUT_SCALE {image["scale"]!r}f
 #define MODEL_INPUT_ZERO_POINT ({image["zero_point"]})
 #define MODEL_OUTPUT_SCALE {logits["scale"]!r}f

@@ -7,6 +7,14 @@ people and their programs:
     unzip -p int8_quantized_model.tflite labels.txt
     json.loads(zipfile.ZipFile("int8_quantized_model.tflite").read("contract.json"))
 
+`input.picture` and `input.photos` are the rule by which a photograph becomes the network's input,
+as in training. `picture` has fit ("stretch", "pad" or "crop"), resampling, and fill, the value of
+the bars of "pad"; `meaning` says the whole rule in words. `photos` is there if training pictures
+were deeper than 8 bits or had a fourth band: what counts as white, and whether that band is alpha.
+Every reader of this project does as they say, wherever the file lies. A file without `picture` was
+made by an earlier version, or by others: see prediction/photo_rules.py. `output.colours` are those
+in which the classes are drawn.
+
 A .tflite file states where it ends, and a zip archive is read from its end, so one file can be
 both. TFLite's own metadata tools have the same convention.
 """
@@ -23,8 +31,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.archives import ZIP_ERRORS
-from pipeline.base.artifacts import remedy
+from pipeline.base.artifacts import read_record, remedy
 from pipeline.base.console import UserError
+from pipeline.data.classes import Colour
+from pipeline.data.dataset import load_classes, load_photo_rules
+from pipeline.data.fitting import FITS, FitRule
+from pipeline.data.photographs import rules_from
 from pipeline.inference.tflite_files import Tensor, packed, read_graph, schema, tables
 from pipeline.inference.tflite_metadata import BUFFER, CONTRACT_FILE, LABELS_FILE, metadata
 
@@ -37,10 +49,36 @@ PIXELS = {
 }
 LARGEST_CONTRACT = 1 << 20  # bytes; a larger file of this name is none
 MEANING = "argmax over the last axis: index of the class; softmax over it: probabilities"
+FIT_TEXTS = {
+    "stretch": "resize it to {size}, whatever its aspect ratio",
+    "pad": "resize it to fit into {size} with its aspect ratio kept, put it in the middle, and "
+    "fill the two bars with the value {fill}",
+    "crop": "cut out its middle with the aspect ratio of {size}, as large as there is, and resize "
+    "that to {size}",
+}
+
+
+def of_data_set(models_dir: Path) -> dict[str, Any]:
+    """What a contract says of the data set of a models folder: the arguments of `add_contract`.
+
+    Raises:
+        UserError: the data set is missing.
+    """
+    classes = load_classes(models_dir)
+    return {
+        "classes": classes.names,
+        "photos": load_photo_rules(models_dir),
+        "fit": read_record(models_dir, "dataset").get("fit", FITS[0]),  # before there was a choice
+        "colours": classes.colours,
+    }
 
 
 def describe(
-    content: bytes, classes: Sequence[str], photos: Mapping[str, Any] | None = None
+    content: bytes,
+    classes: Sequence[str],
+    photos: Mapping[str, Any] | None = None,
+    fit: str | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> dict[str, Any]:
     """Describes input and output of a .tflite file, from its own tables.
 
@@ -51,6 +89,9 @@ def describe(
         classes: names of the classes, in the order of the logits.
         photos: how photographs that are deeper than 8 bits, or have a fourth band, become 8-bit
             RGB: what `photographs.rules_from` takes. None or {}: the training pictures had none.
+        fit: how pictures were fitted to the network's size, one of `fitting.FITS`; None if that is
+            not known, and then the contract does not say it.
+        colours: of the classes, for drawing; None for those of `classes.make_classes`.
 
     Returns:
         The content of contract.json. `scale` and `zero_point` are None for floating-point
@@ -87,10 +128,43 @@ def describe(
             "mean": mean,
             "std": std,
             "range": [round((pixel - mean) / std, 6) for pixel in (0, 255)],
+            **({"picture": describe_picture(image["shape"], fit, photos or {})} if fit else {}),
             **({"photos": dict(photos)} if photos else {}),
         },
-        "output": {**logits, "layout": "NHWC", "classes": list(classes), "meaning": MEANING},
+        "output": {
+            **logits,
+            "layout": "NHWC",
+            "classes": list(classes),
+            **({"colours": [list(colour) for colour in colours]} if colours else {}),
+            "meaning": MEANING,
+        },
     }
+
+
+def describe_picture(
+    shape: Sequence[int], fit: str, photos: Mapping[str, Any]
+) -> dict[str, str | int]:
+    """How a photograph comes to the size of a network, for programs and, as `meaning`, for people.
+
+    Args:
+        shape: of the input, (1, height, width, 3).
+        fit, photos: as for `describe`.
+    """
+    rule, whites = FitRule(fit), rules_from(dict(photos))
+    size = f"{shape[2]} x {shape[1]} pixels (width x height)"
+    fourth = "lay transparent pixels over white"
+    if not whites.alpha:
+        fourth = "leave out a fourth band beside red, green and blue, which is no transparency here"
+    steps = (
+        "turn the picture as its EXIF orientation says",
+        fourth,
+        f"scale values of more than 8 bits so that {whites.white} (floating-point numbers: "
+        f"{whites.float_white}) becomes 255",
+        FIT_TEXTS[fit].format(size=size, fill=rule.fill),
+        f"{rule.resampling} resampling whose filter grows with the scale when it shrinks "
+        "(antialiasing), as Pillow has it",
+    )
+    return {**rule._asdict(), "meaning": "; ".join(steps)}
 
 
 def describe_tensor(tensor: Tensor) -> dict[str, Any]:
@@ -102,7 +176,11 @@ def describe_tensor(tensor: Tensor) -> dict[str, Any]:
 
 
 def add_contract(
-    content: bytes, classes: Sequence[str], photos: Mapping[str, Any] | None = None
+    content: bytes,
+    classes: Sequence[str],
+    photos: Mapping[str, Any] | None = None,
+    fit: str | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> bytes:
     """Returns a .tflite file with its contract inside.
 
@@ -112,12 +190,12 @@ def add_contract(
     Args:
         content: as for `describe`, with a contract or without.
         classes: names of the classes, in the order of the logits.
-        photos: as for `describe`.
+        photos, fit, colours: as for `describe`.
 
     Raises:
         UserError: as `describe`.
     """
-    contract = describe(content, classes, photos)
+    contract = describe(content, classes, photos, fit, colours)
     model = tables(content)
     model.metadata = model.metadata or []
     entries = [entry for entry in model.metadata if entry.name == BUFFER.encode()]

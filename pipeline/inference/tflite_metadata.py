@@ -74,6 +74,7 @@ class Table:
 def metadata(contract: dict[str, Any]) -> bytes:
     """Returns a contract, as `contract.describe` makes it, as TFLite metadata (a flatbuffer)."""
     image, logits = contract["input"], contract["output"]
+    rule = image.get("picture", {})
     _, height, width, _ = image["shape"]
     size = {"width": np.uint32(width), "height": np.uint32(height)}
     colours = {"color_space": RGB, "default_size": Table("ImageSize", size)}
@@ -85,7 +86,7 @@ def metadata(contract: dict[str, Any]) -> bytes:
         low, high = np.iinfo(image["type"]).min, np.iinfo(image["type"]).max
     input_tensor = {
         "name": "image",
-        "description": image["pixel"],
+        "description": "; ".join(part for part in (rule.get("meaning"), image["pixel"]) if part),
         "content": content(IMAGE, Table("ImageProperties", colours)),
         "process_units": [Table("ProcessUnit", unit)],
         "stats": Table("Stats", {"min": floats(low), "max": floats(high)}),

@@ -14,23 +14,22 @@ import numpy as np
 from PIL import Image
 
 from pipeline.base import commands, ownership
-from pipeline.base.artifacts import ARTIFACTS, read_record, stale_reason
+from pipeline.base.artifacts import ARTIFACTS, stale_reason
 from pipeline.base.console import UserError, say
 from pipeline.base.files import atomic
 from pipeline.base.lazy import matplotlib_figure
 from pipeline.data import marked_pictures
-from pipeline.data.classes import Classes, make_classes
-from pipeline.data.dataset import load_classes, load_photo_rules
-from pipeline.data.image_reader import fit_image, fitted_box, open_photograph
-from pipeline.data.photo_audit import inspect_photo
-from pipeline.data.photographs import PHOTO_RULES, rules_from
-from pipeline.inference.contract import read
-from pipeline.prediction.photo_models import PhotoModel, open_photo_model
+from pipeline.data.class_maps import as_picture, class_map
+from pipeline.data.classes import Classes
+from pipeline.data.fitting import fitted
+from pipeline.data.image_reader import open_photograph
+from pipeline.data.photographs import rules_from
+from pipeline.prediction.photo_models import open_photo_model
+from pipeline.prediction.photo_rules import note_new_depth, note_stretch, use_of
 from pipeline.report import sidecars
 from pipeline.report.chart_style import rendered, styled
-from pipeline.report.overlays import overlay, patches
+from pipeline.report.overlays import OPACITY, patches
 
-BAND = 256  # rows of a photo that are drawn at a time, so that memory does not grow with its height
 KINDS = ("overlay", "classes", "legend")  # of the pictures that are drawn of a photo
 SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not named in its legend
 
@@ -60,90 +59,6 @@ def note_stale(model: Path) -> None:
     with contextlib.suppress(UserError):  # a record is missing: not known
         if names and (reason := stale_reason(model.parent, names[0])):
             say(f"note: {reason}")
-
-
-def classes_of(path: Path, model: PhotoModel) -> tuple[Classes, str]:
-    """The classes of a model, and how pictures were fitted to its input size ("stretch", ...).
-
-    They are those of the data set in the model's folder if a run made the model there; else those
-    that the file itself names; else numbered.
-
-    Args:
-        path: the model file.
-        model: what was opened.
-    """
-    if model.recorded:
-        with contextlib.suppress(UserError, OSError, KeyError):  # no data set; no "fit" in it
-            classes, fit = load_classes(path.parent), read_record(path.parent, "dataset")["fit"]
-            if len(classes) == model.number:
-                return classes, fit
-    numbered = tuple(f"class {k}" for k in range(model.number))
-    return make_classes(model.names or numbered), "stretch"
-
-
-def photo_rules_of(path: Path, model: PhotoModel) -> dict[str, Any]:
-    """How the photographs that a model was trained on became 8-bit RGB; {} if they were that.
-
-    From the contract in the .tflite file; for other files of a run from the data set beside them.
-    """
-    with contextlib.suppress(UserError):  # it has no contract
-        return read(path)["input"].get("photos", {})
-    if model.recorded:
-        with contextlib.suppress(UserError, OSError):  # there is no data set
-            return load_photo_rules(path.parent)
-    return {}
-
-
-def note_new_depth(path: Path, rules: dict[str, Any]) -> None:
-    """Prints a note if a photo is deeper than 8 bits, and the model was trained on none such."""
-    facts = inspect_photo(path, f"the photo {path}")
-    key = "float_white" if facts.floating else "white"
-    if facts.largest is not None and key not in rules:
-        say(
-            f"note: {path} holds values up to {facts.largest:g}, and the pictures that the model "
-            f"was trained on have 8 bits; {getattr(PHOTO_RULES, key)} is taken for white"
-        )
-
-
-def draw_photo(
-    photo: Image.Image, scores: np.ndarray, classes: Classes, box: tuple[float, ...]
-) -> tuple[Image.Image, Image.Image]:
-    """Overlay and class map at the photo's own resolution.
-
-    Scores are enlarged, not the class indices, so that outlines are smooth.
-
-    Args:
-        photo: RGB.
-        scores: (height, width, classes), at the model's resolution; or a map of classes, integers
-            (height, width), whose pixels are enlarged.
-        classes: names and colours of the classes.
-        box: left, top, right, bottom of the photo in the scores, in pixels. Beyond the edge of
-            the scores, the edge is repeated.
-
-    Returns:
-        The overlay (RGB), and the class indices as a picture with a palette.
-    """
-    width, height = photo.size
-    left, top, right, bottom = box
-    if is_map := scores.ndim == 2:
-        planes, smooth = [Image.fromarray(scores.astype(np.uint8))], Image.Resampling.NEAREST
-    else:
-        layers = np.moveaxis(scores, -1, 0).astype(np.float32)
-        planes, smooth = [*map(Image.fromarray, layers)], Image.Resampling.BILINEAR
-    drawn, class_map = Image.new("RGB", photo.size), Image.new("P", photo.size)
-    class_map.putpalette(classes.palette.ravel().tolist())
-    for start in range(0, height, BAND):
-        end = min(start + BAND, height)
-        # The band's box in the planes. Pillow also reads around it, so that bands show no seams.
-        step = (bottom - top) / height
-        band_box = (left, top + start * step, right, top + end * step)
-        size = (width, end - start)
-        enlarged = [np.asarray(plane.resize(size, smooth, band_box)) for plane in planes]
-        indices = enlarged[0] if is_map else np.argmax(enlarged, axis=0).astype(np.uint8)
-        pixels = np.asarray(photo.crop((0, start, width, end)))
-        drawn.paste(Image.fromarray(overlay(pixels, indices, classes)), (0, start))
-        class_map.paste(Image.fromarray(indices), (0, start))
-    return drawn, class_map
 
 
 def shown_classes(shares: np.ndarray) -> list[int]:
@@ -223,25 +138,24 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     network = open_photo_model(model)
     size, number = network.size, network.number
     note_stale(model)
-    classes, fit = classes_of(model, network)
-    rules = photo_rules_of(model, network)
+    use = use_of(model, network)
+    classes, noted = use.classes, use.stated
     network.predict(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
-        photo = open_photograph(path, f"the photo {path}", rules_from(rules))
-        note_new_depth(path, rules)
-        if fit == "crop":  # the model was not trained on the sides that cropping removes
-            left, top, right, bottom = map(round, fitted_box(photo.size, size, fit))
-            photo = photo.crop((left, top, right, bottom))
-        image = fit_image(photo, size, fit, Image.Resampling.BILINEAR, 0)
-        box = fitted_box(photo.size, size, fit) if fit == "pad" else (0, 0, size[1], size[0])
+        photo = open_photograph(path, f"the photo {path}", rules_from(dict(use.photos)))
+        note_new_depth(path, use.photos)
+        noted = noted or note_stretch(model, photo.size, size)
+        seen = fitted(photo, size, use.picture)
+        if seen.part != (0, 0, *photo.size):  # nothing is known of the sides that cropping removes
+            photo = photo.crop(seen.part)
         before = time.perf_counter()
-        scores = network.predict(np.asarray(image))
+        scores = network.predict(np.asarray(seen.image))
         milliseconds = 1e3 * (time.perf_counter() - before)
-        drawn, class_map = draw_photo(photo, scores, classes, box)
-        pixels = np.bincount(np.asarray(class_map).ravel(), minlength=number)[:number]
-        shares = pixels / class_map.size[0] / class_map.size[1]
-        for picture, kind in zip((drawn, class_map), KINDS):
+        found = as_picture(class_map(scores, photo.size, seen.box), classes.palette)
+        drawn = Image.blend(photo, found.convert("RGB"), OPACITY)
+        shares = np.array(found.histogram()[:number]) / (photo.width * photo.height)
+        for picture, kind in zip((drawn, found), KINDS):
             write_picture(picture, target(path, kind))
         legend = functools.partial(draw_legend, classes, shares)
         sidecars.drawn(target(path, "legend"), legend)

@@ -17,7 +17,7 @@ KINDS = {
     "how a picture is read or resized": (
         *(ALL, "data/image_reader.py", "data/decoding.py", "data/photographs.py"),
         *("data/photo_audit.py", "data/orientation.py", "data/foreign_files.py"),
-        "data/image_size.py",
+        *("data/image_size.py", "data/fitting.py"),
     ),
     "what a mask means": (
         ALL,
@@ -144,8 +144,8 @@ KINDS = {
             "deploy/handover.py",
             "deploy/run_on_device.py",
         ),
-        "data/marked_pictures.py",
-        *("prediction/file_kinds.py", "prediction/photo_models.py"),
+        *("data/marked_pictures.py", "data/class_maps.py"),
+        *("prediction/file_kinds.py", "prediction/photo_models.py", "prediction/photo_rules.py"),
         "prediction/tflite_description.py",
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),

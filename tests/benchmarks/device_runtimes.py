@@ -27,8 +27,8 @@ sys.path[:0] = [str(ROOT)]
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.cli import SEED
 from pipeline.data.dataset import load_classes, load_split
+from pipeline.data.fitting import fit_image
 from pipeline.data.formats import synthetic
-from pipeline.data.image_reader import fit_image
 from pipeline.evaluation import memory_plan
 from pipeline.inference import iou
 from pipeline.inference.models import open_model

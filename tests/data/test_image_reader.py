@@ -1,4 +1,4 @@
-"""Reading photographs: upright RGB from every format, `Unreadable` for any fault; resizing."""
+"""Reading photographs: upright RGB from every format, `Unreadable` for any fault."""
 
 import io
 import os
@@ -12,11 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.data import image_reader
-from pipeline.data.image_reader import Unreadable, fit_image, fitted_box, open_photograph
+from pipeline.data.image_reader import Unreadable, open_photograph
 from tests.helpers.pictures import encoded, stored_as
 from tests.helpers.runs import ROOT
-
-WHITE = (255, 255, 255)
 
 
 def read(source, name="photo"):
@@ -243,51 +241,3 @@ def test_formats_that_need_another_program_are_not_supported():
     assert "EPS" not in image_reader.formats() and ".eps" not in image_reader.suffixes()
     common = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     assert common <= image_reader.suffixes()
-
-
-# --- shapes and sizes ---------------------------------------------------------------------
-
-
-def test_stretch_resizes_to_the_whole_size():
-    image = gradient(50, 40)
-    expected = image.resize((64, 32), Image.Resampling.BILINEAR)
-    assert fit_image(image, (32, 64), "stretch").tobytes() == expected.tobytes()
-    assert fitted_box((50, 40), (32, 64), "stretch") == (0, 0, 64, 32)
-
-
-@pytest.mark.parametrize("photo", [(40, 80), (80, 40), (64, 64), (1, 500), (333, 100)])
-def test_pad_keeps_the_aspect_ratio_and_box_says_where_the_photograph_is(photo):
-    image, size = Image.new("RGB", photo, WHITE), (32, 64)
-    padded = np.asarray(fit_image(image, size, "pad"))
-    left, top, right, bottom = fitted_box(photo, size, "pad")
-    inside = np.zeros(size, bool)
-    inside[top:bottom, left:right] = True
-    assert padded.shape == (*size, 3)
-    assert (padded[inside] == 255).all() and (padded[~inside] == 0).all()
-    width, height = right - left, bottom - top
-    assert width == 64 or height == 32
-    exact = min(64 / photo[0], 32 / photo[1])
-    assert abs(width - max(1, exact * photo[0])) <= 0.5
-    assert abs(height - max(1, exact * photo[1])) <= 0.5
-    assert abs(left - (64 - right)) <= 1 and abs(top - (32 - bottom)) <= 1
-    mask = fit_image(image.getchannel(0), size, "pad", Image.Resampling.NEAREST, 9)
-    assert (np.asarray(mask) == np.where(inside, 255, 9)).all()
-
-
-@pytest.mark.parametrize("photo", [(40, 80), (80, 30), (64, 32)])
-def test_crop_keeps_the_aspect_ratio_and_cuts_both_sides_equally(photo):
-    left, top, right, bottom = fitted_box(photo, (32, 64), "crop")
-    assert (right - left) / (bottom - top) == pytest.approx(2)
-    assert left == pytest.approx(photo[0] - right) and top == pytest.approx(photo[1] - bottom)
-    assert min(left, top) == 0 and min(left, top, photo[0] - right, photo[1] - bottom) >= 0
-    image = gradient(*photo)
-    box = tuple(round(edge) for edge in (left, top, right, bottom))
-    cut = image.crop(box).resize((64, 32), Image.Resampling.NEAREST)
-    cropped = fit_image(image, (32, 64), "crop", Image.Resampling.NEAREST)
-    assert np.mean(np.asarray(cropped) != np.asarray(cut)) < 0.05
-
-
-@pytest.mark.parametrize("photo", [(4032, 3024), (3024, 4032)])
-def test_a_crop_whose_edge_is_rounded_stays_inside_the_photograph(photo):
-    assert fit_image(Image.new("L", photo), (352, 352), "crop").size == (352, 352)
-    assert min(fitted_box(photo, (352, 352), "crop")) == 0

@@ -11,7 +11,8 @@ from PIL import Image
 from pipeline.base import system
 from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.decoding import TURNS
-from pipeline.data.image_reader import Unreadable, fitted_box
+from pipeline.data.fitting import fitted_box
+from pipeline.data.image_reader import Unreadable
 from pipeline.data.label_mapping import Meaning
 from pipeline.data.sample_source import CHUNK, READING, Picture, Sample, decode, in_threads
 from tests.helpers.drawn_sets import stripes

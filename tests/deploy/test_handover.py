@@ -24,7 +24,8 @@ FILES = {
     *("int8_quantized_model.tflite", "contract.json", "labels.txt", "picture.rgb"),
     *("picture.logits", "model.h", "model.cc", "run_on_device.py"),
     *("pipeline/data/decoding.py", "pipeline/data/photographs.py", "SHA256SUMS"),
-    "pipeline/data/marked_pictures.py",
+    *("pipeline/data/marked_pictures.py", "pipeline/data/fitting.py"),
+    *("pipeline/data/class_maps.py", "pipeline/data/classes.py"),
 }
 
 
@@ -66,13 +67,34 @@ def test_program_checks_the_test_picture_and_predicts_on_photos(folder, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("OK\n") and re.search(r"\d+\.\d\d ms per image", done.stdout)
     assert "pet, background, border" in done.stdout
-    with Image.open(tmp_path / "photo.classes.png") as classes:
-        assert set(np.unique(classes)) <= {0, 127, 254}
+    drawn = tmp_path / "photo.png.classes.png"
+    assert f"wrote {drawn}" in done.stdout
+    with Image.open(drawn) as classes:
+        assert classes.size == (70, 50) and set(np.unique(classes)) <= {0, 1, 2}
     assert run_on_device(folder, photo).returncode == 0, "its own picture is replaced"
-    shutil.copy(photo, tmp_path / "photo.classes.png")
+    shutil.copy(photo, drawn)
     done = run_on_device(folder, photo)
     assert done.returncode == 1 and "was not written by this program and stays" in done.stderr
-    assert (tmp_path / "photo.classes.png").read_bytes() == photo.read_bytes()
+    assert drawn.read_bytes() == photo.read_bytes()
+
+
+def test_photo_that_cannot_be_read_is_one_line_and_the_others_are_drawn(folder, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    done = run_on_device(folder, tmp_path / "broken.jpg", tmp_path / "good.png")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{tmp_path / 'broken.jpg'} cannot be read (" in done.stderr
+    assert {path.name for path in tmp_path.glob("*.classes.png")} == {"good.png.classes.png"}
+
+
+def test_program_refuses_a_fit_that_it_does_not_know(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    contract = json.loads((copy / "contract.json").read_text(encoding="utf-8"))
+    contract["input"]["picture"]["fit"] = "tile"
+    (copy / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
+    done = run_on_device(copy)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "asks for pictures with fit 'tile', and stretch, pad, crop are known" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["12 bits", "12-bit colour", "transparent", "infrared", "turned"])
@@ -102,7 +124,7 @@ def test_program_reads_photos_as_training_did(folder, tmp_path, kind):
     expected.save(tmp_path / "plain.png")
     done = run_on_device(copy, photo, tmp_path / "plain.png")
     assert done.returncode == 0, done.stderr
-    maps = [np.asarray(Image.open(tmp_path / f"{n}.classes.png")) for n in ("photo", "plain")]
+    maps = [np.asarray(Image.open(tmp_path / f"{n}.png.classes.png")) for n in ("photo", "plain")]
     np.testing.assert_array_equal(*maps)
     assert np.abs(np.asarray(expected).astype(int) - plain).max() <= 1 or kind == "transparent"
 
@@ -133,7 +155,7 @@ int main(void) {
   static const char *names[] = MODEL_CLASS_NAMES;
   printf("%zu %d %d %d ", kModelSize, MODEL_HEIGHT, MODEL_WIDTH, MODEL_CHANNELS);
   printf("%.9g %d ", (double)MODEL_INPUT_SCALE, MODEL_INPUT_ZERO_POINT);
-  printf("%d %s %d ", MODEL_CLASSES, names[0], MODEL_ACTIVATION_BYTES);
+  printf("%d %s %d %s ", MODEL_CLASSES, names[0], MODEL_ACTIVATION_BYTES, MODEL_FIT);
   printf("%lu\n", (unsigned long)((size_t)kModel % 16));
   FILE *out = fopen("copy.bin", "wb");
   fwrite(kModel, 1, kModelSize, out);
@@ -161,7 +183,7 @@ def test_c_source_compiles_without_warnings_and_holds_the_file(folder, tmp_path,
     )
     content = (folder / "int8_quantized_model.tflite").read_bytes()
     activation_bytes = plan(content).activation_bytes
-    expected = f"{len(content)} 32 32 3 0.00392156886 0 3 pet {activation_bytes} 0\n"
+    expected = f"{len(content)} 32 32 3 0.00392156886 0 3 pet {activation_bytes} stretch 0\n"
     assert output.stdout == expected
     assert (tmp_path / "copy.bin").read_bytes() == content
 

@@ -14,8 +14,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError
 from pipeline.checks import op_profile
+from pipeline.data.classes import PET_COLOURS
 from pipeline.inference import contract, litert, tflite_files
 from pipeline.inference.models import open_model
 from pipeline.quantization.convert import convert
@@ -62,6 +64,37 @@ def test_contract_says_how_deep_photos_become_8_bits_only_if_training_had_such(p
     same = contract.add_contract(plain["int8"], CLASSES, {})
     assert same == contract.add_contract(plain["int8"], CLASSES)
     assert contract.add_contract(plain["int8"], CLASSES, rules) != same
+
+
+@pytest.mark.parametrize(
+    ("fit", "text"),
+    [
+        ("stretch", f"resize it to {SIZE} x {SIZE} pixels (width x height), whatever its aspect"),
+        ("pad", "with its aspect ratio kept, put it in the middle, and fill the two bars with the"),
+        ("crop", "cut out its middle with the aspect ratio of"),
+    ],
+)
+def test_contract_says_how_a_photo_becomes_the_input(plain, fit, text):
+    told = contract.describe(plain["int8"], CLASSES, {"white": 4095, "alpha": False}, fit)["input"]
+    picture = told["picture"]
+    assert (picture["fit"], picture["resampling"], picture["fill"]) == (fit, "bilinear", 0)
+    assert text in picture["meaning"] and "4095" in picture["meaning"]
+    assert "leave out a fourth band" in picture["meaning"]
+    plainer = contract.describe(plain["int8"], CLASSES, None, fit)["input"]["picture"]["meaning"]
+    assert "lay transparent pixels over white" in plainer and "65535" in plainer
+
+
+def test_contract_of_which_nobody_said_the_fit_does_not_say_it(plain):
+    assert "picture" not in contract.describe(plain["int8"], CLASSES)["input"]
+
+
+def test_contract_is_that_of_the_data_set(finished_run, plain):
+    """quantization.py writes it; the fit and the colours are those that were prepared."""
+    told = contract.read(artifact_path(finished_run, "int8"))
+    assert told["input"]["picture"]["fit"] == read_record(finished_run, "dataset")["fit"]
+    assert told["output"]["colours"] == [list(colour) for colour in PET_COLOURS]
+    again = contract.add_contract(plain["int8"], **contract.of_data_set(finished_run))
+    assert contract.add_contract(again, **contract.of_data_set(finished_run)) == again
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -55,7 +55,7 @@ def test_metadata_has_the_field_numbers_of_the_schema(variant, input_type, value
     """Numbers of fields and enumeration members copied by hand from metadata_schema.fbs."""
     network, calibration = toy_network()
     content = convert(network, variant, calibration, input_type)
-    model = schema.ModelT.InitFromPackedBuf(add_contract(content, CLASSES), 0)
+    model = schema.ModelT.InitFromPackedBuf(add_contract(content, CLASSES, fit="pad"), 0)
     (entry,) = (entry for entry in model.metadata if entry.name == b"TFLITE_METADATA")
     metadata = model.buffers[entry.buffer].data.tobytes()
     assert metadata[4:8] == b"M001"
@@ -67,6 +67,7 @@ def test_metadata_has_the_field_numbers_of_the_schema(variant, input_type, value
     assert image.inner(3).number(0, number_types.Uint8Flags) == 2  # an image
     pixels = image.inner(3).inner(1)
     assert pixels.number(0, number_types.Int8Flags) == 1  # RGB
+    assert "fill the two bars" in image.text(1) and "8-bit pixel goes in" in image.text(1)
     size = [pixels.inner(1).number(k, number_types.Uint32Flags) for k in (0, 1)]
     assert size == [SIZE, SIZE]
     unit = image.only(4)

@@ -18,16 +18,16 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers
 from pipeline.data import marked_pictures
 from pipeline.data.classes import make_classes
+from pipeline.data.fitting import FitRule
 from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import save_model
 from pipeline.prediction import predict
 from pipeline.prediction.photo_models import PhotoModel, open_photo_model
+from pipeline.prediction.photo_rules import PhotoUse, use_of
 from pipeline.report.overlays import overlay
 from pipeline.variants import VARIANTS
 from tests.helpers.runs import CLASSES, SIZE
 from tests.helpers.toy_networks import saved_as
-
-THREE = make_classes(CLASSES)
 
 
 def encoded(mode, size, file_format, **options):
@@ -148,38 +148,21 @@ def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_overlay_is_the_class_map_without_seams():
-    """At the model's resolution the result is `overlay`; a tall photo shows no bands."""
+def test_overlay_is_the_photo_mixed_with_the_colours_of_the_class_map(tmp_path, monkeypatch):
+    """At the model's resolution, and enlarged."""
     random = np.random.default_rng(4)
     scores = random.normal(0, 1, (SIZE, SIZE, 3)).astype(np.float32)
-    photo = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    whole = (0, 0, SIZE, SIZE)
-    drawn, class_map = predict.draw_photo(Image.fromarray(photo), scores, THREE, whole)
-    np.testing.assert_array_equal(drawn, overlay(photo, scores.argmax(axis=-1), THREE))
-    np.testing.assert_array_equal(class_map, scores.argmax(axis=-1))
-    pixels = random.integers(0, 256, (2 * predict.BAND + 45, 20, 3), np.uint8)
-    tall = Image.fromarray(pixels)
-    planes = [
-        np.asarray(
-            Image.fromarray(scores[..., k].copy()).resize(tall.size, Image.Resampling.BILINEAR)
-        )
-        for k in range(3)
-    ]
-    expected = overlay(pixels, np.argmax(planes, axis=0), THREE)
-    drawn, _ = predict.draw_photo(tall, scores, THREE, whole)
-    different = (np.asarray(drawn) != expected).any(axis=-1)
-    assert different.mean() < 0.001  # scores that are equal up to rounding
-
-
-def test_padding_of_the_scores_is_not_drawn():
-    """The photo was padded above and below, so only the middle of the scores belongs to it."""
-    scores = np.zeros((32, 32, 2), np.float32)
-    scores[:8, :, 1] = scores[24:, :, 1] = 9  # the padding is predicted as the second class
-    scores[8:24, :16, 0] = scores[8:24, 16:, 1] = 5
-    photo = Image.new("RGB", (64, 32))
-    _, drawn = predict.draw_photo(photo, scores, make_classes(("a", "b")), (0, 8, 32, 24))
-    class_map = np.asarray(drawn)
-    assert (class_map[2:-2, :30] == 0).all() and (class_map[2:-2, 34:] == 1).all()
+    monkeypatch.setattr(predict, "open_photo_model", lambda _: opened(lambda _: scores, SIZE, 3))
+    colours = make_classes(("a", "b", "c"))
+    for side in (SIZE, 3 * SIZE):
+        photo = random.integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(photo).save(tmp_path / "photo.png")
+        predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.tflite")
+        kinds = (Image.open(tmp_path / f"photo.png.{kind}.png") for kind in predict.KINDS[:2])
+        drawn, class_map = map(np.asarray, kinds)
+        np.testing.assert_array_equal(drawn, overlay(photo, class_map, colours))
+        if side == SIZE:
+            np.testing.assert_array_equal(class_map, scores.argmax(axis=-1))
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
@@ -195,7 +178,8 @@ def test_photo_is_fitted_as_the_data_set_was(monkeypatch, tmp_path, fit):
         return np.stack([np.full(image.shape[:2], 0.5), image[..., 0] / 255], axis=-1)
 
     monkeypatch.setattr(predict, "open_photo_model", lambda _: opened(scores, 32, 2))
-    monkeypatch.setattr(predict, "classes_of", lambda *_: (make_classes(("blue", "red")), fit))
+    use = PhotoUse(make_classes(("blue", "red")), {}, FitRule(fit), True)
+    monkeypatch.setattr(predict, "use_of", lambda *_: use)
     predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.h5")
     with Image.open(tmp_path / "photo.png.classes.png") as class_map:
         classes = np.asarray(class_map)
@@ -235,7 +219,7 @@ def test_stale_model_draws_with_a_note(run_copy, tmp_path, capsys):
 def test_class_names_come_from_the_contract_without_a_data_set(evaluated_run, tmp_path):
     for name, expected in (("int8", CLASSES), ("original", ("class 0", "class 1", "class 2"))):
         copy = shutil.copy(artifact_path(evaluated_run, name), tmp_path)
-        assert predict.classes_of(Path(copy), open_photo_model(Path(copy)))[0].names == expected
+        assert use_of(Path(copy), open_photo_model(Path(copy))).classes.names == expected
 
 
 def test_unreadable_photo_or_model_is_an_error(finished_run, tmp_path):
