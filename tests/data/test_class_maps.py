@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.class_maps import BAND, as_picture, class_map
+from pipeline.data.class_maps import BAND, as_picture, class_map, possible_classes
 
 SIDE = 32
 
@@ -44,6 +44,29 @@ def test_bands_show_no_seams(scores):
     whole = np.stack([plane.resize(tall, Image.Resampling.BILINEAR) for plane in planes])
     different = class_map(scores, tall, (0, 0, SIDE, SIDE)) != whole.argmax(axis=0)
     assert different.mean() < 0.001  # scores that are equal up to rounding
+
+
+@pytest.mark.parametrize("size", [(300, 300), (20, 500), (SIDE, SIDE), (7, 9)], ids=str)
+@pytest.mark.parametrize("classes", [2, 150])
+def test_classes_that_cannot_win_are_left_out_without_a_trace(size, classes):
+    """Against all planes, for smooth scores, of which few classes win anywhere, and with ties."""
+    coarse = np.random.default_rng(classes).normal(0, 5, (classes, 4, 4)).astype(np.float32)
+    planes = [Image.fromarray(k).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for k in coarse]
+    scores = np.stack(planes, axis=-1).round().astype(np.int8)
+    found = class_map(scores, size, (0, 0, SIDE, SIDE))
+    for start in range(0, size[1], BAND):
+        end = min(start + BAND, size[1])
+        box = (0, SIDE / size[1] * start, SIDE, SIDE / size[1] * end)
+        floats = [Image.fromarray(k) for k in np.moveaxis(scores, -1, 0).astype(np.float32)]
+        inside = (size[0], end - start)
+        enlarged = [np.asarray(k.resize(inside, Image.Resampling.BILINEAR, box)) for k in floats]
+        np.testing.assert_array_equal(found[start:end], np.argmax(enlarged, axis=0))
+
+
+def test_few_of_many_classes_are_enlarged():
+    scores = np.random.default_rng(1).normal(0, 1, (150, SIDE, SIDE)).astype(np.float32)
+    scores[[3, 70]] += 20
+    assert possible_classes(scores) == [3, 70]
 
 
 def test_first_of_equal_scores_is_the_class(scores):
