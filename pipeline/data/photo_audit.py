@@ -13,10 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.data.decoding import Source, deep_values, is_deep, orientation, white_of_ppm
+from pipeline.data.decoding import Source, deep_values, orientation, white_of_ppm
 from pipeline.data.image_reader import opened
 from pipeline.data.orientation import SIDEWAYS
-from pipeline.data.photographs import FLOAT_WHITES, PhotoRules, is_four_bands, white_for
+from pipeline.data.photographs import (
+    FLOAT_WHITES,
+    PhotoRules,
+    is_four_bands,
+    white_for,
+    white_key,
+)
 
 # Transparency is 0 or full in most pixels, a fourth colour such as infrared in few.
 BETWEEN = 0.5  # share of pixels with other values above which a fourth band is no transparency
@@ -113,7 +119,7 @@ def inspect_photo(source: Source, name: str) -> PhotoFacts:
         ppm = picture.format == "PPM" and picture.mode != "F"
         named = white_of_ppm(picture) if ppm else 0
         four = is_four_bands(picture)
-        if is_deep(picture) and not (ppm and named <= 255):
+        if white_key(picture):
             values = deep_values(picture, source)
             colours = values if values.ndim == 2 else values[..., : min(3, values.shape[-1])]
             floating = values.dtype.kind == "f"

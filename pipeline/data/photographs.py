@@ -70,8 +70,7 @@ def upright_rgb(picture: Image.Image, source: Source, rules: PhotoRules) -> tupl
 
 def to_rgb(picture: Image.Image, source: Source, rules: PhotoRules) -> Image.Image:
     """Decodes a picture as RGB without turning it; see `upright_rgb`."""
-    scaled = picture.format == "PPM" and picture.mode != "F" and white_of_ppm(picture) <= 255
-    if is_deep(picture) and not scaled:  # Pillow scales 8 bits to the white that a PPM names
+    if white_key(picture):
         values = deep_values(picture, source)
         alpha = values[..., -1] if values.ndim == 3 and values.shape[-1] in (2, 4) else None
         grey_and_alpha = values.ndim == 3 and values.shape[-1] == 2
@@ -88,6 +87,18 @@ def to_rgb(picture: Image.Image, source: Source, rules: PhotoRules) -> Image.Ima
     if picture.mode in TRANSPARENT or "transparency" in picture.info:
         return over_white(picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def white_key(picture: Image.Image) -> str:
+    """The field of `PhotoRules` by which an opened, not yet decoded picture is scaled to 8 bits.
+
+    "" for a picture of 8 bits, also if it is a PPM that names another white: Pillow scales to that.
+    """
+    if not is_deep(picture):
+        return ""
+    if picture.mode == "F":
+        return "float_white"
+    return "" if picture.format == "PPM" and white_of_ppm(picture) <= 255 else "white"
 
 
 def is_four_bands(picture: Image.Image) -> bool:

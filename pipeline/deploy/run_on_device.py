@@ -35,7 +35,7 @@ def main() -> None:
     from pipeline.data.classes import make_classes
     from pipeline.data.decoding import open_picture
     from pipeline.data.fitting import fitted, rule_from
-    from pipeline.data.photographs import rules_from, upright_rgb
+    from pipeline.data.photographs import rules_from, upright_rgb, white_key
 
     photos = list(map(Path, sys.argv[1:]))
     targets = {photo: photo.with_name(f"{photo.name}.classes.png") for photo in photos}
@@ -44,7 +44,8 @@ def main() -> None:
             sys.exit(f"{target} was not written by this program and stays; give it another name")
     contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
     taken, given = contract["input"], contract["output"]
-    depth = rules_from(taken.get("photos", {}))
+    trained = taken.get("photos", {})  # what the training pictures had beside 8-bit colours
+    depth = rules_from(trained)
     try:
         fit = rule_from(taken.get("picture", {}))
     except ValueError as error:
@@ -78,6 +79,7 @@ def main() -> None:
     for photo, target in targets.items():
         try:
             with open_picture(photo) as picture:
+                white = white_key(picture)
                 image, _ = upright_rgb(picture, photo, depth)
         except Exception as error:  # Pillow raises many types on damaged files
             print(f"{photo} cannot be read ({error})", file=sys.stderr)
@@ -88,6 +90,11 @@ def main() -> None:
         found = class_map(logits(np.asarray(seen.image)), (right - left, bottom - top), seen.box)
         marked_pictures.save(as_picture(found, classes.palette), target)
         print(f"wrote {target}")
+        if white and white not in trained:
+            print(
+                f"note: {photo} is deeper than 8 bits, and no picture was that the model was "
+                f"trained on; {getattr(depth, white)} is taken for white"
+            )
     sys.exit(bool(different or unread))
 
 

@@ -1,4 +1,4 @@
-"""PNG files with the mark: whole, read by others, and told from the user's own."""
+"""PNG files with the mark: whole, and told from the user's own."""
 
 import io
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.base.lazy import tf
 from pipeline.data import marked_pictures
 from pipeline.data.marked_pictures import ENCODED_ROWS, is_replaceable, save
 
@@ -23,14 +22,6 @@ def test_colours_are_read_back_as_they_were(tmp_path, size):
         np.testing.assert_array_equal(picture, pixels)
         assert picture.text == {marked_pictures.KEY: marked_pictures.VALUE}
     assert is_replaceable(tmp_path / "a.png")
-
-
-def test_colours_are_read_by_tensorflow_as_they_were(tmp_path):
-    """With libpng, which is not Pillow's decoder."""
-    pixels = np.random.default_rng(3).integers(0, 256, (300, 41, 3), np.uint8)
-    save(Image.fromarray(pixels), tmp_path / "a.png")
-    read = tf.io.decode_png(tf.io.read_file(str(tmp_path / "a.png")))
-    np.testing.assert_array_equal(read, pixels)
 
 
 def test_indices_and_palette_are_read_back_as_they_were(tmp_path):

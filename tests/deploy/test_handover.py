@@ -87,6 +87,18 @@ def test_photo_that_cannot_be_read_is_one_line_and_the_others_are_drawn(folder, 
     assert {path.name for path in tmp_path.glob("*.classes.png")} == {"good.png.classes.png"}
 
 
+def test_deep_photo_for_a_model_of_8_bit_pictures_is_noted(folder, tmp_path):
+    for name, kind in (("deep", np.uint16), ("float", np.float32), ("plain", np.uint8)):
+        Image.fromarray(np.ones((40, 40), kind)).save(tmp_path / f"{name}.tif")
+    said = run_on_device(
+        folder, *(tmp_path / f"{k}.tif" for k in ("deep", "float", "plain"))
+    ).stdout
+    notes = [line for line in said.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2 and "deep.tif is deeper than 8 bits" in notes[0]
+    assert notes[0].endswith("65535 is taken for white")
+    assert "float.tif" in notes[1] and notes[1].endswith("; 1 is taken for white")
+
+
 def test_program_refuses_a_fit_that_it_does_not_know(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     contract = json.loads((copy / "contract.json").read_text(encoding="utf-8"))
