@@ -43,7 +43,7 @@ def class_map(scores: np.ndarray, size: tuple[int, int], box: tuple[float, ...])
         first, end = top + start * step, min(bottom, top + (start + len(band)) * step)
         size, band_box = (width, len(band)), (left, first, right, end)
         if is_map:
-            band[:] = planes[0].resize(size, smooth, band_box)
+            band[:] = np.asarray(planes[0].resize(size, smooth, band_box))
             continue
         best = np.full(band.shape, -np.inf, np.float32)
         rows = slice(max(0, int(first) - 1), int(end) + 2)

@@ -55,7 +55,7 @@ def rgb_png(pixels: np.ndarray) -> Iterator[bytes]:
         np.subtract(band[:1], above, out=filtered[:1, 1:])
         np.subtract(band[1:], band[:-1], out=filtered[1:, 1:])
         above = band[-1:]
-        yield chunk(b"IDAT", coder.compress(filtered))
+        yield chunk(b"IDAT", coder.compress(filtered.data))
     yield chunk(b"IDAT", coder.flush())
     yield chunk(b"IEND", b"")
 

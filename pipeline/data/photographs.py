@@ -39,9 +39,21 @@ class PhotoRules(NamedTuple):
 PHOTO_RULES = PhotoRules()  # of a data set of which nothing is known
 
 
-def rules_from(stored: dict[str, Any]) -> PhotoRules:
-    """The rules that a record or a contract holds as `PhotoRules._asdict()`, or parts of it."""
-    return PHOTO_RULES._replace(**{key: stored[key] for key in PhotoRules._fields if key in stored})
+def rules_from(stored: Any) -> PhotoRules:
+    """The rules that a record or a contract holds as `PhotoRules._asdict()`, or parts of it.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not isinstance(stored, dict):
+        raise ValueError(f"photographs by a rule that is none: {stored!r}")
+    rules = PHOTO_RULES._replace(
+        **{key: stored[key] for key in PhotoRules._fields if key in stored}
+    )
+    for white in (rules.white, rules.float_white):
+        if type(white) is not int or not 0 < white <= WHITES[-1]:
+            raise ValueError(f"photographs with white {white!r}, which is not 1 to {WHITES[-1]}")
+    return rules
 
 
 def upright_rgb(picture: Image.Image, source: Source, rules: PhotoRules) -> tuple[Image.Image, int]:

@@ -45,9 +45,8 @@ def main() -> None:
     contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
     taken, given = contract["input"], contract["output"]
     trained = taken.get("photos", {})  # what the training pictures had beside 8-bit colours
-    depth = rules_from(trained)
     try:
-        fit = rule_from(taken.get("picture", {}))
+        depth, fit = rules_from(trained), rule_from(taken.get("picture", {}))
     except ValueError as error:
         sys.exit(f"contract.json asks for {error}; export the folder and its program together")
     classes = make_classes(given["classes"], given.get("colours"))

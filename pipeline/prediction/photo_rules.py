@@ -24,7 +24,7 @@ from pipeline.data.classes import Classes, make_classes
 from pipeline.data.dataset import load_classes
 from pipeline.data.fitting import FitRule, rule_from
 from pipeline.data.photo_audit import inspect_photo
-from pipeline.data.photographs import PHOTO_RULES
+from pipeline.data.photographs import PHOTO_RULES, rules_from
 from pipeline.inference.contract import read
 from pipeline.prediction.photo_models import PhotoModel
 
@@ -35,7 +35,7 @@ class PhotoUse(NamedTuple):
     """What is needed beside a model to segment photographs with it."""
 
     classes: Classes
-    photos: Mapping[str, Any]  # what `photographs.rules_from` takes
+    photos: dict[str, Any]  # what `photographs.rules_from` takes
     picture: FitRule
     stated: bool  # whether anything says how photographs are fitted
 
@@ -66,6 +66,7 @@ def use_of(path: Path, model: PhotoModel) -> PhotoUse:
     else:
         photos = beside.get("photos", {})
     try:
+        rules_from(photos)
         rule = FitRule() if stored is None else rule_from(stored)
     except ValueError as error:
         raise UserError(

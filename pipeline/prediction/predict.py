@@ -143,7 +143,7 @@ def write_overlays(photos: list[Path], model: Path) -> None:
     network.predict(np.zeros((*size, 3), np.uint8))  # the first run is slower than the others
     for path in photos:
         started = time.perf_counter()
-        photo = open_photograph(path, f"the photo {path}", rules_from(dict(use.photos)))
+        photo = open_photograph(path, f"the photo {path}", rules_from(use.photos))
         note_new_depth(path, use.photos)
         noted = noted or note_stretch(model, photo.size, size)
         seen = fitted(photo, size, use.picture)

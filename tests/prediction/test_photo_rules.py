@@ -92,14 +92,21 @@ def test_colours_of_a_contract_that_are_none_are_replaced(finished_run, tmp_path
         assert use(copy).classes.palette.dtype == np.uint8
 
 
-def test_fit_that_is_not_known_is_refused(finished_run, tmp_path, photo):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("picture", {"fit": "tile"}, "pictures with fit 'tile', and stretch, pad, crop are known"),
+        ("picture", [], "a rule for pictures that is none"),
+        ("photos", "white", "photographs by a rule that is none: 'white'"),
+        ("photos", {"white": 0}, "photographs with white 0, which is not 1 to 65535"),
+    ],
+)
+def test_rule_that_is_not_known_is_refused(finished_run, tmp_path, photo, key, value, message):
     path = with_contract(artifact_path(finished_run, "int8"), tmp_path / "x.tflite", fit="pad")
     about = read(path)
-    about["input"]["picture"]["fit"] = "tile"
+    about["input"][key] = value
     plain = path.read_bytes()[: path.read_bytes().index(b"PK\3\4")]
     path.write_bytes(with_zip(plain, {"contract.json": json.dumps(about)}))
-    with pytest.raises(
-        UserError, match="asks for pictures with fit 'tile', and stretch, pad, crop"
-    ):
+    with pytest.raises(UserError, match=f"asks for {message}"):
         evaluation.main(["--image", str(photo), "--model", str(path)])
     assert not list(tmp_path.glob("*.classes.png"))
