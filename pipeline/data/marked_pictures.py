@@ -29,7 +29,7 @@ def save(picture: Image.Image, path: Path) -> None:
     """
     if picture.mode == "RGB":
         with path.open("wb") as file:
-            file.writelines(rgb_png(np.asarray(picture)))
+            file.writelines(rgb_png(picture))
         return
     text = PngInfo()
     text.add_text(KEY, VALUE)
@@ -37,20 +37,20 @@ def save(picture: Image.Image, path: Path) -> None:
     picture.save(path, "PNG", pnginfo=text, **fast)
 
 
-def rgb_png(pixels: np.ndarray) -> Iterator[bytes]:
-    """Encodes uint8 (height, width, 3) as PNG with the mark, a part of the file at a time.
+def rgb_png(picture: Image.Image) -> Iterator[bytes]:
+    """Encodes an RGB picture as PNG with the mark, a part of the file at a time.
 
     Every row holds the differences from the row above (filter 2, "up"), in Huffman's code.
     """
-    height, width, _ = pixels.shape
+    width, height = picture.size
     yield b"\x89PNG\r\n\x1a\n"
     yield chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))  # 8-bit RGB
     yield chunk(b"tEXt", f"{KEY}\0{VALUE}".encode("latin-1"))
     coder = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
-    rows = pixels.reshape(height, width * 3)
     above = np.zeros((1, width * 3), np.uint8)
-    for start in range(0, height, ENCODED_ROWS):
-        band = rows[start : start + ENCODED_ROWS]
+    for start in range(0, height, ENCODED_ROWS):  # the memory does not grow with the height
+        part = picture.crop((0, start, width, min(start + ENCODED_ROWS, height)))
+        band = np.asarray(part).reshape(part.height, width * 3)
         filtered = np.full((len(band), 1 + width * 3), 2, np.uint8)
         np.subtract(band[:1], above, out=filtered[:1, 1:])
         np.subtract(band[1:], band[:-1], out=filtered[1:, 1:])

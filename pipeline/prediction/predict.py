@@ -30,6 +30,7 @@ from pipeline.report import sidecars
 from pipeline.report.chart_style import rendered, styled
 from pipeline.report.overlays import OPACITY, patches
 
+BAND = 256  # rows of a photo that are drawn at a time, so that no second photo is in memory
 KINDS = ("overlay", "classes", "legend")  # of the pictures that are drawn of a photo
 SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not named in its legend
 
@@ -59,6 +60,19 @@ def note_stale(model: Path) -> None:
     with contextlib.suppress(UserError):  # a record is missing: not known
         if names and (reason := stale_reason(model.parent, names[0])):
             say(f"note: {reason}")
+
+
+def draw_over(photo: Image.Image, found: Image.Image) -> None:
+    """Mixes a photo with the colours of its classes, in place; equals `overlays.overlay`.
+
+    Args:
+        photo: RGB.
+        found: the class indices, a picture of the same size with a palette.
+    """
+    for top in range(0, photo.height, BAND):
+        box = (0, top, photo.width, min(top + BAND, photo.height))
+        colours = found.crop(box).convert("RGB")
+        photo.paste(Image.blend(photo.crop(box), colours, OPACITY), box)
 
 
 def shown_classes(shares: np.ndarray) -> list[int]:
@@ -153,9 +167,9 @@ def write_overlays(photos: list[Path], model: Path) -> None:
         scores = network.predict(np.asarray(seen.image))
         milliseconds = 1e3 * (time.perf_counter() - before)
         found = as_picture(class_map(scores, photo.size, seen.box), classes.palette)
-        drawn = Image.blend(photo, found.convert("RGB"), OPACITY)
+        draw_over(photo, found)
         shares = np.array(found.histogram()[:number]) / (photo.width * photo.height)
-        for picture, kind in zip((drawn, found), KINDS):
+        for picture, kind in zip((photo, found), KINDS):
             write_picture(picture, target(path, kind))
         legend = functools.partial(draw_legend, classes, shares)
         sidecars.drawn(target(path, "legend"), legend)
