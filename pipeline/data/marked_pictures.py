@@ -47,7 +47,7 @@ def rgb_png(picture: Image.Image) -> Iterator[bytes]:
     yield chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))  # 8-bit RGB
     yield chunk(b"tEXt", f"{KEY}\0{VALUE}".encode("latin-1"))
     coder = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
-    above = np.zeros((1, width * 3), np.uint8)
+    above: np.ndarray = np.zeros((1, width * 3), np.uint8)
     for start in range(0, height, ENCODED_ROWS):  # the memory does not grow with the height
         part = picture.crop((0, start, width, min(start + ENCODED_ROWS, height)))
         band = np.asarray(part).reshape(part.height, width * 3)
