@@ -55,6 +55,7 @@ from pipeline.data import (
     dataset,
     dataset_writer,
     fitting,
+    folder_flags,
     image_size,
     label_flags,
     label_mapping,
@@ -87,6 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="the folder of TensorFlow Datasets"
     )
+    folder_flags.add_flags(parser)
     label_flags.add_flags(parser)
     parser.add_argument(
         "--mask-orientation",
@@ -122,12 +124,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     split_rules.add_flags(parser)
     arguments = parser.parse(label_flags.with_negative_values(argv))
+    folder_flags.check(parser, arguments)
     if arguments.data and arguments.dataset:
         parser.error("--dataset is the old spelling of --data; give one of them")
     if arguments.dataset == "folder":
         if not arguments.data_dir:
             parser.error("--dataset folder needs --data-dir DIR; or use --data DIR")
         arguments.data, arguments.data_dir = str(arguments.data_dir), None
+    if arguments.images:
+        arguments.data = str(arguments.images)
     arguments.data = arguments.data or arguments.dataset or registry.PETS[0]
     if arguments.data in registry.PETS:
         arguments.data = registry.PETS[0]
@@ -139,8 +144,9 @@ def open_data(arguments: argparse.Namespace) -> sample_source.Collection:
     """Opens the data set that the command line names, without reading a mask."""
     width, height = arguments.image_size
     keys = arguments.image_key, arguments.mask_key
+    folders = folder_flags.folders_of(arguments)
     collection = registry.open_source(
-        arguments.data, arguments.data_dir, keys, (height, width), arguments.seed
+        arguments.data, arguments.data_dir, keys, (height, width), arguments.seed, folders
     )
     return registry.with_flags(
         collection,
@@ -168,6 +174,8 @@ def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> P
     skipped_share = usual if arguments.skip_bad is None else arguments.skip_bad
     rule = split_rules.rule_of(source, arguments.seed, arguments.group, pets or source.synthetic)
 
+    for line in source.notes:
+        console.say(line)
     findings = audit.scan(source, arguments.mask_orientation)
     number = sum(map(len, findings.mask_values.values())) + len(source.faults)
     if not findings.first_mask:
@@ -182,10 +190,13 @@ def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> P
             console.say(line)
     split_selection.refuse(findings.faults, number, skipped_share)
     codes = split_selection.cut(findings, rule.choose)
+    if meaning.unused:
+        names = ", ".join(meaning.unused)
+        console.say(f"left out, because no mask holds them: the classes {names}")
     if missing := split_rules.missing_splits(source):
         console.say(f"cut from the training pictures, {rule.text}: {' and '.join(missing)}")
     if not skipped_share:
-        split_selection.refuse_absent(source.labels, findings, meaning, codes)
+        split_selection.refuse_absent(source.labels, findings, meaning, codes, rule.with_seed)
     return Plan(findings, number, skipped_share, meaning, rule, codes)
 
 
@@ -212,7 +223,7 @@ def write(
         splits, fingerprint = writer.describe()
         about = {
             "source": source.title,
-            "formats": registry.format_of(arguments.data),
+            "formats": registry.format_of(arguments.data, folder_flags.folders_of(arguments)),
             "synthetic": source.synthetic,
             "image_size": [width, height],
             "fit": arguments.fit,
@@ -242,13 +253,15 @@ def prepare(stage: Stage, arguments: argparse.Namespace, source: sample_source.C
     record = write(stage, arguments, source, plan)
     folder = artifacts.artifact_path(stage.models_dir, "dataset").parent
     left_out = [fault.text for fault in plan.findings.faults]
-    left_out += [f"{name}: {reason}, skipped" for name, reason in source.skipped]
+    unused = [(f"class {name}", "no mask holds it") for name in plan.meaning.unused]
+    skipped = [*source.skipped, *plan.findings.skipped, *unused]
+    left_out += [f"{name}: {reason}, skipped" for name, reason in skipped]
     (folder / LEFT_OUT).unlink(missing_ok=True)
     if left_out:
         sidecars.drawn(folder / LEFT_OUT, lambda path: write_lines(path, left_out))
     files = dataset_picture.drawings(stage.models_dir)
     sidecars.draw(stage, "dataset", files, dataset_picture.__file__)
-    for line in dataset_summary.lines(record, folder, source.skipped):
+    for line in dataset_summary.lines(record, folder, skipped):
         console.say(line)
     console.say(f"wrote {folder} and {next(iter(files))} in {stage.seconds()} s")
 
@@ -260,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
         registry.refuse_pictures(arguments.data_dir)
 
     # The folder of TFDS changes no example; of own files the content counts, not the path.
-    formats = registry.format_of(arguments.data)
+    formats = registry.format_of(arguments.data, folder_flags.folders_of(arguments))
     stage = Stage.begin(__file__, arguments, parse([]), formats=formats).ignoring("data_dir")
     source = None
     if registry.on_disk(arguments.data):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,16 @@ from pipeline.base.console import UserError, progress
 from pipeline.base.text_table import text_table
 from pipeline.data import orientation
 from pipeline.data.classes import IGNORED
-from pipeline.data.inspection import Content, Kind, format_colour, inspect, unless_contradicting
+from pipeline.data.inspection import (
+    Content,
+    Kind,
+    format_colour,
+    inspect,
+    too_many_values,
+    unless_contradicting,
+)
 from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
-from pipeline.data.masks import COLOUR, GREY, INDEX, unpack
+from pipeline.data.masks import ALPHA, COLOUR, GREY, INDEX, OPAQUE, unpack
 from pipeline.data.palettes import Palettes, Reference, meaning_of
 from pipeline.data.photo_audit import Photos
 from pipeline.data.sample_source import (
@@ -57,8 +64,16 @@ class Findings:
     photos: Photos = field(default_factory=Photos)
     drawn_on: Counter[str] = field(default_factory=Counter)  # what masks were drawn on
     edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # sum of `Mask.edges`
+    by_alpha: Counter[bool | None] = field(default_factory=Counter)  # by `Content.says_by_alpha`
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # pages that are not read; why
+    flat: set[int] = field(default_factory=set)  # values of masks that hold no other
     reading: Reading = READING
     notes: list[str] = field(default_factory=list)  # what was decided, one line each
+
+    @property
+    def in_alpha(self) -> bool:
+        """Whether the masks differ in transparency only."""
+        return self.by_alpha[True] > 0 == self.by_alpha[False] and len(self.flat) < 2
 
 
 # --- reading the masks --------------------------------------------------------------------
@@ -81,7 +96,14 @@ def scan(collection: Collection, mask_orientation: str | None = None) -> Finding
     labels, notes = collection.labels, []
     findings = read_all(collection, COLOUR if labels.by_colour else INDEX)
     meaning, note = meaning_of(findings.palettes, labels)
-    if meaning == GREY:
+    if findings.in_alpha and not labels.by_colour:
+        meaning = ALPHA
+        notes.append(
+            f"note: {findings.by_alpha[True]} masks differ in transparency only: transparent "
+            f"pixels are 0, opaque ones {OPAQUE}"
+        )
+        findings = read_all(collection, ALPHA)
+    elif meaning == GREY:
         notes.append(note)
         kinds = findings.kinds  # with the palettes
         findings = read_all(collection, GREY)
@@ -121,6 +143,13 @@ def read_all(collection: Collection, meaning: str, reference: Reference | None =
             for sample, result in in_threads(work, read(), bar):
                 if isinstance(result, Content) and reference:
                     result = unless_contradicting(result, sample, reference)
+                if isinstance(result, Content):
+                    if (pages := result.photo.pages) > 1:
+                        reason = f"the first of its {pages} pages is read, the others are not"
+                        findings.skipped.append((sample.image.name, reason))
+                    findings.by_alpha[result.says_by_alpha] += 1
+                    findings.flat |= result.counts.keys() if len(result.counts) == 1 else set()
+                    result = result if result.counts else too_many_values(sample.mask.name)
                 if isinstance(result, Fault):
                     findings.faults.append(result)
                     per_mask.append(None)
@@ -134,7 +163,7 @@ def read_all(collection: Collection, meaning: str, reference: Reference | None =
                 values = tuple(sorted(result.counts))
                 per_mask.append(shared.setdefault(values, values))
                 kinds.append(shared.setdefault(result.kind, result.kind))
-    if colour_counts:
+    if colour_counts and not findings.in_alpha:
         raise UserError(explain_colours(first_coloured, colour_counts))
     return findings
 
@@ -190,6 +219,8 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
         UserError: masks were once saved as JPEG; or like `label_mapping.settle`.
     """
     palette, labels = {}, collection.labels
+    if findings.reading.masks == ALPHA:
+        labels = replace(labels, mapping={OPAQUE: 1, **labels.mapping})
     if findings.palettes.used and not findings.palettes.greys_only():
         palette = findings.palettes.reference().colours
     if labels.by_colour:

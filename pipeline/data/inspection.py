@@ -24,6 +24,8 @@ from pipeline.data.sample_source import (
     Sample,
 )
 
+PHOTO_LIKE = 256  # more values than this, and transparent pixels: a photograph that was cut out
+
 
 class Kind(NamedTuple):
     """How mask and photograph are stored, in words."""
@@ -37,13 +39,21 @@ class Kind(NamedTuple):
 class Content(NamedTuple):
     """What one mask holds, and how it lies over its photograph."""
 
-    counts: dict[int, int]  # pixels per value
+    counts: dict[int, int]  # pixels per value; {} if there are too many, and transparent pixels
     palette: bytes  # of an indexed mask
     colours: bool  # whether it is in colours that no mapping explains
     edges: np.ndarray | None  # `Mask.edges`, if neither names nor a mapping explain the values
     photo: PhotoFacts
     drawn_on: str  # from `orientation.place`
     kind: Kind
+    see_through: bool  # `Mask.see_through`
+
+    @property
+    def says_by_alpha(self) -> bool | None:
+        """Whether the mask differs in transparency only; None if it differs in nothing."""
+        if self.see_through and not 1 < len(self.counts) <= PHOTO_LIKE:
+            return True
+        return False if len(self.counts) != 1 else None
 
 
 def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | Fault:
@@ -58,6 +68,8 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
         if mask.lossy:
             reason = "which changes values at the edges of the classes"
             return Fault(LOSSY, f"{name} is stored as {mask.lossy}, {reason}; export masks as PNG")
+        if mask.pages > 1:
+            return Fault(VALUES, explain_pages(name, mask.pages))
         photo = inspect_photo(sample.image.fetch(), sample.image.name)
     except Unreadable as error:
         return Fault(UNREADABLE, f"{error}; {collection.remedy}")
@@ -66,9 +78,8 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
     if not placement.fits and not collection.any_shape:
         return Fault(SIZES, explain_sizes(name, mask, photo))
     counts = mask.counts
-    if not counts:
-        reason = "thousands of values, like a photograph or a mask once saved as JPEG"
-        return Fault(VALUES, f"{name} holds {reason}; save masks as PNG, with one value per class")
+    if not counts and not mask.see_through:
+        return too_many_values(name)
     colours = mask.picture.mode == "RGB" and not labels.by_colour
     unexplained = labels.names is None and not labels.mapping and mask.picture.mode == "L"
     edges = mask.edges if unexplained else None
@@ -76,7 +87,22 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
     if photo.orientation != 1 or mask.own > 1:
         turns = f"{photo.orientation}, mask drawn on: {placement.drawn_on or mask.own}"
     kind = Kind(mask.form, first_colours(mask.palette), photo.form, turns)
-    return Content(counts, mask.palette, colours, edges, photo, placement.drawn_on, kind)
+    drawn_on = placement.drawn_on
+    return Content(counts, mask.palette, colours, edges, photo, drawn_on, kind, mask.see_through)
+
+
+def too_many_values(name: str) -> Fault:
+    """The fault of a mask with more values than are counted."""
+    reason = "thousands of values, like a photograph or a mask once saved as JPEG"
+    return Fault(VALUES, f"{name} holds {reason}; save masks as PNG, with one value per class")
+
+
+def explain_pages(name: str, pages: int) -> str:
+    """The message on a mask with several pages of one size."""
+    return (
+        f"{name} has {pages} pages, and a mask is one; if each page is a class, draw them into one "
+        "with a value for each class; if each is a picture, save them as files of their own"
+    )
 
 
 def first_colours(palette: bytes) -> str:

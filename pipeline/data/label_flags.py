@@ -14,6 +14,7 @@ from pipeline.base.console import UserError
 from pipeline.data.classes import IGNORED
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
 from pipeline.data.masks import pack
+from pipeline.data.text_files import lines_of
 
 SHOWN_NAMES = 60  # characters of --names that a message repeats
 VALUE_FLAGS = ("--ignore-index", "--label-mapping")  # their values may be negative
@@ -45,7 +46,7 @@ def parse_names(text: str) -> list[str]:
     """argparse type: class names from `a,b,c`, or from a file with one name per line."""
     lines = text.split(",")
     if os.path.isfile(text):  # Path.is_file raises if a list is longer than a file name can be
-        lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = lines_of(Path(text))
     names = [line.strip() for line in lines if line.strip()]
     if fault := fault_of_names(names):
         shown = text if len(text) <= SHOWN_NAMES else f"{text[:SHOWN_NAMES]}..."
@@ -106,7 +107,10 @@ def with_user(
             is given with colours.
     """
     if names and names != list(labels.names or ()):
+        if set(names) <= set(labels.names or ()):
+            labels = chosen(labels, names)
         labels = replace(labels, names=tuple(names), colours=None)
+    labels = replace(labels, of_source=labels.of_source and not names)
     table: dict[int, int] = {}
     by_colour = labels.by_colour
     for value, target in (mapping or {}).items():
@@ -124,6 +128,24 @@ def with_user(
     if ignore_index is not None:
         table[ignore_index] = IGNORED
     return replace(labels, mapping=table, by_colour=by_colour)
+
+
+def chosen(labels: Labels, names: list[str]) -> Labels:
+    """Labels whose mapping leads to some of the data set's own classes, in another order.
+
+    Values of the others get no class.
+    """
+    before = labels.names or ()
+    mapping = dict(labels.mapping)
+    if not labels.by_colour:
+        taken = set(mapping.values())
+        mapping |= {k: k for k in range(len(before)) if k not in taken and k not in mapping}
+    kept = {
+        value: IGNORED if index == IGNORED else names.index(before[index])
+        for value, index in mapping.items()
+        if index == IGNORED or before[index] in names
+    }
+    return replace(labels, mapping=kept)
 
 
 def with_negative_values(argv: Sequence[str] | None) -> list[str]:

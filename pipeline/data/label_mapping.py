@@ -14,10 +14,12 @@ from pathlib import Path
 from pipeline.base.console import UserError
 from pipeline.data.classes import FEWEST, IGNORED, MOST, Classes, Colour, make_classes
 from pipeline.data.masks import pack, unpack
+from pipeline.data.text_files import lines_of
 
 NOISY = 40  # more values than this without class names: a photograph, or once a JPEG
 SHOWN = 12  # values or names that a message lists at most
-UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in a class name
+UNDECODED = re.compile(r"[\udc80-\udcff]")  # bytes that are not UTF-8, in a class name
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MOST_LIKELY = 65535  # this value, larger and negative ones mark pixels without data
 IGNORE = ("ignore", "ignored", "ignore_label")  # words for IGNORED in a mapping
 
@@ -31,6 +33,8 @@ class Labels:
     mapping: dict[int, int] = field(default_factory=dict)  # value to class index or IGNORED
     by_colour: bool = False  # values are colours, numbered by `pack`
     ignored_if_present: frozenset[int] = frozenset()  # values that are ignored where they occur
+    # Whether the data set itself names the classes: then those that no mask holds are left out.
+    of_source: bool = False
 
     def format_value(self, value: int) -> str:
         """A value as the command line takes it: "7", or "255,0,0" for a colour."""
@@ -44,6 +48,7 @@ class Meaning:
     classes: Classes
     table: dict[int, int]  # value to class index or IGNORED
     unknown: frozenset[int]  # values that occur and are not in `table`
+    unused: tuple[str, ...] = ()  # classes that are left out, because no mask holds them
 
     def classes_of(self, values: Iterable[int]) -> frozenset[int]:
         """The classes of some values, without IGNORED."""
@@ -60,6 +65,8 @@ def fault_of_names(names: Sequence[str]) -> str:
     if not FEWEST <= len(names) <= MOST:
         return f"{len(names)} classes, but {FEWEST} to {MOST} are supported"
     # labels.txt in a .tflite file is UTF-8 with one name per line.
+    if undecoded := [name for name in names if UNDECODED.search(name)]:
+        return f"the class name {undecoded[0]!r} is not UTF-8 text; save its file as UTF-8"
     if unwritable := [name for name in names if not name or UNWRITABLE.search(name)]:
         return f"the class name {unwritable[0]!r} is not one line of text; rename it"
     return ""
@@ -88,8 +95,9 @@ def read_labelmap(path: Path, void: Colour) -> Labels:
     Raises:
         UserError: a line has another form, or two classes have the same colour.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    parts = [line.split(":") for line in lines if line.strip() and not line.startswith("#")]
+    parts = [
+        line.split(":") for line in lines_of(path) if line.strip() and not line.startswith("#")
+    ]
     names = tuple(part[0].strip() for part in parts)
     try:
         fields = (part[1].split(",") for part in parts)
@@ -103,7 +111,7 @@ def read_labelmap(path: Path, void: Colour) -> Labels:
         raise UserError(f"{path}: two classes have the same colour; give each its own")
     if fault := fault_of_names(names):
         raise UserError(f"{path}: {fault}")
-    return Labels(names, colours, mapping, True, frozenset({pack(void)}))
+    return Labels(names, colours, mapping, True, frozenset({pack(void)}), True)
 
 
 # --- final mapping ------------------------------------------------------------------------
@@ -146,9 +154,17 @@ def settle(
         raise UserError(mapped_above(max(above), len(names)))
     # The table of all values, and the colours of the classes.
     table = {value: index for value, index in unmapped.items() if index < len(names)} | mapping
-    colours = labels.colours or colours_of(table, palette, len(names))
+    used = sorted({table[value] for value in values if value in table} - {IGNORED})
+    if not labels.of_source or len(used) < FEWEST:
+        used = list(range(len(names)))
+    unused = tuple(name for index, name in enumerate(names) if index not in used)
+    place = {index: position for position, index in enumerate(used)} | {IGNORED: IGNORED}
+    table = {value: place[index] for value, index in table.items() if index in place}
+    names = tuple(names[index] for index in used)
+    colours = tuple(labels.colours[index] for index in used) if labels.colours else None
+    colours = colours or colours_of(table, palette, len(names))
     classes = make_classes(names, colours, padded or IGNORED in table.values())
-    return Meaning(classes, table, frozenset(values) - table.keys())
+    return Meaning(classes, table, frozenset(values) - table.keys(), unused)
 
 
 def counts_from_one(values: list[int], mapped_to: set[int], names: tuple[str, ...] | None) -> bool:

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pipeline.data.array_masks import is_array, read_array
 from pipeline.data.classes import Colour
-from pipeline.data.decoding import TURNS, Source, deep_values, grey_table, is_deep, orientation_tag
+from pipeline.data.decoding import (
+    TURNS,
+    Source,
+    deep_values,
+    grey_table,
+    is_deep,
+    orientation_tag,
+)
 from pipeline.data.image_reader import Unreadable, opened
 from pipeline.data.lossy import lossy_compression
+from pipeline.data.pages import number_of_pages
 from pipeline.data.photographs import first_bands, is_four_bands
 
 MOST_VALUES = 1 << 12  # different values in a mask that are counted; a mask with more is refused
@@ -23,6 +33,8 @@ UNMAPPED = np.uint8(254)  # in place of a class index: the value is in no table
 
 # What carries the meaning of an indexed mask. A mask of 1 bit counts as indexed: 0 black, 1 white.
 INDEX, GREY, COLOUR = "index", "grey", "colour"
+ALPHA = "alpha"  # of all masks: transparent pixels are 0, opaque ones OPAQUE
+OPAQUE, HALF = 255, 128  # HALF: the least alpha that counts as opaque
 BLACK, WHITE = b"\0\0\0", b"\xff\xff\xff"
 
 
@@ -36,6 +48,8 @@ class Mask:
     lossy: str = ""  # name of the compression that changed the values, if there is one
     own: int = 0  # EXIF orientation that the file states and that was obeyed; 0 if there is none
     form: str = ""  # file format and mode, for statistics
+    see_through: bool = False  # whether some of its pixels are transparent and some opaque
+    pages: int = 1  # pictures of the same size in the file, of which the first is read
 
     @property
     def counts(self) -> dict[int, int]:
@@ -84,20 +98,39 @@ def open_mask(source: Source, name: str, meaning: str = INDEX) -> Mask:
         source: a path, or the content of a file.
         name: of the mask, for messages.
         meaning: INDEX; GREY: of indexed masks, read the grey of each index; COLOUR: read the colour
-            of every pixel, whatever the mode of the picture.
+            of every pixel, whatever the mode of the picture; ALPHA: read its transparency.
 
     Raises:
         Unreadable: like `image_reader.open_photograph`; or values are fractions, or colours of
             16 bits.
     """
+    if is_array(source):
+        values = read_array(Path(str(source)), name)
+        if values.dtype == np.uint8 and not (values.ndim == 2 and meaning == COLOUR):
+            return Mask(Image.fromarray(values), form=f"NumPy {values.dtype}")
+        return Mask(*read_deep(values, name, meaning), form=f"NumPy {values.dtype}")
     with opened(source, name) as picture:
-        lossy = lossy_compression(picture, source)
+        lossy, pages = lossy_compression(picture, source), number_of_pages(picture)
         own, form = stated_orientation(picture, source), f"{picture.format} {picture.mode}"
+        deep = is_deep(picture)  # while it is not decoded
         pixels, palette, levels = read_values(picture, source, name, meaning)
         pixels.load()
+        alpha = None if deep else alpha_of(picture)
+        if meaning == ALPHA:
+            opaque = Image.new("L", picture.size, OPAQUE)
+            pixels, palette, levels = alpha or opaque, b"", ()
+        see_through = alpha is not None and alpha.getextrema() == (0, OPAQUE)
         if own in TURNS and picture.format != "TIFF":  # which decoding already turns upright
             pixels = pixels.transpose(TURNS[own])
-        return Mask(pixels, palette, levels, lossy, own, form)
+        return Mask(pixels, palette, levels, lossy, own, form, see_through, pages)
+
+
+def alpha_of(picture: Image.Image) -> Image.Image | None:
+    """Which pixels of a decoded picture are opaque, mode "L": 0 or OPAQUE; None without alpha."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = picture.convert("RGBA").getchannel(3)
+    return alpha.point([OPAQUE * (value >= HALF) for value in range(256)])
 
 
 def stated_orientation(picture: Image.Image, source: Source) -> int:

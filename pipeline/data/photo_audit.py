@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.data.decoding import Source, deep_values, orientation, white_of_ppm
 from pipeline.data.image_reader import opened
 from pipeline.data.orientation import SIDEWAYS
+from pipeline.data.pages import number_of_pages
 from pipeline.data.photographs import (
     FLOAT_WHITES,
     PhotoRules,
@@ -36,6 +37,7 @@ class PhotoFacts(NamedTuple):
     form: str  # file format and mode
     largest: float | None = None  # of values deeper than 8 bits
     floating: bool = False  # whether those are floating-point numbers
+    pages: int = 1  # pictures of the same size in the file, of which the first is read
     between: float | None = None  # share of a fourth band that is neither 0 nor full; None: no band
 
 
@@ -116,6 +118,7 @@ def inspect_photo(source: Source, name: str) -> PhotoFacts:
         if turn in SIDEWAYS and picture.format == "TIFF":  # whose size is that of the upright one
             size = size[::-1]
         facts = PhotoFacts(size, turn, f"{picture.format} {picture.mode}")
+        facts = facts._replace(pages=number_of_pages(picture))
         ppm = picture.format == "PPM" and picture.mode != "F"
         named = white_of_ppm(picture) if ppm else 0
         four = is_four_bands(picture)

@@ -9,6 +9,7 @@ their published figures are of these splits.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import re
@@ -43,6 +44,7 @@ class Rule:
 
     text: str  # for the record and the console
     choose: Choose
+    with_seed: Callable[[int], Choose]  # the same rule with another seed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +76,16 @@ def rule_of(collection: Collection, seed: int, pattern: str | None, published: b
     if pattern and not missing:
         raise UserError(f"--group does nothing: {collection.title} has all splits; leave it out")
     if published or not missing:
-        return Rule(f"by a permutation that --seed {seed} draws", permuted(seed))
+        return Rule(f"by a permutation that --seed {seed} draws", permuted(seed), permuted)
     names = [name_of(sample.id) for sample in collection.splits["train"].read()]
-    if pattern is None:
-        if collection.named and (hint := hint_at_sequences(names)):
-            say(hint)
-        return Rule(f"by a hash of --seed {seed} and name", ranked(seed, names))
-    text = f"by a hash of --seed {seed} and --group {commands.line(pattern)}"
-    return Rule(text, ranked(seed, groups_of(names, pattern), pattern))
+    text, groups = f"by a hash of --seed {seed} and name", names
+    if pattern is not None:
+        text = f"by a hash of --seed {seed} and --group {commands.line(pattern)}"
+        groups = groups_of(names, pattern)
+    elif collection.named and (hint := hint_at_sequences(names)):
+        say(hint)
+    with_seed = functools.partial(ranked, groups=groups, pattern=pattern)
+    return Rule(text, with_seed(seed), with_seed)
 
 
 def record(collection: Collection, rule: Rule) -> dict[str, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.base import commands
 from pipeline.base.console import UserError, progress
 from pipeline.data.audit import Findings
 from pipeline.data.classes import IGNORED
@@ -32,6 +33,7 @@ from pipeline.data.sample_source import (
 from pipeline.data.split_rules import SHARES, Choose
 
 FEWEST_PICTURES = 10  # needed in all splits together
+SEEDS = 100  # that are tried to find one that leaves every class in the training split
 LEFT_OUT = 255  # in place of an index into SPLITS: the example is in no split
 
 
@@ -87,9 +89,57 @@ def cut(findings: Findings, choose: Choose) -> dict[str, np.ndarray]:
 
 
 def refuse_absent(
-    labels: Labels, findings: Findings, meaning: Meaning, chosen: dict[str, np.ndarray]
+    labels: Labels,
+    findings: Findings,
+    meaning: Meaning,
+    chosen: dict[str, np.ndarray],
+    with_seed: Callable[[int], Choose],
 ) -> None:
-    """Raises UserError if a class is in no mask of the training split."""
+    """Raises UserError if a class is in no mask of the training split.
+
+    Args:
+        labels: what was known before the masks were read.
+        findings, meaning: of the audit.
+        chosen: result of `cut`.
+        with_seed: the rule that cut the splits, with another seed.
+    """
+    names = meaning.classes.names
+    absent = absent_classes(findings, meaning, chosen)
+    if not absent:
+        return
+    others = len(absent) - 1
+    more = f" (nor {others} more {'class' if others == 1 else 'classes'})" if others else ""
+    start = f"no mask of the training split holds the class {names[absent[0]]!r}{more}"
+    holders = {
+        split: sum(
+            absent[0] in meaning.classes_of(values or ()) and code != LEFT_OUT
+            for values, code in zip(per_mask, chosen[split])
+        )
+        for split, per_mask in findings.mask_values.items()
+    }
+    if holders.get("train"):
+        cuts = ((seed, cut(findings, with_seed(seed))) for seed in range(SEEDS))
+        good = (seed for seed, codes in cuts if not absent_classes(findings, meaning, codes))
+        seed = next(good, None)
+        remedy = f"{holders['train']} pictures of other splits do; "
+        remedy += "add more of them" if seed is None else f"cut the splits anew: --seed {seed}"
+    elif any(holders.values()):
+        listed = " and ".join(f"{number} of {split}" for split, number in holders.items() if number)
+        remedy = f"pictures of other splits do ({listed}); move some of them to the training split"
+    else:
+        remedy = f"name only classes that the masks hold: {flags_without(absent, labels, meaning)}"
+        values = sorted(v for v, index in meaning.table.items() if index != IGNORED)
+        if labels.names and not labels.by_colour and values[:1] == [1] and values[-1] <= len(names):
+            listed = commands.line(",".join(names[value - 1] for value in values))
+            mapping = ",".join(f"{value}:{k}" for k, value in enumerate(values))
+            remedy += f"; if mask values start at 1: --names {listed} --label-mapping {mapping}"
+    raise UserError(f"{start}; {remedy}; to accept this: --skip-bad 0.01")
+
+
+def absent_classes(
+    findings: Findings, meaning: Meaning, chosen: dict[str, np.ndarray]
+) -> list[int]:
+    """The classes that no mask of the training split holds; arguments as of `refuse_absent`."""
     trained = {
         meaning.table[value]
         for split, per_mask in findings.mask_values.items()
@@ -97,25 +147,23 @@ def refuse_absent(
         if code == SPLITS.index("train")
         for value in values or ()
     }
-    names = meaning.classes.names
-    absent = [index for index in range(len(names)) if index not in trained]
-    if not absent:
-        return
-    elsewhere = sum(
-        findings.pictures[v] for v, index in meaning.table.items() if index == absent[0]
-    )
-    others = len(absent) - 1
-    more = f" (nor {others} more {'class' if others == 1 else 'classes'})" if others else ""
-    start = f"no mask of the training split holds the class {names[absent[0]]!r}{more}"
-    if elsewhere:
-        remedy = f"{elsewhere} pictures of other splits do; cut the splits with another --seed"
-    else:
-        remedy = "name only classes that the masks hold: --names A,B,C"
-        values = sorted(v for v, index in meaning.table.items() if index != IGNORED)
-        if labels.names and not labels.by_colour and values and values[0] == 1:
-            mapping = ",".join(f"{k + 1}:{k}" for k in range(len(names)))
-            remedy += f"; if mask values start at 1: --label-mapping {mapping}"
-    raise UserError(f"{start}; {remedy}; to accept this: --skip-bad 0.01")
+    return [index for index in range(len(meaning.classes.names)) if index not in trained]
+
+
+def flags_without(absent: list[int], labels: Labels, meaning: Meaning) -> str:
+    """The flags that name all classes but some, and map the values to what is left of them."""
+    kept = [index for index in range(len(meaning.classes.names)) if index not in absent]
+    names = ",".join(meaning.classes.names[index] for index in kept)
+    pairs = [
+        f"{labels.format_value(value)}:{kept.index(index)}"
+        for value, index in sorted(meaning.table.items())
+        if index in kept and (labels.by_colour or kept.index(index) != value)
+    ]
+    if labels.by_colour:  # what a file says of the others
+        others = sorted(value for value, index in meaning.table.items() if index in absent)
+        pairs += [f"{labels.format_value(value)}:ignore" for value in others]
+    flags = f"--names {commands.line(names)}"
+    return flags + (f" --label-mapping {','.join(pairs)}" if pairs else "")
 
 
 class Example(NamedTuple):

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.artifacts import Record
-from pipeline.data.foreign_files import NOT_READ
 from pipeline.report import data_warnings
 
 LEFT_OUT = "left_out.txt"  # beside dataset.json: what is left out, and why
 FEW = 10  # pictures of a split or of a class in it; with fewer, IoU is not reliable
 FEW_CLASSES = 5  # classes that the note on this lists at most
+FEW_REASONS = 3  # why files were skipped, that the line on them names at most
+OF_CLASSES = ("has no object", "no mask holds it")  # reasons why a class is left out
+# Reasons that need no word: of files that are no pictures, and of classes.
+USUAL = ("hidden", "not the suffix of a picture", "drawn by evaluation.py", *OF_CLASSES)
 MOST_SHARES = 4  # classes of a split that are listed; the table of mask values has all
 
 
@@ -38,15 +41,30 @@ def lines(record: Record, folder: Path, skipped: Sequence[tuple[str, str]]) -> l
     ):
         rows += [note] if note else []
     if faulty or skipped:
-        foreign = [f"{name} ({reason})" for name, reason in skipped if NOT_READ in reason]
-        example = f", {len(foreign)} of them such as {foreign[0]}" if foreign else ""
+        classes = sum(reason in OF_CLASSES for _, reason in skipped)
+        number = f"{len(skipped) - classes} skipped files" + (
+            f", {classes} classes" * bool(classes)
+        )
         rows.append(
-            f"left out: {faulty} faulty examples, {len(skipped)} skipped files{example}; "
+            f"left out: {faulty} faulty examples, {number}{examples(skipped)}; "
             f"{folder / LEFT_OUT} lists them"
         )
     if record["listing"]:
         rows.append(f"file and split of each example: {folder / record['listing'][0]}")
     return rows
+
+
+def examples(skipped: Sequence[tuple[str, str]]) -> str:
+    """An example of each of the commonest reasons why files were skipped, with their number."""
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        if reason not in USUAL:
+            names.setdefault(reason, []).append(name)
+    commonest = sorted(names, key=lambda reason: -len(names[reason]))[:FEW_REASONS]
+    return "".join(
+        f", {len(names[reason])} of them such as {names[reason][0]} ({reason})"
+        for reason in commonest
+    )
 
 
 def few_pictures_note(splits: dict[str, dict[str, Any]]) -> str:

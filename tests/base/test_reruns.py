@@ -17,11 +17,12 @@ KINDS = {
     "how a picture is read or resized": (
         *(ALL, "data/image_reader.py", "data/decoding.py", "data/photographs.py"),
         *("data/photo_audit.py", "data/orientation.py", "data/foreign_files.py"),
-        *("data/image_size.py", "data/fitting.py"),
+        *("data/image_size.py", "data/fitting.py", "data/pages.py", "data/text_files.py"),
+        "data/folder_flags.py",
     ),
     "what a mask means": (
         ALL,
-        "data/masks.py",
+        *("data/masks.py", "data/array_masks.py"),
         "data/palettes.py",
         "data/lossy.py",
         "data/inspection.py",
@@ -44,8 +45,11 @@ KINDS = {
     "another data format": (
         *(NONE, "data/formats/coco.py", "data/formats/synthetic.py"),
         *("data/formats/folder_layout.py", "data/formats/ultralytics.py"),
-        "data/formats/json_kinds.py",
-        "data/formats/pairing.py",
+        *("data/formats/json_kinds.py", "data/formats/pairing.py", "data/formats/polygons.py"),
+        *("data/formats/yolo_polygons.py", "data/formats/labelme.py", "data/formats/endings.py"),
+        *("data/formats/cityscapes.py", "data/formats/oxford_trimaps.py"),
+        *("data/formats/folder_roles.py", "data/formats/folder_search.py"),
+        *("data/formats/class_files.py", "data/formats/picture_files.py"),
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),

@@ -10,6 +10,7 @@ from tests.helpers.drawn_sets import YAML, prepare, save, stripes, write_set
 SUFFIXES = [
     (kind, suffix) for kind in KINDS for suffix in (kind.suffixes[0], kind.suffixes[-1].upper())
 ]
+READ = ("masks", ".npy")  # what is read, elsewhere
 
 
 def opened(data):
@@ -20,6 +21,8 @@ def opened(data):
 @pytest.mark.parametrize("folder", ["images", "masks"])
 def test_partner_in_a_foreign_format_is_named(kind, suffix, folder, tmp_path):
     """Said was: has no image of the same name; add it, or remove the mask."""
+    if (folder, suffix) == READ:
+        return
     write_set(tmp_path, 12)
     other = tmp_path / folder / f"p05{suffix}"
     (tmp_path / folder / "p05.png").rename(other)
@@ -55,7 +58,7 @@ def test_every_layout_names_the_partner(layout, tmp_path):
 @pytest.mark.parametrize(
     ("images", "masks", "named"),
     [
-        ("images/p{}.jpg", "masks/p{}.npy", "masks/p0.npy is a NumPy array"),
+        ("images/p{}.jpg", "masks/p{}.npz", "masks/p0.npz is a NumPy array"),
         ("images/p{}.jpg", "masks/train/p{}.mat", "masks/train/p0.mat is a MATLAB file"),
         ("imagesTr/p{}_0000.nii.gz", "labelsTr/p{}.nii.gz", "p0_0000.nii.gz is NIfTI"),
         ("scans/p{}.dcm", "labels.txt", "scans/p0.dcm is DICOM"),
@@ -100,8 +103,9 @@ def test_skipped_files_of_a_foreign_format_are_named(tmp_path, capsys):
     write_set(tmp_path / "set", 12)
     for k in range(4):
         (tmp_path / f"set/images/q{k}.heic").write_bytes(b"0")
-        (tmp_path / f"set/masks/q{k}.npy").write_bytes(b"0")
+        (tmp_path / f"set/masks/q{k}.npz").write_bytes(b"0")
     left_out = prepare(tmp_path / "models", tmp_path / "set").left_out
     assert f"images/q0.heic: HEIC, the photo format of phones, {NOT_READ}, skipped" in left_out
     line = next(line for line in capsys.readouterr().out.splitlines() if "left out" in line)
-    assert "8 skipped files, 8 of them such as images/q0.heic (HEIC, the photo format" in line
+    assert "8 skipped files, 4 of them such as images/q0.heic (HEIC, the photo format" in line
+    assert "4 of them such as masks/q0.npz (a NumPy array" in line

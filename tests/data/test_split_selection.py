@@ -106,7 +106,7 @@ def write_rare(folder, rare):
 
 def test_class_without_a_training_picture_is_refused_unless_allowed(tmp_path):
     folder = write_rare(tmp_path / "set", "val")
-    expected = r"no mask of the training split holds the class 'c'; 1 pictures of other .*--seed"
+    expected = r"holds the class 'c'; pictures of other splits do \(1 of validation\); move some"
     flags = ("--names", "a,b,c")
     with pytest.raises(UserError, match=expected):
         prepare(tmp_path / "models", folder, *flags)
@@ -130,8 +130,12 @@ def test_message_on_values_from_one_without_the_last_class_has_the_mapping(tmp_p
     for k in range(12):
         save(tmp_path / f"set/masks/p{k:02}.png", stripes(k, 2)[1] + 1)
     flags = ("--names", "pet,background,border")
-    with pytest.raises(UserError, match="if mask values start at 1: --label-mapping 1:0,2:1,3:2"):
+    remedy = "--names pet,background --label-mapping 1:0,2:1"
+    with pytest.raises(UserError, match=f"if mask values start at 1: {remedy};"):
         prepare(tmp_path / "models", tmp_path / "set", *flags)
+    assert prepare(tmp_path / "m", tmp_path / "set", *remedy.split()).classes.names == (
+        *("pet", "background"),
+    )
     unnamed = prepare(tmp_path / "models", tmp_path / "set")
     assert unnamed.classes.names == ("class 1", "class 2"), "without names there are two classes"
     assert set(np.unique(unnamed.all_masks)) == {0, 1}

@@ -62,11 +62,14 @@ def with_palette(values, colours):
 
 
 def prepare(models_dir, data, *flags):
-    """Runs data_preparation.py without drawing dataset.jpg; returns record, classes and arrays."""
+    """Runs data_preparation.py without drawing dataset.jpg; returns record, classes and arrays.
+
+    None for `data`: the flags name it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "save", lambda _, path: path.touch())
         patch.setattr(overlays, "examples", lambda *_: None)
-        where = ["--models-dir", str(models_dir), "--data", str(data)]
+        where = ["--models-dir", str(models_dir), *(["--data", str(data)] if data else [])]
         size = () if "--image-size" in flags else ("--image-size", "32")
         data_preparation.main([*where, *size, *map(str, flags)])
     arrays = {split: [part[:] for part in load_split(models_dir, split)] for split in SPLITS}

@@ -12,32 +12,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipeline.base.console import UserError
 from pipeline.base.lazy import coco_masks
 from pipeline.data.formats.json_kinds import not_coco, refuse_others
-from pipeline.data.image_reader import Unreadable, as_png
-from pipeline.data.label_mapping import Labels, fault_of_names
+from pipeline.data.formats.polygons import INVALID, Shape, classes_with, outline, paint
+from pipeline.data.image_reader import Unreadable, as_png, suffixes
+from pipeline.data.label_mapping import Labels
 from pipeline.data.sample_source import SPLIT_NAMES, Collection, Picture, Sample, Split
-
-BACKGROUND = "background"  # class of the pixels that no object covers
+from pipeline.data.text_files import with_slashes
 
 
 def json_in(folder: Path) -> Path | None:
     """Finds the COCO JSON of the training split in a folder, its train/ or its annotations/.
 
     Goes by names only: the one JSON file with "train" in its name, or with "coco" or "instances",
-    or the only JSON file there. None if there is no such file.
+    or with both ("instances_train2017.json" beside "captions_train2017.json"), or the only JSON
+    file there. None if there is no such file.
     """
     subfolders = (*(folder / name for name in SPLIT_NAMES["train"]), folder / "annotations")
     for candidate in (folder, *subfolders):
         files = sorted(candidate.glob("*.json"))
         train = [path for path in files if "train" in path.stem.lower()]
         coco = [path for path in files if "coco" in path.stem.lower() or "instances" in path.stem]
-        if len(train) == 1 or len(coco) == 1 or len(files) == 1:
-            return next(paths[0] for paths in (train, coco, files) if len(paths) == 1)
+        for paths in (train, coco, [path for path in train if path in coco], files):
+            if len(paths) == 1:
+                return paths[0]
     return None
 
 
@@ -45,9 +46,9 @@ def read_coco(path: Path) -> Collection:
     """Reads a COCO JSON of the training split, and those of the other splits beside it.
 
     The validation split of "instances_train2017.json" is "instances_val2017.json", that of
-    "train/_annotations.coco.json" is "valid/_annotations.coco.json". Class 0 is BACKGROUND; then
-    come the categories that have objects, by category id. Where objects overlap, the mask shows
-    the smaller one.
+    "train/_annotations.coco.json" is "valid/_annotations.coco.json". Class 0 is the background;
+    then come the categories that have objects, by category id. Where objects overlap, the mask
+    shows the smaller one.
 
     Raises:
         UserError: a file is not a COCO JSON or lists no pictures; an object's category has no
@@ -67,13 +68,14 @@ def read_coco(path: Path) -> Collection:
     def reading(split: str) -> Callable[[], Iterator[Sample]]:
         return functools.partial(read, contents[split], folders[split], index, path.parent)
 
+    pictures = [
+        os.path.relpath(folders[split] / image["file_name"], path.parent)
+        for split, content in contents.items()
+        for image in content["images"]
+    ]
+
     def listed() -> list[str]:
-        pictures = [
-            folders[split] / image["file_name"]
-            for split, content in contents.items()
-            for image in content["images"]
-        ]
-        return [os.path.relpath(file, path.parent) for file in (*files.values(), *pictures)]
+        return [os.path.relpath(file, path.parent) for file in files.values()] + pictures
 
     return Collection(
         title=str(path),
@@ -82,7 +84,10 @@ def read_coco(path: Path) -> Collection:
             for split, content in contents.items()
         },
         labels=Labels(classes),
-        skipped=[(f"category {names[k]}", "has no object") for k in names if k not in used],
+        skipped=[
+            *((f"category {names[k]}", "has no object") for k in names if k not in used),
+            *((name, "in no COCO JSON") for name in not_listed(folders, pictures, path.parent)),
+        ],
         files=listed,
         folder=path.parent,
     )
@@ -111,7 +116,7 @@ def category_names(files: dict[str, Path], contents: dict[str, Any]) -> dict[int
 
 
 def classes_of(path: Path, names: dict[int, str], used: set[int]) -> tuple[str, ...]:
-    """BACKGROUND and the names of the used categories, by category id.
+    """The background and the names of the used categories, by category id.
 
     Raises:
         UserError: a used category has no name, or the classes are too few, too many or not unique.
@@ -121,10 +126,28 @@ def classes_of(path: Path, names: dict[int, str], used: set[int]) -> tuple[str, 
             f"{path}: objects have the category {min(missing)}, which has no name; "
             "add it to categories"
         )
-    classes = (BACKGROUND, *(names[k] for k in sorted(used) if names[k] != BACKGROUND))
-    if fault := fault_of_names(classes):
-        raise UserError(f"{path}: {fault} (with {BACKGROUND!r}, for pixels without an object)")
-    return classes
+    try:
+        return classes_with((names[k] for k in sorted(used)), path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def not_listed(folders: dict[str, Path], pictures: list[str], base: Path) -> list[str]:
+    """Pictures that lie in the folders of a COCO JSON's pictures, and that no file lists.
+
+    Args:
+        folders: of each split.
+        pictures: that are listed, relative to `base`.
+        base: that the result is relative to.
+    """
+    listed = {os.path.normpath(name) for name in pictures}
+    names = {
+        os.path.relpath(entry.path, base)
+        for folder in set(folders.values())
+        for entry in os.scandir(folder)
+        if os.path.splitext(entry.name)[1].lower() in suffixes() and entry.name[0] != "."
+    }
+    return sorted(names - listed)
 
 
 def counterpart(path: Path, split: str) -> Path | None:
@@ -167,7 +190,7 @@ def folder_of(path: Path, content: dict[str, Any]) -> Path:
     """The folder of the pictures of a COCO JSON, the first candidate that has any of them.
 
     Candidates are the file's own folder, images/ and a folder called like the split, in the file's
-    folder or the one above.
+    folder or the one above. If none has any, backslashes in the file names become slashes.
 
     Raises:
         UserError: none of them has a picture.
@@ -175,10 +198,13 @@ def folder_of(path: Path, content: dict[str, Any]) -> Path:
     name = path.stem.removeprefix("instances_").removeprefix("stuff_")
     candidates = [path.parent, path.parent / "images", path.parent / name]
     candidates += [path.parent.parent / sub for sub in ("", "images", name, f"images/{name}")]
-    for candidate in candidates:
-        if any((candidate / image["file_name"]).exists() for image in content["images"]):
-            return candidate
     first = content["images"][0]["file_name"]
+    for _ in range(2):
+        for candidate in candidates:
+            if any((candidate / image["file_name"]).exists() for image in content["images"]):
+                return candidate
+        for image in content["images"]:
+            image["file_name"] = with_slashes(image["file_name"])
     raise UserError(
         f"{path} lists {first}, which is neither beside it nor in images/; move the pictures there"
     )
@@ -213,28 +239,23 @@ def draw(image: dict[str, Any], index: dict[int, int], name: str) -> bytes:
         Unreadable: an object has no valid polygon or run lengths.
     """
     height, width = image["size"]
-    mask, shapes = np.zeros((height, width), np.uint8), []
+    shapes = []
     for item in image["objects"]:
         try:
             shape = run_lengths(item.get("segmentation"), height, width)
-            covered = coco_masks.decode(shape) > 0
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            coco_masks.decode(shape)
+        except INVALID as error:
             reason = f"object {item.get('id')}: {error}".partition("\n")[0]
             raise Unreadable(f"{name} cannot be drawn ({reason})") from None
-        shapes.append((int(covered.sum()), index[item["category_id"]], shape))
-    for _, value, shape in sorted(shapes, key=lambda entry: -entry[0]):  # largest first
-        mask[coco_masks.decode(shape) > 0] = value
-    return as_png(Image.fromarray(mask))
+        shapes.append((index[item["category_id"]], shape))
+    return as_png(Image.fromarray(paint(shapes, height, width)))
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def run_lengths(segmentation: Any, height: int, width: int) -> Shape:
     """Run lengths of an object, from its "segmentation": run lengths or polygons.
 
-    Checks what pycocotools does not: it would read beyond its memory, or take a short polygon for
-    a box.
-
     Raises:
-        ValueError, TypeError, KeyError, IndexError, OverflowError: the segmentation is not valid.
+        one of INVALID: the segmentation is not valid. pycocotools would read beyond its memory.
     """
     if isinstance(segmentation, dict):
         if [int(side) for side in segmentation["size"]] != [height, width]:
@@ -245,9 +266,4 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         if min(counts, default=0) < 0 or sum(counts) != height * width:
             raise ValueError("its run lengths do not fill the picture")
         return coco_masks.frPyObjects(segmentation, height, width)
-    polygons = [[float(value) for value in polygon] for polygon in segmentation or ()]
-    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("it has no polygon, or one with fewer than three points")
-    if not np.isfinite(np.concatenate(polygons)).all():
-        raise ValueError("a coordinate is not a finite number")
-    return coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
+    return outline(segmentation or (), height, width)

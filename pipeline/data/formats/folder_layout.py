@@ -1,161 +1,156 @@
-"""Folders of pictures and masks: images/ and masks/, and the layout of Pascal VOC and CVAT.
+"""Folders of pictures and masks, under all usual names, and the layout of Pascal VOC and CVAT.
 
-An image and its mask have the same path below these folders, apart from the suffix.
+An image and its mask have the same path below their folders, apart from the suffix and from an
+ending (p00.jpg, p00_mask.png). `folder_search` says which folders hold what.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import unicodedata
 from pathlib import Path
 
+from PIL import Image
+
 from pipeline.base.console import UserError
-from pipeline.data.foreign_files import NOT_READ, kind_of_name
-from pipeline.data.formats.pairing import Pairs, PathsByStem, match
-from pipeline.data.image_reader import suffixes
-from pipeline.data.label_mapping import Labels, read_labelmap
-from pipeline.data.sample_source import LISTED_TWICE, SPLIT_NAMES, UNPAIRED, Collection, Fault
-
-# Names of the folders of images and of masks, in this project and in other tools.
-FOLDERS = (
-    *(("images", "masks"), ("imgs", "masks"), ("img_dir", "ann_dir")),
-    *(("images", "annotations"), ("images", "labels"), ("JPEGImages", "SegmentationClass")),
+from pipeline.data.folder_flags import NO_FOLDERS, Folders
+from pipeline.data.formats.class_files import labels_in
+from pipeline.data.formats.folder_roles import meaning
+from pipeline.data.formats.folder_search import (
+    Found,
+    Layout,
+    find_pictures,
+    layout_of,
+    named_layout,
 )
+from pipeline.data.formats.pairing import Pairs, PathsByStem, match
+from pipeline.data.formats.picture_files import pictures_below, stem
+from pipeline.data.image_reader import Unreadable, opened
+from pipeline.data.label_mapping import Labels
+from pipeline.data.sample_source import LISTED_TWICE, SPLIT_NAMES, UNPAIRED, Collection, Fault
+from pipeline.data.text_files import lines_of, with_slashes
+
 WHOLE = ("trainval", "default")  # lists of all pictures, used if no list is called train
-OUR_OUTPUTS = (".overlay.png", ".classes.png", ".legend.png")  # by evaluation.py --image
+LIST_FOLDERS = ("", "ImageSets/Segmentation", "splits", "annotations")
 VOID_COLOUR, VOID = (224, 224, 192), 255  # Pascal VOC: borders of objects, ignored
-
-# --- files --------------------------------------------------------------------------------
-
-
-def normal(name: str) -> str:
-    """A name in Unicode form NFC; macOS stores accents as separate characters (NFD)."""
-    return unicodedata.normalize("NFC", name)
+UNUSED = "in a folder that is not read; --images DIR --masks DIR name others"
 
 
-def stem(path: str) -> str:
-    """A path in normal form, with "/", and without the suffix if it is that of a picture."""
-    root, suffix = os.path.splitext(path)
-    return normal(root if suffix.lower() in suffixes() else path).replace(os.sep, "/")
+def read_folder(folder: Path, folders: Folders = NO_FOLDERS) -> Collection:
+    """Reads a folder in a layout that `layout_of` knows, or the folders of the command line.
 
-
-def pictures_below(folder: Path, base: Path, skipped: list[tuple[str, str]]) -> PathsByStem:
-    """Finds all pictures in a folder and its subfolders.
-
-    A folder whose name has the suffix of a picture is listed as one, so that reading it is a fault.
+    Splits are folders called train, val, test ... above or below those of images and masks, or
+    text files with one name per line (train.txt ...) in the folder, in splits/ or where Pascal VOC
+    has them. Without splits, all pictures are in the training split.
 
     Args:
-        folder: to search.
-        base: that the listed paths are relative to.
-        skipped: files that are not listed are added to it, each with the reason.
-
-    Returns:
-        Paths relative to `base`, by path relative to `folder` without suffix.
-    """
-    paths: PathsByStem = {}
-    pending = [folder]
-    while pending:
-        for entry in sorted(os.scandir(pending.pop()), key=lambda entry: entry.name):
-            name = os.path.relpath(entry.path, base)
-            picture = os.path.splitext(entry.name)[1].lower() in suffixes()
-            if entry.name.startswith("."):
-                skipped.append((name, "hidden"))
-            elif entry.is_dir() and entry.is_symlink() and not picture:
-                skipped.append((name, "a link to a folder"))  # which may contain this one
-            elif entry.is_dir() and not picture:
-                pending.append(Path(entry.path))
-            elif entry.name.lower().endswith(OUR_OUTPUTS):
-                skipped.append((name, "drawn by evaluation.py"))
-            elif not picture:
-                kind = kind_of_name(entry.name)
-                reason = f"{kind.name}, {NOT_READ}" if kind else "not the suffix of a picture"
-                skipped.append((name, reason))
-            else:
-                paths.setdefault(stem(os.path.relpath(entry.path, folder)), []).append(name)
-    return paths
-
-
-# --- layouts ------------------------------------------------------------------------------
-
-
-def layout_of(folder: Path) -> tuple[str, str] | None:
-    """Names of the folders of images and masks, one of FOLDERS; None if the folder has none."""
-    parents = [folder, *(folder / name for names in SPLIT_NAMES.values() for name in names)]
-    for parent in parents:
-        for images, masks in FOLDERS:
-            if (parent / images).is_dir() and has_pictures(parent / masks):
-                return images, masks
-    return None
-
-
-def has_pictures(folder: Path) -> bool:
-    """Whether a folder or one of its subfolders holds a picture."""
-    parents = [folder, *folder.iterdir()] if folder.is_dir() else []
-    names = (name for parent in parents for *_, names in os.walk(parent) for name in names)
-    return any(os.path.splitext(name)[1].lower() in suffixes() for name in names)
-
-
-def read_folder(folder: Path) -> Collection:
-    """Reads a folder in a layout that `layout_of` knows.
-
-    Splits are subfolders of the folders of images and masks, or their parent folders, or text
-    files with one name per line (train.txt ...) in the folder, in splits/ or where Pascal VOC has
-    them. Without splits, all pictures are in the training split.
+        folder: of the data set; nothing if `folders` names those of images and masks.
 
     Raises:
-        UserError: the folder has no such layout, a split has images but no folder of masks, or
-            there is no training split.
+        UserError: the folder has no such layout, a split has images but no masks, or there is no
+            training split; no mask has the suffix of the command line.
     """
-    layout = layout_of(folder)
+    if folders.images:
+        folder = folders.common
+        layout: Layout | None = named_layout(folders)
+    else:
+        layout = layout_of(folder, folders.suffix)
     if layout is None:
         raise UserError(
-            f"{folder} has no folder of images with a folder of masks beside it; "
-            "add masks/NAME.png for each images/NAME.jpg"
+            f"{folder} has no folder of images with a folder of masks beside it; add "
+            "masks/NAME.png for each images/NAME.jpg, or name both: --images DIR --masks DIR"
         )
-    images, masks = layout
     pairs = Pairs(folder)
-    folders = {split: split_folder(folder, images, names) for split, names in SPLIT_NAMES.items()}
-    lists = {} if any(folders.values()) else lists_of(folder)
-    if not any(folders.values()):
-        paths = [pictures_below(folder / name, folder, pairs.skipped) for name in (images, masks)]
-        if lists:
-            match_lists(pairs, lists, images, *paths)
-        elif images == "JPEGImages":  # in Pascal VOC, most pictures have boxes and no mask
-            match(pairs, "train", sorted(paths[1]), *paths)
+    found = find_pictures(folder, layout, folders.suffix, pairs.skipped)
+    if found.note:
+        pairs.notes.append(found.note)
+    for other in layout.others:
+        list_unused(pairs, other)
+    pair_up(pairs, layout, found)
+    return pairs.collection(labels_of(folder, layout, pairs))
+
+
+def pair_up(pairs: Pairs, layout: Layout, found: Found) -> None:
+    """Pairs the images and masks that were found, split by split.
+
+    Raises:
+        UserError: a split has images in a folder called so, and no masks.
+    """
+    if any(found.images):  # a split has a name
+        match_splits(pairs, layout, found)
+    else:
+        images, masks = found.images.get("", {}), found.masks.get("", {})
+        if lists := lists_of(pairs.folder):
+            match_lists(pairs, lists, found, images, masks)
+        elif layout.is_voc:  # most pictures have boxes and no mask
+            match(pairs, "train", sorted(masks), images, masks)
+            without = [name for key in sorted(images.keys() - masks.keys()) for name in images[key]]
+            pairs.skipped += [(name, "no mask in SegmentationClass") for name in without]
         else:
-            match(pairs, "train", sorted(paths[0].keys() | paths[1].keys()), *paths)
-    for split, image_folder in folders.items():
-        if not image_folder:
-            continue
-        below = image_folder.name != images  # images/train, not train/images
-        mask_folder = folder / masks / image_folder.name if below else image_folder.parent / masks
-        if not mask_folder.is_dir():
+            match(pairs, "train", sorted(images.keys() | masks.keys()), images, masks)
+        for split in found.masks.keys() - {""}:
+            skip(pairs, found.masks[split], "a mask of a split that has no images")
+
+
+def list_unused(pairs: Pairs, name: str) -> None:
+    """Lists the pictures of a folder that is not read; with those below it, if it has a role."""
+    has_role = any(meaning(part).word for part in Path(name).parts)
+    paths = pictures_below(pairs.folder / name, pairs.folder, [], recursive=has_role)
+    skip(pairs, paths, UNUSED)
+
+
+def skip(pairs: Pairs, paths: PathsByStem, reason: str) -> None:
+    """Lists pictures as left out."""
+    pairs.skipped += [(name, reason) for key in sorted(paths) for name in paths[key]]
+
+
+def match_splits(pairs: Pairs, layout: Layout, found: Found) -> None:
+    """Pairs the images and masks of every split that has a folder; lists all others.
+
+    Raises:
+        UserError: a split has images in a folder called so, and no masks.
+    """
+    for split in SPLIT_NAMES:
+        images, masks = found.images.get(split, {}), found.masks.get(split, {})
+        if not images:
+            skip(pairs, masks, "a mask of a split that has no images")
+        elif masks:
+            match(pairs, split, sorted(images.keys() | masks.keys()), images, masks)
+        elif layout.by_name:
+            image_folder = os.path.dirname(images[min(images)][0])
+            mask_folder = in_masks(image_folder, layout)
             raise UserError(
-                f"{image_folder} exists, but its masks {mask_folder} do not; add them, or remove "
-                "the images"
+                f"{pairs.folder / image_folder} exists, but its masks {pairs.folder / mask_folder} "
+                "do not; add them, or remove the images"
             )
-        paths = [
-            pictures_below(subfolder, folder, pairs.skipped)
-            for subfolder in (image_folder, mask_folder)
-        ]
-        match(pairs, split, sorted(paths[0].keys() | paths[1].keys()), *paths)
-    return pairs.collection(labels_of(folder, images, pairs))
+        else:
+            skip(pairs, images, "of a split that has no masks")
+    for paths in (found.images.get("", {}), found.masks.get("", {})):
+        for key in sorted(paths):
+            for name in paths[key]:
+                beside = [part for part in Path(name).parts[:-1] if not meaning(part).word]
+                where = f"{beside[-1]}/ is" if beside else "is in the folder"
+                reason = f"{where} none of train, val, test"
+                if not beside:
+                    reason = "beside the folders of the splits"
+                pairs.skipped.append((name, f"{reason}; to use it, call its folder so"))
 
 
-def split_folder(folder: Path, images: str, names: tuple[str, ...]) -> Path | None:
-    """The folder of a split's images, images/NAME or NAME/images for one of `names`."""
-    for name in names:
-        for candidate in (folder / images / name, folder / name / images):
-            if candidate.is_dir():
-                return candidate
-    return None
+def in_masks(folder: str, layout: Layout) -> str:
+    """The folder of the masks of a folder of images."""
+    word = meaning(Path(layout.masks[0]).name).word or Path(layout.masks[0]).name
+    parts = []
+    for part in Path(folder).parts:
+        said = meaning(part)
+        parts.append(part.lower().replace(said.word, word) if said.word else part)
+    return os.path.join(*parts)
 
 
 def lists_of(folder: Path) -> dict[str, Path]:
     """The text files that list the names of each split; {} if there is none for training."""
     texts: dict[str, Path] = {}  # by name in lower case, without suffix
-    for parent in (folder, folder / "ImageSets" / "Segmentation", folder / "splits"):
-        texts |= {path.stem.lower(): path for path in sorted(parent.glob("*.txt"))}
+    for parent in LIST_FOLDERS:
+        texts |= {path.stem.lower(): path for path in sorted((folder / parent).glob("*.txt"))}
     lists = {}
     for split, names in SPLIT_NAMES.items():
         for name in names + (WHOLE if split == "train" else ()):
@@ -165,14 +160,14 @@ def lists_of(folder: Path) -> dict[str, Path]:
 
 
 def match_lists(
-    pairs: Pairs, lists: dict[str, Path], folder: str, images: PathsByStem, masks: PathsByStem
+    pairs: Pairs, lists: dict[str, Path], found: Found, images: PathsByStem, masks: PathsByStem
 ) -> None:
     """Pairs the images and masks of every split whose names are listed in a text file.
 
     Args:
         pairs: pairs, faults and images that no list names are added to it.
         lists: the text file of each split.
-        folder: name of the folder of images, which lines may begin with.
+        found: what the names of images end in.
         images: paths of images, by key.
         masks: paths of masks, by key.
     """
@@ -180,10 +175,10 @@ def match_lists(
     for split, path in lists.items():
         pairs.extra.append(path)
         keys = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in lines_of(path):
             if not line.strip():
                 continue
-            key = next((key for key in keys_of(line, folder) if key in images), None)
+            key = next((key for key in keys_of(line, found) if key in images), None)
             if key is None:
                 text = f"{path} lists {line.strip()}, but there is no such image"
                 pairs.faults.append(Fault(UNPAIRED, f"{text}; remove it from the list, or add it"))
@@ -198,20 +193,43 @@ def match_lists(
         pairs.skipped += [(name, "in no list") for name in images[key]]
 
 
-def keys_of(line: str, folder: str) -> list[str]:
+def keys_of(line: str, found: Found) -> list[str]:
     """Keys that a line of a list may stand for.
 
     A line is one name, which may have spaces, or several columns of which the first one counts;
-    either with or without suffix and folder.
+    either with or without suffix, folders, and the ending of images; with "/" or backslashes.
     """
     whole, first = line.strip(), line.split()[0]
     names = [stem(whole), stem(first)]
-    return names + [name.rpartition(f"{folder}/")[2] for name in names]
+    names += [stem(with_slashes(name)) for name in (whole, first) if "\\" in name]
+    for name in list(names):
+        parts = name.split("/")
+        for number, part in enumerate(parts[:-1], start=1):
+            if meaning(part).word:
+                names.append("/".join(parts[number:]))
+    return names + [key for name in names if (key := found.ending[0].shared(name))]
 
 
-def labels_of(folder: Path, images: str, pairs: Pairs) -> Labels:
-    """Labels from CVAT's labelmap.txt, if there is one; else VOID is ignored in Pascal VOC."""
-    if (path := folder / "labelmap.txt").is_file():
-        pairs.extra.append(path)
-        return read_labelmap(path, VOID_COLOUR)
-    return Labels(ignored_if_present=frozenset({VOID} if images == "JPEGImages" else ()))
+def labels_of(folder: Path, layout: Layout, pairs: Pairs) -> Labels:
+    """Labels from a file beside the folders; without one, VOID is ignored in Pascal VOC."""
+    roots = [folder / root for root in (*layout.images, *layout.masks)]
+    places = dict.fromkeys([folder, *roots, *(root.parent for root in roots)])
+    inside = [place for place in places if place == folder or folder in place.parents]
+    labels, files = labels_in(inside, VOID_COLOUR, coloured(pairs))
+    pairs.extra += files
+    if labels:
+        return labels
+    return Labels(ignored_if_present=frozenset({VOID} if layout.is_voc else ()))
+
+
+def coloured(pairs: Pairs) -> bool:
+    """Whether the first mask is in colours."""
+    for _, mask in itertools.islice(pairs.splits.get("train", ()), 1):
+        try:
+            with opened(pairs.folder / mask, mask) as picture:
+                small = picture.convert("RGB").resize((64, 64), Image.Resampling.NEAREST)
+                red, green, blue = (channel.tobytes() for channel in small.split())
+                return not red == green == blue
+        except Unreadable:
+            return False
+    return False

@@ -125,12 +125,20 @@ def refuse_others(path: Path, content: Any) -> None:
     """Raises UserError if a content is not that of a COCO JSON with objects.
 
     Afterwards: images have `id`, `file_name`, `height` and `width`, annotations `image_id` of an
-    image and `category_id`, categories `id` and `name`, all of usable types.
+    image and `category_id`, categories `id` and `name`, all of usable types; no `id` and no
+    `file_name` of an image occurs twice.
     """
     if kind := kind_of(content):
         raise UserError(f"{path} is {kind.name}, which is not read; {kind.remedy}")
     if fault := fault_of(content):
         raise UserError(not_coco(path, fault))
+    for key in ("id", "file_name"):
+        for first, second in twice(content["images"], key):
+            raise UserError(
+                f"{path}: images[{first}] and images[{second}] have the same {key}, "
+                f"{content['images'][second][key]!r:.60}, so nothing tells whose the objects are; "
+                "are two exports in one file? then give the pictures of one other names and ids"
+            )
 
 
 def not_coco(path: Path, fault: str) -> str:
@@ -183,6 +191,16 @@ def fault_of_id(entry: dict[str, Any], key: str) -> str:
     value = entry[key]
     usable = isinstance(value, (int, float, str)) and not isinstance(value, bool)
     return "" if usable and value == value else f"has the {key} {value!r:.40}"
+
+
+def twice(entries: list[dict[str, Any]], key: str) -> list[tuple[int, int]]:
+    """Numbers of two entries with the same value, of the first such value; [] if there is none."""
+    seen: dict[Any, int] = {}
+    for number, entry in enumerate(entries):
+        first = seen.setdefault(entry[key], number)
+        if first != number:
+            return [(first, number)]
+    return []
 
 
 def fault_of_image(entry: dict[str, Any]) -> str:

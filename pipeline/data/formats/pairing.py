@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.base.console import UserError
 from pipeline.data.foreign_files import LABELME, Kind, by_tail, describe
+from pipeline.data.formats.picture_files import PathsByStem
 from pipeline.data.label_mapping import Labels
 from pipeline.data.sample_source import (
     SAME_STEM,
@@ -21,7 +23,8 @@ from pipeline.data.sample_source import (
     Split,
 )
 
-PathsByStem = dict[str, list[str]]  # path without suffix: all paths that have it
+# Draws a mask, as PNG, from an image and the file with its objects; None: there are no objects.
+Draw = Callable[[Path, Path | None], bytes]
 ForeignByTail = dict[str, list[tuple[str, Kind]]]  # from `foreign_files.by_tail`
 
 
@@ -30,15 +33,20 @@ class Pairs:
     """Pairs of image and mask files by split, and files that could not be paired."""
 
     folder: Path
-    splits: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # (image, mask)
+    splits: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # (image, mask or "")
     faults: list[Fault] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     extra: list[Path] = field(default_factory=list)  # lists, label map or data.yaml
+    notes: list[str] = field(default_factory=list)
+    draw: Draw | None = None  # if files of objects stand in place of masks
 
     def collection(self, labels: Labels) -> Collection:
         """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
         if "train" not in self.splits:
             raise UserError(f"{self.folder} has no training pictures; call their folder train")
+        if not any(self.splits.values()) and not self.faults:
+            raise UserError(f"{self.folder} has no pictures with masks; add some")
+        read = {os.path.relpath(path, self.folder) for path in self.extra}
         return Collection(
             title=str(self.folder),
             splits={
@@ -47,19 +55,31 @@ class Pairs:
             },
             labels=labels,
             faults=self.faults,
-            skipped=self.skipped,
+            skipped=[entry for entry in self.skipped if entry[0] not in read],
+            notes=self.notes,
             files=self.files,
             folder=self.folder,
         )
 
     def read(self, split: str) -> Iterator[Sample]:
         """Yields the samples of a split."""
-        for pair in self.splits[split]:
-            yield Sample(pair[0], *(Picture(self.folder / f, str(self.folder / f)) for f in pair))
+        for image, mask in self.splits[split]:
+            file = self.folder / image
+            yield Sample(image, Picture(file, str(file)), self.mask(file, mask))
+
+    def mask(self, image: Path, name: str) -> Picture:
+        """The mask of an image: a file, or drawn from one when it is fetched."""
+        file = self.folder / name
+        if self.draw is None:
+            return Picture(file, str(file))
+        objects = file if name else None
+        drawn = functools.partial(self.draw, image, objects)
+        return Picture(drawn, str(objects) if objects else f"the mask of {image}")
 
     def files(self) -> list[str]:
         """All files that decide the content, relative to the folder."""
-        paired = [name for split in self.splits.values() for files in split for name in files]
+        pairs = (pair for split in self.splits.values() for pair in split)
+        paired = [name for pair in pairs for name in pair if name]
         return paired + [os.path.relpath(path, self.folder) for path in self.extra]
 
 
@@ -77,7 +97,7 @@ def match(
         masks: paths of masks, by key.
     """
     matched = pairs.splits.setdefault(split, [])
-    foreign = by_tail(name for name, _ in pairs.skipped)
+    foreign, ordered = by_tail(name for name, _ in pairs.skipped), sorted(masks)
     for key in keys:
         image_paths, mask_paths = images.get(key, []), masks.get(key, [])
         for kind, paths in (("image", image_paths), ("mask", mask_paths)):
@@ -89,12 +109,17 @@ def match(
         if len(image_paths) == len(mask_paths) == 1:
             matched.append((image_paths[0], mask_paths[0]))
         elif not (image_paths and mask_paths):
-            text = unpaired(pairs.folder, key, image_paths, mask_paths, images, foreign)
+            text = unpaired(pairs, key, image_paths, mask_paths, images, foreign)
+            if image_paths and (near := continued(ordered, key)):
+                text = (
+                    f"{pairs.folder / image_paths[0]} has no mask of the same name, but "
+                    f"{pairs.folder / masks[near][0]} is there; rename that, or draw a mask"
+                )
             pairs.faults.append(Fault(UNPAIRED, text))
 
 
 def unpaired(
-    folder: Path,
+    pairs: Pairs,
     key: str,
     image_paths: list[str],
     mask_paths: list[str],
@@ -104,17 +129,18 @@ def unpaired(
     """The message on an image without a mask, or on a mask without an image.
 
     Args:
-        folder: of the data set.
+        pairs: of the data set.
         key: of both, as of `match`.
         image_paths: of this key.
         mask_paths: of this key; one of both is empty.
         images: all images, by key.
         foreign: from `foreign_files.by_tail`.
     """
+    folder, kind = pairs.folder, "file of objects" if pairs.draw else "mask"
     if not mask_paths:
         image = (image_paths or [key])[0]
         remedy = partner(folder, key, image, foreign) or "draw it, or remove the image"
-        return f"{folder / image} has no mask of the same name; {remedy}"
+        return f"{folder / image} has no {kind} of the same name; {remedy}"
     remedy = partner(folder, key, mask_paths[0], foreign) or "add it, or remove the mask"
     first, _, rest = key.partition("/")
     if rest in images:
@@ -123,6 +149,15 @@ def unpaired(
             "is read; draw them into one, with a value for each class"
         )
     return f"{folder / mask_paths[0]} has no image of the same name; {remedy}"
+
+
+def continued(ordered: list[str], key: str) -> str:
+    """The first of some sorted keys that goes on behind a key: "p01_new" for "p01"; "" if none."""
+    for sign in " _.-":
+        position = bisect.bisect_left(ordered, key + sign)
+        if ordered[position : position + 1] and ordered[position].startswith(key + sign):
+            return ordered[position]
+    return ""
 
 
 def partner(folder: Path, key: str, name: str, foreign: ForeignByTail) -> str:

@@ -16,30 +16,49 @@ from typing import Any, NamedTuple
 from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.files import atomic, sha256
+from pipeline.data.folder_flags import NO_FOLDERS, Folders
 from pipeline.data.foreign_files import commonest_below
+from pipeline.data.formats.cityscapes import has_cityscapes, read_cityscapes
 from pipeline.data.formats.coco import json_in, read_coco
-from pipeline.data.formats.folder_layout import layout_of, read_folder
+from pipeline.data.formats.folder_layout import read_folder
+from pipeline.data.formats.folder_search import layout_of
+from pipeline.data.formats.labelme import has_labelme, read_labelme
+from pipeline.data.formats.oxford_trimaps import has_trimaps, read_trimaps
 from pipeline.data.formats.synthetic import KINDS, drawn_animals
 from pipeline.data.formats.tfds import any_set, oxford_pets
 from pipeline.data.formats.ultralytics import read_ultralytics, yaml_in
+from pipeline.data.formats.yolo_polygons import has_polygons, labels_below, read_polygons
 from pipeline.data.label_flags import with_user
 from pipeline.data.sample_source import Collection
 
 PETS, DRAWN, TFDS = ("pets", "oxford_iiit_pet"), "synthetic", "tfds"
 COCO, ULTRALYTICS, FOLDERS = "coco", "ultralytics", "folders"
+YOLO, CITYSCAPES, LABELME, TRIMAPS = "YOLO polygons", "Cityscapes", "labelme", "trimaps"
+OF_FOLDERS = ("folder_roles", "folder_search", "endings", "class_files", "pairing", "picture_files")
 MODULES = {  # kind of data: the modules of this folder that read it
     PETS[0]: ("tfds",),
     TFDS: ("tfds",),
     DRAWN: ("synthetic",),
-    COCO: ("coco", "json_kinds"),
-    ULTRALYTICS: ("ultralytics", "folder_layout", "pairing"),
-    FOLDERS: ("folder_layout", "pairing"),
+    COCO: ("coco", "json_kinds", "polygons"),
+    ULTRALYTICS: ("ultralytics", "pairing", "picture_files"),
+    YOLO: ("yolo_polygons", "ultralytics", "polygons", "pairing", "picture_files"),
+    LABELME: ("labelme", "polygons", "folder_layout", *OF_FOLDERS),
+    CITYSCAPES: ("cityscapes", "pairing", "picture_files"),
+    TRIMAPS: ("oxford_trimaps", "folder_layout", *OF_FOLDERS),
+    FOLDERS: ("folder_layout", *OF_FOLDERS),
 }
 LAYOUTS = (
-    "images/ and masks/, JPEGImages/ and SegmentationClass/ (Pascal VOC), a data.yaml "
-    "(Ultralytics), or a COCO JSON"
+    "images/ and masks/ (or: --images DIR --masks DIR), JPEGImages/ and SegmentationClass/ (Pascal "
+    "VOC), a data.yaml (Ultralytics, YOLO polygons), a COCO JSON, labelme's JSON, or Cityscapes"
 )
-
+READERS = {  # of a path alone
+    COCO: read_coco,
+    ULTRALYTICS: read_ultralytics,
+    YOLO: read_polygons,
+    LABELME: read_labelme,
+    CITYSCAPES: read_cityscapes,
+    TRIMAPS: read_trimaps,
+}
 
 Entry = tuple[list[int], str]  # of the cache: what `state_of` gives, and the hash
 
@@ -52,16 +71,18 @@ class Location(NamedTuple):
     path: Path = Path()  # of the file or folder to read, for data on disk
 
 
-def format_of(data: str) -> tuple[str, ...]:
+def format_of(data: str, folders: Folders = NO_FOLDERS) -> tuple[str, ...]:
     """Names of the modules of this folder that `open_source` reads `--data` with.
 
     Looks into folders and their YAML files, and opens no data set. () if `data` is no data set.
     """
-    return MODULES.get(locate(data).kind, ())
+    return MODULES.get(locate(data, folders).kind, ())
 
 
-def locate(data: str) -> Location:
-    """Decides which kind of data `--data` names; see `open_source` for its values."""
+def locate(data: str, folders: Folders = NO_FOLDERS) -> Location:
+    """Decides which kind of data the command line names; see `open_source` for its values."""
+    if folders.images:
+        return Location(FOLDERS, path=folders.images)
     kind, _, name = data.partition(":")
     if data in PETS:
         return Location(PETS[0])
@@ -69,12 +90,12 @@ def locate(data: str) -> Location:
         return Location(kind, name)
     path = Path(data)
     if path.is_dir():
-        return locate_in_folder(dataset_folder(path))
+        return locate_in_folder(dataset_folder(path), folders.suffix)
     suffix = path.suffix.lower()
     if suffix == ".json" and path.exists():
         return Location(COCO, path=path)
     if suffix in (".yaml", ".yml") and path.exists():
-        return Location(ULTRALYTICS, path=path)
+        return Location(YOLO if has_polygons(path) else ULTRALYTICS, path=path)
     return Location("", path=path)
 
 
@@ -87,15 +108,25 @@ def dataset_folder(folder: Path) -> Path:
     return folder
 
 
-def locate_in_folder(folder: Path) -> Location:
-    """The kind of data in a folder; a data.yaml counts before folders, these before a COCO JSON."""
+def locate_in_folder(folder: Path, suffix: str | None = None) -> Location:
+    """The kind of data in a folder; a data.yaml counts before folders, these before a COCO JSON.
+
+    Args:
+        suffix: of --mask-suffix.
+    """
     if file := yaml_in(folder):
-        return Location(ULTRALYTICS, path=file)
-    if layout_of(folder):
+        return Location(YOLO if has_polygons(file) else ULTRALYTICS, path=file)
+    if has_cityscapes(folder):
+        return Location(CITYSCAPES, path=folder)
+    if has_trimaps(folder):
+        return Location(TRIMAPS, path=folder)
+    if layout_of(folder, suffix):
         return Location(FOLDERS, path=folder)
-    if file := json_in(folder):
+    if (file := json_in(folder)) and not has_labelme(file.parent):
         return Location(COCO, path=file)
-    return Location("", path=folder)
+    if has_labelme(folder):
+        return Location(LABELME, path=folder)
+    return Location(YOLO if labels_below(folder) else "", path=folder)
 
 
 def on_disk(data: str) -> bool:
@@ -110,6 +141,7 @@ def open_source(
     keys: tuple[str | None, str | None],
     size: tuple[int, int],
     seed: int,
+    folders: Folders = NO_FOLDERS,
 ) -> Collection:
     """Opens the data set that `--data` names, without reading a mask.
 
@@ -119,11 +151,15 @@ def open_source(
         keys: features of TFDS that hold photographs and masks; None to find them.
         size: height and width of synthetic pictures, in pixels.
         seed: of synthetic pictures.
+        folders: of images and masks, and the ending of masks' names, if the command line names
+            them.
 
     Raises:
         UserError: there is no such data set, or it cannot be read.
     """
-    kind, name, path = locate(data)
+    kind, name, path = locate(data, folders)
+    if folders.suffix and kind and kind != FOLDERS:
+        raise UserError(f"--mask-suffix is for folders of masks, and {data} is none; leave it out")
     if kind == PETS[0]:
         return oxford_pets(data_dir)
     if kind == TFDS:
@@ -133,12 +169,10 @@ def open_source(
             choice = ", ".join(f"{DRAWN}:{number}" for number in KINDS)
             raise UserError(f"--data {data} does not exist; use one of {choice}")
         return drawn_animals(int(name or 3), size, seed)
-    if kind == COCO:
-        return read_coco(path)
-    if kind == ULTRALYTICS:
-        return read_ultralytics(path)
     if kind == FOLDERS:
-        return read_folder(path)
+        return read_folder(path, folders)
+    if kind in READERS:
+        return READERS[kind](path)
     if not path.exists():
         raise UserError(
             f"--data {path} is missing; use pets, synthetic, tfds:NAME, or a folder with {LAYOUTS}"

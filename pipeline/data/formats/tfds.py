@@ -79,7 +79,7 @@ def any_set(
     keys = find_keys(name, builder.info.features, image_key, mask_key)
     mask = builder.info.features[keys[1]]
     names = tuple(mask.names) if getattr(mask, "num_classes", None) else None
-    return collect(builder, keys, Labels(names))
+    return collect(builder, keys, Labels(names, of_source=names is not None))
 
 
 def folder_of(name: str, data_dir: Path | None) -> str | None:

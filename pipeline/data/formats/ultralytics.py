@@ -12,11 +12,13 @@ from typing import Any
 from pipeline.base.console import UserError
 from pipeline.base.lazy import yaml
 from pipeline.data.classes import IGNORED
-from pipeline.data.formats.folder_layout import pictures_below, stem
-from pipeline.data.formats.pairing import Pairs, PathsByStem, match
+from pipeline.data.formats.pairing import Pairs, match
+from pipeline.data.formats.picture_files import PathsByStem, pictures_below, stem
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
 from pipeline.data.sample_source import Collection
+from pipeline.data.text_files import lines_of, read_text, with_slashes
 
+EMPTY = ("", "~", "null", "Null", "NULL")  # values that say nothing
 KEYS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -28,11 +30,6 @@ def yaml_in(folder: Path) -> Path | None:
         if {"train", "names"} <= {line.partition(":")[0] for line in lines_of(path)}
     ]
     return files[0] if len(files) == 1 else None
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; bytes that are not UTF-8 are replaced."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def read_ultralytics(path: Path) -> Collection:
@@ -50,37 +47,43 @@ def read_ultralytics(path: Path) -> Collection:
     root = root_of(path, content)
     pairs = Pairs(root, extra=[path])
     masks_dir = str(content.get("masks_dir") or "masks")
-    for split, keys in KEYS.items():
-        paths = next((content[key] for key in keys if content.get(key)), None)
-        for name in paths if isinstance(paths, list) else [paths] if paths else []:
-            add(pairs, split, root / str(name), masks_dir, path)
+    for split, paths in split_paths(root, content).items():
+        for name in paths:
+            add(pairs, split, name, masks_dir, path)
     names = names_of(path, content)
     mapping = content.get("label_mapping") or {}
     try:
-        table = {int(value): index_of(target, names) for value, target in mapping.items()}
+        table = {
+            int(value): index_of(int(target) if target.isdecimal() else target, names)
+            for value, target in mapping.items()
+        }
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: label_mapping must be VALUE: CLASS, with whole numbers") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return pairs.collection(Labels(names, None, table, False, frozenset({IGNORED})))
+    return pairs.collection(Labels(names, None, table, False, frozenset({IGNORED}), True))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a data.yaml; raises UserError if it is not YAML or lacks `train` or `names`."""
+    """Reads a data.yaml; raises UserError if it is not YAML or lacks `train` or `names`.
+
+    All values are texts as they are written: YAML takes a class called no, on or 1.10 for
+    something else.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_text(path), yaml.BaseLoader)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         raise UserError(f"{path} is not valid YAML{line}; correct it") from None
     if not isinstance(content, dict) or not {"train", "names"} <= content.keys():
         raise UserError(f"{path} is not a data.yaml of Ultralytics; it needs train: and names:")
-    return content
+    return {key: None if value in EMPTY else value for key, value in content.items()}
 
 
 def root_of(path: Path, content: dict[str, Any]) -> Path:
     """The folder that paths are relative to: `path`, from the file's or the working directory."""
-    name = str(content.get("path") or ".")
+    name = with_slashes(str(content.get("path") or "."))
     for root in (path.parent / name, Path(name)):
         if root.is_dir():
             return root
@@ -90,19 +93,41 @@ def root_of(path: Path, content: dict[str, Any]) -> Path:
     )
 
 
+def split_paths(root: Path, content: dict[str, Any]) -> dict[str, list[Path]]:
+    """The folders or lists of every split that a data.yaml names.
+
+    Of "../train/images", as Roboflow writes it, the beginning is left out if that is missing, as
+    Ultralytics does.
+    """
+    paths: dict[str, list[Path]] = {}
+    for split, keys in KEYS.items():
+        given = next((content[key] for key in keys if content.get(key)), None)
+        for name in given if isinstance(given, list) else [given] if given else []:
+            name = with_slashes(str(name))
+            inside = root / name.removeprefix("../")
+            path = inside if not (root / name).exists() and inside.exists() else root / name
+            paths.setdefault(split, []).append(path)
+    return paths
+
+
 def names_of(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     """Class names from `names`, a list or a table by index; raises UserError if it is invalid."""
-    names = content["names"]
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise UserError(f"{path}: the keys of names: must be 0, 1, 2 ... without gaps")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list):
-        raise UserError(f"{path}: names: must be a list, or a table by class index")
-    names = tuple(str(name) for name in names)
+    names = listed_names(path, content)
     if fault := fault_of_names(names):
         raise UserError(f"{path}: {fault}")
     return names
+
+
+def listed_names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    """The texts in `names`, whatever they say; raises UserError if it is no list and no table."""
+    names = content["names"]
+    if isinstance(names, dict):
+        if sorted(names) != sorted(map(str, range(len(names)))):
+            raise UserError(f"{path}: the keys of names: must be 0, 1, 2 ... without gaps")
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list):
+        raise UserError(f"{path}: names: must be a list, or a table by class index")
+    return tuple(str(name) for name in names)
 
 
 def add(pairs: Pairs, split: str, path: Path, masks_dir: str, source: Path) -> None:
@@ -120,7 +145,7 @@ def add(pairs: Pairs, split: str, path: Path, masks_dir: str, source: Path) -> N
         if not masks_folder.is_dir():
             raise UserError(
                 f"{masks_folder} is missing; {source} has the masks of {path} there (masks_dir: "
-                f"{masks_dir}); polygons in labels/ are not read: export masks as PNG"
+                f"{masks_dir}), or polygons in labels/; add either"
             )
         images = pictures_below(path, pairs.folder, pairs.skipped)
         masks = pictures_below(masks_folder, pairs.folder, pairs.skipped)
@@ -135,7 +160,10 @@ def add(pairs: Pairs, split: str, path: Path, masks_dir: str, source: Path) -> N
         if not line.strip():
             continue
         folders = path.parent, pairs.folder
-        candidates = [Path(os.path.normpath(folder / line.strip())) for folder in folders]
+        written = (line.strip(), with_slashes(line.strip()))
+        candidates = [
+            Path(os.path.normpath(folder / name)) for name in written for folder in folders
+        ]
         image = next((file for file in candidates if file.exists()), candidates[-1])
         name, mask = os.path.relpath(image, pairs.folder), mask_path(image, pairs.folder, masks_dir)
         if mask.parent not in by_folder:

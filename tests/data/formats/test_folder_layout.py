@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.base.console import UserError
-from pipeline.data.formats.folder_layout import layout_of, read_folder
+from pipeline.data.formats.folder_layout import read_folder
+from pipeline.data.formats.folder_search import layout_of
 from pipeline.data.sample_source import LISTED_TWICE, SAME_STEM, UNPAIRED
 from tests.helpers.drawn_sets import prepare, save, stripes, with_palette, write_set
 
@@ -31,7 +32,7 @@ def names_of(collection):
 def test_folder_without_splits_is_one_training_split(tmp_path, images, masks):
     write_set(tmp_path, 12, image=images + "/p{}.png", mask=masks + "/p{}.png")
     collection = read_folder(tmp_path)
-    assert layout_of(tmp_path) == (images, masks)
+    assert layout_of(tmp_path)[:2] == ((images,), (masks,))
     assert {split: len(names) for split, names in names_of(collection).items()} == {"train": 12}
     assert not collection.faults and not collection.skipped and len(collection.files()) == 24
     for sample in collection.splits["train"].read():
@@ -55,7 +56,7 @@ def test_splits_are_subfolders_or_parent_folders(tmp_path, order, validation):
 
 def test_split_without_its_masks_is_named(tmp_path):
     write_set(tmp_path, image="images/train/p{}.png", mask="masks/train/p{}.png")
-    (tmp_path / "images" / "test").mkdir()
+    save(tmp_path / "images" / "test" / "p.png", stripes(0, 3)[0])
     with pytest.raises(
         UserError, match=r"images/test exists, but its masks .*masks/test do not; add them"
     ):
@@ -245,16 +246,27 @@ def test_unknown_layout_gives_none(tmp_path):
 def test_masks_folder_without_pictures_gives_none(tmp_path):
     """Such as annotations/ of a COCO export (JSON) or labels/ of a detection data set (text)."""
     write_set(tmp_path, 2, mask="annotations/p{:02}.png")
-    assert layout_of(tmp_path) == ("images", "annotations")
+    assert layout_of(tmp_path)[:2] == (("images",), ("annotations",))
     shutil.rmtree(tmp_path / "annotations")
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances.json").write_text("{}")
     assert layout_of(tmp_path) is None
 
 
-def test_link_to_a_folder_is_not_followed(tmp_path):
+def test_link_to_a_folder_that_is_read_already_is_not_followed(tmp_path):
     write_set(tmp_path, 3)
     (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
     collection = read_folder(tmp_path)
     assert collection.splits["train"].number == 3 and not collection.faults
-    assert collection.skipped == [("images/again", "a link to a folder")]
+    assert collection.skipped == [("images/again", "a link to a folder that is read already")]
+
+
+def test_link_to_another_folder_is_followed(tmp_path):
+    write_set(tmp_path / "set", 3)
+    for kind in ("images", "masks"):
+        (tmp_path / "elsewhere" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+    write_set(tmp_path / "elsewhere", 4)
+    collection = read_folder(tmp_path / "set")
+    assert collection.splits["train"].number == 7 and not collection.faults
+    assert collection.skipped == []

@@ -57,6 +57,10 @@ READERS = {  # functions of the registry's module by the format module that they
     "coco": ("read_coco",),
     "ultralytics": ("read_ultralytics",),
     "folder_layout": ("read_folder",),
+    "yolo_polygons": ("read_polygons",),
+    "cityscapes": ("read_cityscapes",),
+    "labelme": ("read_labelme",),
+    "oxford_trimaps": ("read_trimaps",),
 }
 
 
@@ -73,7 +77,26 @@ def kinds(tmp_path):
     (both / "data.yaml").write_text(YAML)
     write_coco(both / "instances.json", coco())
     json_file = write_coco(tmp_path / "coco" / "annotations" / "instances_train.json", coco())
+    for name in ("yolo/images/train/p.png", "bare/images/p.png", "drawn/p.png"):
+        save(tmp_path / name, stripes(0, 3)[0])
+    for name in ("yolo/labels/train/p.txt", "bare/labels/p.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("0 0.1 0.1 0.4 0.1 0.4 0.6")
+    (tmp_path / "yolo" / "data.yaml").write_text("train: images/train\nnames: [road]\n")
+    (tmp_path / "drawn" / "p.json").write_text('{"shapes": [], "imagePath": "p.png"}')
+    write_set(
+        tmp_path / "city",
+        1,
+        image="leftImg8bit/train/a/p{}_leftImg8bit.png",
+        mask="gtFine/train/a/p{}_gtFine_labelIds.png",
+    )
+    write_set(tmp_path / "oxford", 1, mask="annotations/trimaps/p{:02}.png")
+    (tmp_path / "oxford" / "annotations" / "trainval.txt").write_text("p00 1 1 1\n")
     return {
+        "yolo_polygons": (tmp_path / "yolo", tmp_path / "yolo/data.yaml", tmp_path / "bare"),
+        "cityscapes": (tmp_path / "city",),
+        "labelme": (tmp_path / "drawn",),
+        "oxford_trimaps": (tmp_path / "oxford",),
         "tfds": ("pets", "oxford_iiit_pet", "tfds:street", "tfds:street/small:1.0.0", "tfds"),
         "synthetic": ("synthetic", "synthetic:2", "synthetic:6"),
         "coco": (json_file, tmp_path / "coco"),
@@ -88,6 +111,11 @@ def test_format_of_names_the_module_that_open_source_calls(kinds, monkeypatch):
         for function in functions:
             assert getattr(registry, function).__module__ == f"pipeline.data.formats.{module}"
             monkeypatch.setattr(registry, function, lambda *_, module=module: calls.append(module))
+    of_paths = {
+        kind: lambda *_, module=registry.MODULES[kind][0]: calls.append(module)
+        for kind in registry.READERS
+    }
+    monkeypatch.setattr(registry, "READERS", of_paths)
     assert set(kinds) == set(READERS) == {module[0] for module in registry.MODULES.values()}
     for module, data_sets in kinds.items():
         for data in data_sets:
@@ -99,9 +127,13 @@ def test_format_of_names_the_module_that_open_source_calls(kinds, monkeypatch):
 def test_format_of_names_every_format_module_that_a_reader_imports():
     folder = Path(registry.__file__).parent
     for modules in registry.MODULES.values():
-        imported = fingerprints.read(folder / f"{modules[0]}.py").modules
-        siblings = {Path(name).stem for name in imported if name.startswith(fingerprints.FORMATS)}
-        assert {modules[0], *siblings} == set(modules)
+        found, pending = set(), [modules[0]]
+        while pending:  # also those that an imported one imports
+            found.add(name := pending.pop())
+            imported = fingerprints.read(folder / f"{name}.py").modules
+            siblings = {Path(n).stem for n in imported if n.startswith(fingerprints.FORMATS)}
+            pending += siblings - found
+        assert found == set(modules)
 
 
 def test_format_of_what_is_no_data_set_is_empty(tmp_path):
