@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.base.archives import ZIP_ERRORS
 from pipeline.data.decoding import Source
 from pipeline.data.image_reader import MOST_PIXELS, Unreadable
 
@@ -32,6 +33,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(stored, np.ndarray):
+            raise Unreadable(f"{name} is an archive of arrays; save each mask as numpy.save does")
         if stored.ndim not in (2, 3) or 0 in stored.shape or stored.dtype.kind not in "biuf":
             reason = f"has the shape {stored.shape} and the type {stored.dtype}"
             raise Unreadable(
@@ -44,7 +47,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise Unreadable(f"{name} is missing") from None
-    except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
+    except (*ZIP_ERRORS, OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise Unreadable(f"{name} cannot be read ({reason})") from None
     if values.ndim == 3:

@@ -28,7 +28,7 @@ from pipeline.data.formats.folder_layout import pair_up
 from pipeline.data.formats.folder_roles import keyed
 from pipeline.data.formats.folder_search import Found, Layout
 from pipeline.data.formats.pairing import Pairs
-from pipeline.data.formats.picture_files import pictures_below
+from pipeline.data.formats.picture_files import PathsByStem, pictures_below
 from pipeline.data.formats.polygons import (
     BACKGROUND,
     INVALID,
@@ -46,6 +46,7 @@ from pipeline.data.text_files import lines_of, with_slashes
 
 HEAD = 1 << 16  # bytes of a file that tell whether labelme wrote it
 LOOKED_AT = 20  # JSON files of a folder that tell what it is
+SUFFIX = (".json",)
 LABELS = "labels.txt"  # labelme's list of names, if there is one
 AS_BACKGROUND, AS_IGNORED = ("_background_", BACKGROUND), "__ignore__"  # names with a meaning
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
@@ -91,13 +92,17 @@ def read_labelme(folder: Path) -> Collection:
     Raises:
         UserError: there is no training split, or the classes are too few or too many.
     """
-    pairs = Pairs(folder)
+    pairs = Pairs(folder, noun="file of labelme")
     pictures = pictures_below(folder, folder, pairs.skipped)
-    files = [os.path.relpath(path, folder) for path in jsons_below(folder) if is_labelme(path)]
-    known = set(files)
-    pairs.skipped = [(name, why) for name, why in pairs.skipped if name not in known]
     images = keyed(name for names in pictures.values() for name in names)
-    jsons = keyed(files, (".json",))
+    every = keyed((os.path.relpath(path, folder) for path in jsons_below(folder)), SUFFIX)
+    jsons: dict[str, PathsByStem] = {}  # those of labelme, and damaged ones of a picture
+    for split, by_key in every.items():
+        for key, names in by_key.items():
+            if key in images.get(split, {}) or is_labelme(folder / names[0]):
+                jsons.setdefault(split, {})[key] = names
+    known = {name for by_key in jsons.values() for names in by_key.values() for name in names}
+    pairs.skipped = [(name, why) for name, why in pairs.skipped if name not in known]
     used: set[str] = set()
     for split, by_key in jsons.items():
         for key, names in by_key.items():
@@ -162,9 +167,10 @@ def draw(index: dict[str, int], image: Path, file: Path | None) -> bytes:
     shapes: list[tuple[int, Shape]] = []
     try:
         content = json.loads(file.read_bytes()) if file else {"shapes": []}
-        sides = [content.get(key) for key in ("imageHeight", "imageWidth")]
-        if all(isinstance(side, int) and side > 0 for side in sides):
-            height, width = map(int, sides)
+        stated = (content.get(key) for key in ("imageHeight", "imageWidth"))
+        sides = [side for side in stated if isinstance(side, int) and side > 0]
+        if len(sides) == 2:
+            height, width = sides
         if height * width > MOST_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         for shape in content["shapes"]:

@@ -38,6 +38,7 @@ class Pairs:
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     extra: list[Path] = field(default_factory=list)  # lists, label map or data.yaml
     notes: list[str] = field(default_factory=list)
+    noun: str = "mask"  # what an image is paired with, for messages
     draw: Draw | None = None  # if files of objects stand in place of masks
 
     def collection(self, labels: Labels) -> Collection:
@@ -112,7 +113,7 @@ def match(
             text = unpaired(pairs, key, image_paths, mask_paths, images, foreign)
             if image_paths and (near := continued(ordered, key)):
                 text = (
-                    f"{pairs.folder / image_paths[0]} has no mask of the same name, but "
+                    f"{pairs.folder / image_paths[0]} has no {pairs.noun} of the same name, but "
                     f"{pairs.folder / masks[near][0]} is there; rename that, or draw a mask"
                 )
             pairs.faults.append(Fault(UNPAIRED, text))
@@ -136,11 +137,11 @@ def unpaired(
         images: all images, by key.
         foreign: from `foreign_files.by_tail`.
     """
-    folder, kind = pairs.folder, "file of objects" if pairs.draw else "mask"
+    folder = pairs.folder
     if not mask_paths:
         image = (image_paths or [key])[0]
         remedy = partner(folder, key, image, foreign) or "draw it, or remove the image"
-        return f"{folder / image} has no {kind} of the same name; {remedy}"
+        return f"{folder / image} has no {pairs.noun} of the same name; {remedy}"
     remedy = partner(folder, key, mask_paths[0], foreign) or "add it, or remove the mask"
     first, _, rest = key.partition("/")
     if rest in images:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +67,26 @@ def outline(polygons: Sequence[Sequence[float]], height: int, width: int) -> Sha
     return coco_masks.merge(coco_masks.frPyObjects(numbers, height, width))
 
 
-def cut_off(polygon: list[float], limit: float) -> list[float]:
+def cut_off(polygon: list[float], limit: int) -> list[float]:
     """The part of a polygon whose coordinates are between -limit and limit; [] if there is none.
 
-    Sutherland and Hodgman, "Reentrant polygon clipping" (1974): one side after the other.
+    Sutherland and Hodgman, "Reentrant polygon clipping" (1974): one side after the other. In
+    fractions, as the differences of large numbers would lose the small ones.
     """
-    points: np.ndarray = np.array(polygon, float).reshape(-1, 2)
+    points = [(Fraction(x), Fraction(y)) for x, y in zip(polygon[::2], polygon[1::2])]
     for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        kept: list[np.ndarray] = []
-        for start, end in zip(np.roll(points, 1, axis=0), points):
-            inside = sign * start[axis] <= limit, sign * end[axis] <= limit
-            if inside[0] != inside[1]:
-                inner, outer = (start, end) if inside[0] else (end, start)
-                slope = (outer - inner) / (outer[axis] - inner[axis])
-                kept.append(inner + (sign * limit - inner[axis]) * slope)
-                kept[-1][axis] = sign * limit
-            if inside[1]:
+        kept: list[tuple[Fraction, Fraction]] = []
+        for start, end in zip([points[-1], *points[:-1]], points):
+            if (sign * start[axis] <= limit) != (sign * end[axis] <= limit):
+                share = (sign * limit - start[axis]) / (end[axis] - start[axis])
+                x, y = (a + share * (b - a) for a, b in zip(start, end))
+                kept.append((x, y))
+            if sign * end[axis] <= limit:
                 kept.append(end)
         if len(kept) < 3:
             return []
-        points = np.array(kept)
-    return [float(value) for value in points.ravel()]
+        points = kept
+    return [float(value) for point in points for value in point]
 
 
 def paint(

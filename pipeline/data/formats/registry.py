@@ -122,11 +122,13 @@ def locate_in_folder(folder: Path, suffix: str | None = None) -> Location:
         return Location(TRIMAPS, path=folder)
     if layout_of(folder, suffix):
         return Location(FOLDERS, path=folder)
+    if labels_below(folder):
+        return Location(YOLO, path=folder)
     if (file := json_in(folder)) and not has_labelme(file.parent):
         return Location(COCO, path=file)
     if has_labelme(folder):
         return Location(LABELME, path=folder)
-    return Location(YOLO if labels_below(folder) else "", path=folder)
+    return Location("", path=folder)
 
 
 def on_disk(data: str) -> bool:

@@ -39,6 +39,7 @@ from pipeline.data.text_files import lines_of, with_slashes
 OUTSIDE = 0.01  # shares by which a point may lie outside of the picture, as Ultralytics allows
 BOX = 4  # numbers of a box
 NAME_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "labels.txt")  # without data.yaml
+NOUN = "file in labels/"
 LOOKED_AT = 50  # lines of a list, or files, that tell what a data set is
 
 
@@ -145,13 +146,13 @@ def read_polygons(path: Path) -> Collection:
             boxes in place of polygons.
     """
     if path.is_dir():
-        root, pairs = path, Pairs(path)
+        root, pairs = path, Pairs(path, noun=NOUN)
         paths = {split: [folder] for split, folder in folders_of(path).items()}
         names, file = listed(path, pairs), path
     else:
         content = load(path)
         root = root_of(path, content)
-        pairs = Pairs(root, extra=[path])
+        pairs = Pairs(root, extra=[path], noun=NOUN)
         paths, names, file = split_paths(root, content), listed_names(path, content), path
     for split, folders in paths.items():
         for folder in folders:
@@ -216,7 +217,7 @@ def add(pairs: Pairs, split: str, path: Path, source: Path) -> None:
         pairs.skipped += [(name, reason) for key in sorted(images) for name in images[key]]
         return
     empty = sorted(key for key in images if key not in labels and len(images[key]) == 1)
-    match(pairs, split, sorted(images.keys() | labels.keys() - set(empty)), images, labels)
+    match(pairs, split, sorted((images.keys() | labels.keys()) - set(empty)), images, labels)
     pairs.splits[split] += [(images[key][0], "") for key in empty]
     if empty:
         pairs.notes.append(
