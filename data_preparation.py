@@ -4,12 +4,13 @@ Reads   --data, which is one of
         pets                Oxford-IIIT Pet 4.0.0 from TensorFlow Datasets (the default; 773 MiB
                             are downloaded once, or read from TFDS_DATA_DIR or --data-dir)
         synthetic           drawn animals, no download, 3 classes; synthetic:2, synthetic:6
-        my_photos           a folder with images/ and masks/ (one mask of the same name per
-                            image); splits are subfolders train/, val/, test/ or lists of names
-                            train.txt ...; or a folder in the layout of Pascal VOC and CVAT
-        my_photos.json      COCO JSON with polygons or run lengths
-        data.yaml           of an Ultralytics data set for semantic segmentation
+        my_photos           a folder with images/ and masks/, or under other usual names, one mask
+                            per image; splits are folders train/, val/, test/ or lists of names
+                            train.txt ...; Pascal VOC, CVAT, Cityscapes, labelme, YOLO polygons
+        my_photos.json      COCO JSON with polygons or run lengths (or the folder it lies in)
+        data.yaml           of Ultralytics: semantic segmentation, or polygons
         tfds:NAME           any data set of TensorFlow Datasets with photographs and masks
+        or --images DIR --masks DIR: folders of any names
 Writes  models/dataset/     images and masks as uint8 arrays, which later stages memory-map;
                             dataset.json, which describes them; examples-*.csv, which lists the
                             file and the split of each example, in the order of the arrays
@@ -26,7 +27,7 @@ training split, a missing validation split a tenth of the rest: the pictures of 
 the pictures of a patient, a video or a scene in one split. Only evaluation.py reads the test split.
 
 Mask values are class indices: 0, 1, 2 ... (or 1, 2, 3 ... if there is no 0), in grey or palette
-PNG. All masks are checked before anything is written; a table shows the values.
+PNG or .npy. All masks are checked before anything is written; a table shows the values.
 """
 
 from __future__ import annotations

@@ -109,9 +109,10 @@ KINDS = (
         lambda content: "imgHeight" in content and "polygon" in keys_of(content["objects"]),
     ),
     Kind(
-        "Supervisely, which has one JSON for each picture",
-        "export the project as COCO, or as PNG masks",
-        lambda content: "classTitle" in keys_of(content["objects"]),
+        "a project of Supervisely",
+        "export it there: Export to COCO, or Export as masks",
+        lambda content: "classTitle" in keys_of(content.get("objects", ()))
+        or ("tags" in content and "shape" in keys_of(content["classes"])),
     ),
     Kind(
         "GeoJSON",

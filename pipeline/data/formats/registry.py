@@ -17,7 +17,6 @@ from pipeline.base import commands
 from pipeline.base.console import UserError
 from pipeline.base.files import atomic, sha256
 from pipeline.data.folder_flags import NO_FOLDERS, Folders
-from pipeline.data.foreign_files import commonest_below
 from pipeline.data.formats.cityscapes import has_cityscapes, read_cityscapes
 from pipeline.data.formats.coco import json_in, read_coco
 from pipeline.data.formats.folder_layout import read_folder
@@ -27,6 +26,7 @@ from pipeline.data.formats.oxford_trimaps import has_trimaps, read_trimaps
 from pipeline.data.formats.synthetic import KINDS, drawn_animals
 from pipeline.data.formats.tfds import any_set, oxford_pets
 from pipeline.data.formats.ultralytics import read_ultralytics, yaml_in
+from pipeline.data.formats.unknown_folders import explain
 from pipeline.data.formats.yolo_polygons import has_polygons, labels_below, read_polygons
 from pipeline.data.label_flags import with_user
 from pipeline.data.sample_source import Collection
@@ -185,8 +185,8 @@ def open_source(
         raise UserError(
             f"{path} is a TFDS folder; read it with: --data pets --data-dir {commands.line(path)}"
         )
-    if foreign := commonest_below(path):
-        raise UserError(f"{path} is not a data set that is read: {foreign}")
+    if said := explain(path):
+        raise UserError(said)
     raise UserError(f"{path} is not a data set; a folder must have {LAYOUTS}")
 
 

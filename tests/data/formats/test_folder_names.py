@@ -1,6 +1,8 @@
 """Folders of pictures and masks under the names that tools and people give them."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 import data_preparation
 from pipeline.base.console import UserError
 from pipeline.data.folder_flags import Folders
+from pipeline.data.formats import registry
 from pipeline.data.formats.folder_layout import read_folder
 from pipeline.data.formats.folder_search import layout_of
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
@@ -277,3 +280,47 @@ def test_folders_that_hold_no_pairs_are_no_layout(tmp_path):
         save(tmp_path / f"train/p{k}.png", stripes(k, 3)[0])
     (tmp_path / "train/_annotations.coco.json").write_text(json.dumps({}))
     assert layout_of(tmp_path) is None
+
+
+# --- folders that are not read ------------------------------------------------------------
+
+
+def message_on(folder):
+    with pytest.raises(UserError) as caught:
+        registry.open_source(str(folder), None, (None, None), (32, 32), 7)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("ISIC_Training_Input/I{:02}.png", "ISIC_Training_GroundTruth/I{:02}_segmentation.png"),
+        ("a b/p{:02}.png", "drawn/p{:02}.png"),
+    ],
+)
+def test_two_folders_of_other_names_are_suggested(image, mask, tmp_path):
+    write_set(tmp_path / "set", 12, image=image, mask=mask)
+    message = message_on(tmp_path / "set")
+    flags = shlex.split(message[message.index("--images") :])
+    named = Folders(Path(flags[1]), Path(flags[3]))
+    assert held(read_folder(tmp_path, named)) == {"train": 12}
+    done = prepare(tmp_path / "m", None, *flags)
+    assert sum(done.counts.values()) == 12 and not done.left_out
+
+
+def test_supervisely_and_via_are_named_with_what_converts_them(tmp_path):
+    ann = {"description": "", "size": {}, "objects": [{"classTitle": "a", "points": {}}]}
+    meta = {"classes": [{"title": "a", "shape": "polygon"}], "tags": [], "projectType": "images"}
+    for k in range(3):
+        save(tmp_path / f"sly/ds/img/p{k}.jpg", stripes(k, 3)[0])
+        (tmp_path / "sly/ds/ann").mkdir(exist_ok=True)
+        (tmp_path / f"sly/ds/ann/p{k}.jpg.json").write_text(json.dumps(ann))
+    expected = "a project of Supervisely, which is not read; export it there: Export to COCO"
+    assert expected in message_on(tmp_path / "sly")
+    (tmp_path / "sly/meta.json").write_text(json.dumps(meta))
+    assert expected in message_on(tmp_path / "sly")
+    via = {"p0.jpg123": {"filename": "p0.jpg", "regions": [{"shape_attributes": {}}]}}
+    save(tmp_path / "via/p0.jpg", stripes(0, 3)[0])
+    (tmp_path / "via/via_region_data.json").write_text(json.dumps(via))
+    assert "VGG Image Annotator (VIA), which is not read; export it" in message_on(tmp_path / "via")
