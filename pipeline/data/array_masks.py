@@ -11,6 +11,7 @@ from pipeline.data.decoding import Source
 from pipeline.data.image_reader import MOST_PIXELS, Unreadable
 
 SUFFIX = ".npy"
+ERRORS: tuple[type[Exception], ...] = (*ZIP_ERRORS, TypeError, SyntaxError)  # of a damaged file
 
 
 def is_array(source: Source) -> bool:
@@ -47,7 +48,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise Unreadable(f"{name} is missing") from None
-    except (*ZIP_ERRORS, OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
+    except ERRORS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise Unreadable(f"{name} cannot be read ({reason})") from None
     if values.ndim == 3:

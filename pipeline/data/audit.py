@@ -65,6 +65,7 @@ class Findings:
     drawn_on: Counter[str] = field(default_factory=Counter)  # what masks were drawn on
     edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # sum of `Mask.edges`
     by_alpha: Counter[bool | None] = field(default_factory=Counter)  # by `Content.says_by_alpha`
+    without_mask: int = 0  # pictures that are taken as background
     skipped: list[tuple[str, str]] = field(default_factory=list)  # pages that are not read; why
     flat: set[int] = field(default_factory=set)  # values of masks that hold no other
     reading: Reading = READING
@@ -110,6 +111,9 @@ def scan(collection: Collection, mask_orientation: str | None = None) -> Finding
         findings.kinds = kinds
     elif findings.palettes.used and findings.palettes.disagree():
         findings = read_all(collection, INDEX, findings.palettes.reference())
+    if number := collection.without_mask:
+        findings.without_mask = number
+        notes.append(f"note: {number} pictures without a mask are taken as background all over")
     rule = mask_orientation or orientation.rule_for(findings.drawn_on)
     notes.append(orientation.note(findings.drawn_on, rule, mask_orientation is not None))
     findings.notes = [line for line in notes + findings.photos.notes() if line]
@@ -290,4 +294,6 @@ def record(findings: Findings, meaning: Meaning) -> dict[str, Any]:
         if value in meaning.table
     }
     left_out = Counter(fault.kind for fault in findings.faults)
-    return {"values": values, "left_out": {kind: left_out[kind] for kind in FAULTS}}
+    content = {"values": values, "left_out": {kind: left_out[kind] for kind in FAULTS}}
+    number = findings.without_mask
+    return {**content, "without_mask": number} if number else content

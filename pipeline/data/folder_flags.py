@@ -16,6 +16,7 @@ class Folders(NamedTuple):
     images: Path | None = None
     masks: Path | None = None
     suffix: str | None = None  # of the names of masks, before the suffix of the file
+    background: bool = False  # whether a picture without a mask is background all over
 
     @property
     def common(self) -> Path:
@@ -31,6 +32,7 @@ class Folders(NamedTuple):
         return Path(os.path.commonpath([os.path.abspath(str(f)) for f in self[:2]]))
 
 
+REFUSE, TAKE = "refuse", "background"  # what is done about a missing mask
 NO_FOLDERS = Folders()  # the command line says nothing
 
 
@@ -53,6 +55,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "(default: found by itself if it is usual)",
     )
 
+    parser.add_argument(
+        "--missing-mask",
+        choices=(REFUSE, TAKE),
+        default=REFUSE,
+        help=f"a photograph without a mask: {REFUSE} it, or take it as {TAKE} all over (default: "
+        "%(default)s)",
+    )
+
 
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Ends with a message if the flags of this module do not go with each other or with --data."""
@@ -72,4 +82,4 @@ def folders_of(arguments: argparse.Namespace) -> Folders:
     if suffix:  # "_mask.png" is meant, too
         root, extension = os.path.splitext(suffix)
         suffix = root if root and extension.lower() in (".png", ".tif", ".tiff", ".bmp") else suffix
-    return Folders(arguments.images, arguments.masks, suffix)
+    return Folders(arguments.images, arguments.masks, suffix, arguments.missing_mask == TAKE)

@@ -97,6 +97,7 @@ class Collection:
     labels: Labels
     faults: Sequence[Fault] = ()  # of files that are in no split
     skipped: Sequence[tuple[str, str]] = ()  # (file, reason) of what is left out without a fault
+    without_mask: int = 0  # pictures that have none and are taken as background
     notes: Sequence[str] = ()  # what was found out of the files, one line each
     files: Callable[[], list[str]] = list  # all files that decide the content, if it is on disk
     folder: Path = Path()  # that `files` are relative to

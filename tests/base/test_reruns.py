@@ -50,7 +50,7 @@ KINDS = {
         *("data/formats/cityscapes.py", "data/formats/oxford_trimaps.py"),
         *("data/formats/folder_roles.py", "data/formats/folder_search.py"),
         *("data/formats/class_files.py", "data/formats/picture_files.py"),
-        "data/formats/unknown_folders.py",
+        *("data/formats/unknown_folders.py", "data/formats/drawn_masks.py"),
     ),
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),

@@ -168,3 +168,13 @@ def test_folder_without_folders_that_are_known(tmp_path):
     assert flags == ["--images", f"{folder}/a b", "--masks", f"{folder}/drawn"]
     done = prepare(tmp_path / "m", None, *flags)
     assert done.counts["train"] == 9
+
+
+def test_pictures_without_a_mask(tmp_path):
+    folder = write_set(tmp_path / "set", 20)
+    (folder / "masks/p03.png").unlink()
+    message = refused(tmp_path, folder)
+    for start in ("--missing-mask", "--skip-bad"):
+        flags = flags_in(message, start)
+        number = sum(prepare(tmp_path / start, folder, *flags).counts.values())
+        assert number == 19 + (start == "--missing-mask")

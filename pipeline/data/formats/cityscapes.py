@@ -53,15 +53,18 @@ def has_cityscapes(folder: Path) -> bool:
     return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
 
 
-def read_cityscapes(folder: Path) -> Collection:
+def read_cityscapes(folder: Path, background: bool = False) -> Collection:
     """Reads a folder in the layout of Cityscapes. The 19 classes are those that are evaluated.
 
     A test split whose masks hold no class, as the authors give it out, is left out.
 
+    Args:
+        background: whether a picture without a mask is background; else that is a fault.
+
     Raises:
         UserError: there are no masks, or no training split.
     """
-    pairs = Pairs(folder)
+    pairs = Pairs(folder, background=background)
     images: dict[str, PathsByStem] = {}
     masks: dict[str, PathsByStem] = {}
     kinds: set[str] = set()

@@ -60,7 +60,7 @@ def read_folder(folder: Path, folders: Folders = NO_FOLDERS) -> Collection:
             f"{folder} has no folder of images with a folder of masks beside it; add "
             "masks/NAME.png for each images/NAME.jpg, or name both: --images DIR --masks DIR"
         )
-    pairs = Pairs(folder)
+    pairs = Pairs(folder, background=folders.background)
     found = find_pictures(folder, layout, folders.suffix, pairs.skipped)
     if found.note:
         pairs.notes.append(found.note)
@@ -82,7 +82,7 @@ def pair_up(pairs: Pairs, layout: Layout, found: Found) -> None:
         images, masks = found.images.get("", {}), found.masks.get("", {})
         if lists := lists_of(pairs.folder):
             match_lists(pairs, lists, found, images, masks)
-        elif layout.is_voc:  # most pictures have boxes and no mask
+        elif layout.is_voc and not pairs.background:  # most pictures have boxes and no mask
             match(pairs, "train", sorted(masks), images, masks)
             without = [name for key in sorted(images.keys() - masks.keys()) for name in images[key]]
             pairs.skipped += [(name, "no mask in SegmentationClass") for name in without]

@@ -23,22 +23,14 @@ from PIL import Image
 from pipeline.base.console import UserError
 from pipeline.base.lazy import coco_masks
 from pipeline.data.classes import IGNORED
+from pipeline.data.formats.drawn_masks import BACKGROUND, as_mask, shown_size
 from pipeline.data.formats.endings import NONE
 from pipeline.data.formats.folder_layout import pair_up
 from pipeline.data.formats.folder_roles import keyed
 from pipeline.data.formats.folder_search import Found, Layout
 from pipeline.data.formats.pairing import Pairs
 from pipeline.data.formats.picture_files import PathsByStem, pictures_below
-from pipeline.data.formats.polygons import (
-    BACKGROUND,
-    INVALID,
-    Shape,
-    as_mask,
-    classes_with,
-    outline,
-    paint,
-    shown_size,
-)
+from pipeline.data.formats.polygons import INVALID, Shape, classes_with, outline, paint
 from pipeline.data.image_reader import MOST_PIXELS, Unreadable
 from pipeline.data.label_mapping import Labels
 from pipeline.data.sample_source import Collection
@@ -82,17 +74,20 @@ def is_labelme(path: Path) -> bool:
 # --- reading --------------------------------------------------------------------------------
 
 
-def read_labelme(folder: Path) -> Collection:
+def read_labelme(folder: Path, background: bool = False) -> Collection:
     """Reads a folder of labelme's files and their pictures, beside each other or in folders.
 
     A file belongs to the picture of the same name, else to the one that it names. Class 0 is the
     background; then come the labels that are drawn, in the order of labels.txt if there is one,
     else by name. What is drawn as __ignore__ is ignored.
 
+    Args:
+        background: whether a picture without a file is background; else that is a fault.
+
     Raises:
         UserError: there is no training split, or the classes are too few or too many.
     """
-    pairs = Pairs(folder, noun="file of labelme")
+    pairs = Pairs(folder, noun="file of labelme", background=background)
     pictures = pictures_below(folder, folder, pairs.skipped)
     images = keyed(name for names in pictures.values() for name in names)
     every = keyed((os.path.relpath(path, folder) for path in jsons_below(folder)), SUFFIX)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.classes import PET_COLOURS, PET_NAMES
+from pipeline.data.folder_flags import Folders
 from pipeline.data.formats.folder_layout import read_folder
 from pipeline.data.label_mapping import Labels
 from pipeline.data.sample_source import Collection
@@ -32,15 +33,18 @@ def has_trimaps(folder: Path) -> bool:
     )
 
 
-def read_trimaps(folder: Path) -> Collection:
+def read_trimaps(folder: Path, background: bool = False) -> Collection:
     """Reads the unpacked archives, with the official splits.
 
     Some trimaps have another size than their photograph; as in TensorFlow Datasets, they are read.
 
+    Args:
+        background: whether a photograph without a trimap is background; else that is a fault.
+
     Raises:
         UserError: the photographs or the list of the training split are missing.
     """
-    found = read_folder(folder)
+    found = read_folder(folder, Folders(background=background))
     skipped = [(name, why) for name, why in found.skipped if not name.startswith(BOXES)]
     labels = Labels(PET_NAMES, PET_COLOURS, {1: 0, 2: 1, 3: 2})
     title = f"Oxford-IIIT Pet in {folder}"

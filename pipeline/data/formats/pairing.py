@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.base.console import UserError
 from pipeline.data.foreign_files import LABELME, Kind, by_tail, describe
+from pipeline.data.formats.drawn_masks import BACKGROUND, as_mask, shown_size
 from pipeline.data.formats.picture_files import PathsByStem
 from pipeline.data.label_mapping import Labels
+from pipeline.data.masks import unpack
 from pipeline.data.sample_source import (
     SAME_STEM,
     UNPAIRED,
@@ -39,10 +43,15 @@ class Pairs:
     extra: list[Path] = field(default_factory=list)  # lists, label map or data.yaml
     notes: list[str] = field(default_factory=list)
     noun: str = "mask"  # what an image is paired with, for messages
+    background: bool = False  # whether an image without a mask is all background
+    labels: Labels = field(
+        default_factory=Labels
+    )  # of the masks, to know which value is background
     draw: Draw | None = None  # if files of objects stand in place of masks
 
     def collection(self, labels: Labels) -> Collection:
         """Makes a `Collection` of the pairs; raises UserError if there is no training split."""
+        self.labels = labels
         if "train" not in self.splits:
             raise UserError(f"{self.folder} has no training pictures; call their folder train")
         if not any(self.splits.values()) and not self.faults:
@@ -58,6 +67,7 @@ class Pairs:
             faults=self.faults,
             skipped=[entry for entry in self.skipped if entry[0] not in read],
             notes=self.notes,
+            without_mask=sum(not mask for pairs in self.splits.values() for _, mask in pairs),
             files=self.files,
             folder=self.folder,
         )
@@ -70,12 +80,12 @@ class Pairs:
 
     def mask(self, image: Path, name: str) -> Picture:
         """The mask of an image: a file, or drawn from one when it is fetched."""
-        file = self.folder / name
-        if self.draw is None:
+        file = self.folder / name if name else None
+        if file and self.draw is None:
             return Picture(file, str(file))
-        objects = file if name else None
-        drawn = functools.partial(self.draw, image, objects)
-        return Picture(drawn, str(objects) if objects else f"the mask of {image}")
+        draw = self.draw or functools.partial(flat_mask, self.labels)
+        drawn = functools.partial(draw, image, file)
+        return Picture(drawn, str(file or f"the mask of {image}"))
 
     def files(self) -> list[str]:
         """All files that decide the content, relative to the folder."""
@@ -109,6 +119,8 @@ def match(
                 pairs.faults += [fault] * len(paths)
         if len(image_paths) == len(mask_paths) == 1:
             matched.append((image_paths[0], mask_paths[0]))
+        elif pairs.background and is_without(key, image_paths, mask_paths, foreign, ordered):
+            matched.append((image_paths[0], ""))
         elif not (image_paths and mask_paths):
             text = unpaired(pairs, key, image_paths, mask_paths, images, foreign)
             if image_paths and (near := continued(ordered, key)):
@@ -117,6 +129,35 @@ def match(
                     f"{pairs.folder / masks[near][0]} is there; rename that, or draw a mask"
                 )
             pairs.faults.append(Fault(UNPAIRED, text))
+
+
+def is_without(
+    key: str,
+    image_paths: list[str],
+    mask_paths: list[str],
+    foreign: ForeignByTail,
+    ordered: list[str],
+) -> bool:
+    """Whether an image has no mask, also none of another name or format; arguments as below."""
+    alone = len(image_paths) == 1 and not mask_paths
+    return alone and not foreign.get(key) and not continued(ordered, key)
+
+
+def flat_mask(labels: Labels, image: Path, _: Path | None) -> bytes:
+    """A mask as PNG that is background all over: the class of that name, else 0 (or black).
+
+    Raises:
+        Unreadable: the image cannot be read.
+    """
+    height, width, turn = shown_size(image)
+    value = 0
+    places = [k for k, name in enumerate(labels.names or ()) if name.lower() == BACKGROUND]
+    for place in places[:1]:
+        values = [known for known, index in labels.mapping.items() if index == place]
+        value = values[0] if values else place
+    if labels.by_colour:
+        return as_mask(np.full((height, width, 3), unpack(value), np.uint8), turn)
+    return as_mask(np.full((height, width), value, np.uint8), turn)
 
 
 def unpaired(
@@ -140,7 +181,10 @@ def unpaired(
     folder = pairs.folder
     if not mask_paths:
         image = (image_paths or [key])[0]
-        remedy = partner(folder, key, image, foreign) or "draw it, or remove the image"
+        remedy = partner(folder, key, image, foreign) or (
+            "draw it, or remove the image, or if such show background alone: --missing-mask "
+            "background"
+        )
         return f"{folder / image} has no {pairs.noun} of the same name; {remedy}"
     remedy = partner(folder, key, mask_paths[0], foreign) or "add it, or remove the mask"
     first, _, rest = key.partition("/")

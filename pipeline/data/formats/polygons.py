@@ -5,22 +5,16 @@ pycocotools decides which pixels a polygon covers.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.base.lazy import coco_masks
-from pipeline.data.decoding import ORIENTATION, orientation
-from pipeline.data.image_reader import opened
+from pipeline.data.formats.drawn_masks import BACKGROUND
 from pipeline.data.label_mapping import fault_of_names
-from pipeline.data.orientation import SIDEWAYS
 
-BACKGROUND = "background"  # class 0: the pixels that no object covers
 FAR = 10_000  # pixels; outlines that lead farther out of the picture are cut off before drawing
 LARGEST = 1e100  # of a coordinate; differences of larger ones may be no numbers
 # What `outline`, `paint` and the readers of objects raise on what is not valid.
@@ -107,29 +101,3 @@ def paint(
     for value, shape in objects:
         mask[coco_masks.decode(shape) > 0] = value
     return mask
-
-
-def shown_size(photo: Path) -> tuple[int, int, int]:
-    """Height and width of a photograph as it is shown, and its EXIF orientation, 1..8.
-
-    Raises:
-        Unreadable: the photograph cannot be read.
-    """
-    with opened(photo, str(photo)) as picture:
-        turn = orientation(picture, photo)
-        width, height = picture.size
-    return (width, height, turn) if turn in SIDEWAYS else (height, width, turn)
-
-
-def as_mask(mask: np.ndarray, turn: int) -> bytes:
-    """A mask as PNG, which says that it was drawn on the photograph as that is shown.
-
-    Args:
-        mask: uint8 (height, width) of class indices.
-        turn: EXIF orientation of the photograph.
-    """
-    buffer, exif = io.BytesIO(), Image.Exif()
-    if turn != 1:
-        exif[ORIENTATION] = 1
-    Image.fromarray(mask).save(buffer, "png", compress_level=1, exif=exif)
-    return buffer.getvalue()

@@ -34,16 +34,19 @@ from pipeline.data.sample_source import Collection
 PETS, DRAWN, TFDS = ("pets", "oxford_iiit_pet"), "synthetic", "tfds"
 COCO, ULTRALYTICS, FOLDERS = "coco", "ultralytics", "folders"
 YOLO, CITYSCAPES, LABELME, TRIMAPS = "YOLO polygons", "Cityscapes", "labelme", "trimaps"
-OF_FOLDERS = ("folder_roles", "folder_search", "endings", "class_files", "pairing", "picture_files")
+OF_FOLDERS = (
+    *("folder_roles", "folder_search", "endings", "class_files", "pairing", "picture_files"),
+    "drawn_masks",
+)
 MODULES = {  # kind of data: the modules of this folder that read it
     PETS[0]: ("tfds",),
     TFDS: ("tfds",),
     DRAWN: ("synthetic",),
-    COCO: ("coco", "json_kinds", "polygons"),
-    ULTRALYTICS: ("ultralytics", "pairing", "picture_files"),
-    YOLO: ("yolo_polygons", "ultralytics", "polygons", "pairing", "picture_files"),
+    COCO: ("coco", "json_kinds", "polygons", "drawn_masks"),
+    ULTRALYTICS: ("ultralytics", "pairing", "drawn_masks", "picture_files"),
+    YOLO: ("yolo_polygons", "ultralytics", "polygons", "pairing", "drawn_masks", "picture_files"),
     LABELME: ("labelme", "polygons", "folder_layout", *OF_FOLDERS),
-    CITYSCAPES: ("cityscapes", "pairing", "picture_files"),
+    CITYSCAPES: ("cityscapes", "pairing", "drawn_masks", "picture_files"),
     TRIMAPS: ("oxford_trimaps", "folder_layout", *OF_FOLDERS),
     FOLDERS: ("folder_layout", *OF_FOLDERS),
 }
@@ -51,10 +54,9 @@ LAYOUTS = (
     "images/ and masks/ (or: --images DIR --masks DIR), JPEGImages/ and SegmentationClass/ (Pascal "
     "VOC), a data.yaml (Ultralytics, YOLO polygons), a COCO JSON, labelme's JSON, or Cityscapes"
 )
-READERS = {  # of a path alone
-    COCO: read_coco,
+READERS = {COCO: read_coco, YOLO: read_polygons}  # where a picture without objects is background
+OF_MASKS = {  # where it may be a mistake
     ULTRALYTICS: read_ultralytics,
-    YOLO: read_polygons,
     LABELME: read_labelme,
     CITYSCAPES: read_cityscapes,
     TRIMAPS: read_trimaps,
@@ -173,6 +175,8 @@ def open_source(
         return drawn_animals(int(name or 3), size, seed)
     if kind == FOLDERS:
         return read_folder(path, folders)
+    if kind in OF_MASKS:
+        return OF_MASKS[kind](path, folders.background)
     if kind in READERS:
         return READERS[kind](path)
     if not path.exists():

@@ -32,12 +32,15 @@ def yaml_in(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def read_ultralytics(path: Path) -> Collection:
+def read_ultralytics(path: Path, background: bool = False) -> Collection:
     """Reads a data.yaml of semantic segmentation.
 
     Keys: `path`; `train`, `val`, `test` (folders, .txt lists of files, or lists of these);
     `masks_dir`, which replaces `images` in the path of a picture; `names`; `label_mapping` (value
     to class, or to `ignore_label`). 255 is ignored.
+
+    Args:
+        background: whether a picture without a mask is background; else that is a fault.
 
     Raises:
         UserError: the file is not a data.yaml, one of its keys is invalid, or a folder or list
@@ -45,7 +48,7 @@ def read_ultralytics(path: Path) -> Collection:
     """
     content = load(path)
     root = root_of(path, content)
-    pairs = Pairs(root, extra=[path])
+    pairs = Pairs(root, extra=[path], background=background)
     masks_dir = str(content.get("masks_dir") or "masks")
     for split, paths in split_paths(root, content).items():
         for name in paths:

@@ -14,16 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.base.console import UserError
+from pipeline.data.formats.drawn_masks import as_mask, shown_size
 from pipeline.data.formats.pairing import Pairs, match
 from pipeline.data.formats.picture_files import PathsByStem, normal, pictures_below, stem
-from pipeline.data.formats.polygons import (
-    INVALID,
-    as_mask,
-    classes_with,
-    outline,
-    paint,
-    shown_size,
-)
+from pipeline.data.formats.polygons import INVALID, classes_with, outline, paint
 from pipeline.data.formats.ultralytics import (
     listed_names,
     load,

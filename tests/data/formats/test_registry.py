@@ -111,11 +111,10 @@ def test_format_of_names_the_module_that_open_source_calls(kinds, monkeypatch):
         for function in functions:
             assert getattr(registry, function).__module__ == f"pipeline.data.formats.{module}"
             monkeypatch.setattr(registry, function, lambda *_, module=module: calls.append(module))
-    of_paths = {
-        kind: lambda *_, module=registry.MODULES[kind][0]: calls.append(module)
-        for kind in registry.READERS
-    }
-    monkeypatch.setattr(registry, "READERS", of_paths)
+    for table in (registry.READERS, registry.OF_MASKS):
+        for kind in table:
+            module = registry.MODULES[kind][0]
+            monkeypatch.setitem(table, kind, lambda *_, module=module: calls.append(module))
     assert set(kinds) == set(READERS) == {module[0] for module in registry.MODULES.values()}
     for module, data_sets in kinds.items():
         for data in data_sets:
