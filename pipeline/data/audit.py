@@ -7,6 +7,7 @@ split than this audit.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,17 +16,17 @@ import numpy as np
 
 from pipeline.base.console import UserError, progress
 from pipeline.base.text_table import text_table
-from pipeline.data import orientation
+from pipeline.data import mask_causes, orientation
 from pipeline.data.classes import IGNORED
 from pipeline.data.inspection import (
     Content,
     Kind,
-    format_colour,
     inspect,
     too_many_values,
     unless_contradicting,
 )
-from pipeline.data.label_mapping import NOISY, SHOWN, Labels, Meaning, settle
+from pipeline.data.label_mapping import SHOWN, Labels, Meaning, settle
+from pipeline.data.mask_causes import Rims
 from pipeline.data.masks import ALPHA, COLOUR, GREY, INDEX, OPAQUE, unpack
 from pipeline.data.palettes import Palettes, Reference, meaning_of
 from pipeline.data.photo_audit import Photos
@@ -66,6 +67,7 @@ class Findings:
     edges: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # sum of `Mask.edges`
     by_alpha: Counter[bool | None] = field(default_factory=Counter)  # by `Content.says_by_alpha`
     without_mask: int = 0  # pictures that are taken as background
+    rims: Rims = field(default_factory=Rims)  # along the edges of classes
     skipped: list[tuple[str, str]] = field(default_factory=list)  # pages that are not read; why
     flat: set[int] = field(default_factory=set)  # values of masks that hold no other
     reading: Reading = READING
@@ -116,6 +118,7 @@ def scan(collection: Collection, mask_orientation: str | None = None) -> Finding
         notes.append(f"note: {number} pictures without a mask are taken as background all over")
     rule = mask_orientation or orientation.rule_for(findings.drawn_on)
     notes.append(orientation.note(findings.drawn_on, rule, mask_orientation is not None))
+    notes.append(findings.rims.note())
     findings.notes = [line for line in notes + findings.photos.notes() if line]
     masks = COLOUR if labels.by_colour else meaning
     findings.reading = Reading(masks, rule, findings.photos.rules())
@@ -168,7 +171,7 @@ def read_all(collection: Collection, meaning: str, reference: Reference | None =
                 per_mask.append(shared.setdefault(values, values))
                 kinds.append(shared.setdefault(result.kind, result.kind))
     if colour_counts and not findings.in_alpha:
-        raise UserError(explain_colours(first_coloured, colour_counts))
+        raise UserError(mask_causes.explain_colours(first_coloured, colour_counts))
     return findings
 
 
@@ -176,6 +179,7 @@ def add_content(findings: Findings, sample: Sample, content: Content) -> None:
     """Adds the content of one mask to the findings."""
     findings.palettes.add(content.palette, content.counts)
     findings.photos.add(content.photo)
+    findings.rims.add(content.rims, sample.mask.name)
     findings.drawn_on[content.drawn_on] += 1
     if content.edges is not None:
         findings.edges += content.edges
@@ -185,27 +189,6 @@ def add_content(findings: Findings, sample: Sample, content: Content) -> None:
         findings.shares[value] += count / total  # type: ignore[assignment]
         findings.pictures[value] += 1
         findings.first_mask.setdefault(value, sample.mask.name)
-
-
-def explain_colours(name: str, counts: Counter[int]) -> str:
-    """The message on masks in colours that no mapping explains.
-
-    Args:
-        name: of the first such mask.
-        counts: pixels by colour in all such masks, colours numbered by `pack`.
-    """
-    if len(counts) > NOISY:
-        return (
-            f"{name} is a colour picture, with {len(counts)} different colours in all masks, as a "
-            "photograph or a mask once saved as JPEG has; save masks as PNG, one colour per class"
-        )
-    common = [format_colour(unpack(value)) for value, _ in counts.most_common(SHOWN)]
-    example = ",".join(f"{colour}:{index}" for index, colour in enumerate(common))
-    more = ",..." if len(counts) > SHOWN else ""
-    return (
-        f"{name} is a colour picture ({len(counts)} colours in all masks), and no mapping says "
-        f"which class each one is; map them, most frequent first: --label-mapping {example}{more}"
-    )
 
 
 # --- deciding on classes ------------------------------------------------------------------
@@ -220,7 +203,8 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
         padded: whether padding adds ignored pixels.
 
     Raises:
-        UserError: masks were once saved as JPEG; or like `label_mapping.settle`.
+        UserError: masks were once saved as JPEG or resized smoothly; or like
+            `label_mapping.settle`.
     """
     palette, labels = {}, collection.labels
     if findings.reading.masks == ALPHA:
@@ -229,9 +213,19 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
         palette = findings.palettes.reference().colours
     if labels.by_colour:
         palette = {value: unpack(value) for value in findings.pixels}
-    meaning = settle(labels, findings.first_mask, palette, padded)
+    try:
+        meaning = settle(labels, findings.first_mask, palette, padded)
+    except UserError as error:
+        per_mask = itertools.chain(*findings.mask_values.values())
+        raise UserError(mask_causes.explain(str(error), findings.rims, per_mask)) from None
     changes, on_grid, isolated = findings.edges
-    if changes >= FEWEST_CHANGES and on_grid > ON_GRID * changes and isolated > ISOLATED * changes:
+    noisy = on_grid > ON_GRID * changes and isolated > ISOLATED * changes
+    if changes >= FEWEST_CHANGES and noisy and findings.rims.are_smooth:
+        raise UserError(
+            f"{findings.rims.note().removeprefix('note: ')}; if all values are classes, name "
+            "these: --names A,B,C"
+        )
+    if changes >= FEWEST_CHANGES and noisy:
         raise UserError(
             f"the masks were probably once saved as JPEG ({on_grid / changes:.0%} of their value "
             "changes lie on its grid of 8 pixels), which adds values; export them again as PNG; "

@@ -10,6 +10,7 @@ from pipeline.data import orientation
 from pipeline.data.classes import Colour
 from pipeline.data.image_reader import Unreadable
 from pipeline.data.label_mapping import SHOWN
+from pipeline.data.mask_causes import count_rims
 from pipeline.data.masks import Mask, open_mask
 from pipeline.data.palettes import BLACK, Reference, colour_at
 from pipeline.data.photo_audit import PhotoFacts, inspect_photo
@@ -47,6 +48,7 @@ class Content(NamedTuple):
     drawn_on: str  # from `orientation.place`
     kind: Kind
     see_through: bool  # `Mask.see_through`
+    rims: np.ndarray  # from `mask_causes.count_rims`
 
     @property
     def says_by_alpha(self) -> bool | None:
@@ -88,7 +90,10 @@ def inspect(sample: Sample, collection: Collection, meaning: str) -> Content | F
         turns = f"{photo.orientation}, mask drawn on: {placement.drawn_on or mask.own}"
     kind = Kind(mask.form, first_colours(mask.palette), photo.form, turns)
     drawn_on = placement.drawn_on
-    return Content(counts, mask.palette, colours, edges, photo, drawn_on, kind, mask.see_through)
+    return Content(
+        *(counts, mask.palette, colours, edges, photo, drawn_on, kind, mask.see_through),
+        count_rims(mask),
+    )
 
 
 def too_many_values(name: str) -> Fault:

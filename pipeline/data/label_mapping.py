@@ -250,6 +250,9 @@ def values_without_class(values: list[int], first_mask: dict[int, str]) -> str:
     mapping of the user's names others.
     """
     pairs = [f"{value}:{index}" for index, value in enumerate(values)]
+    if values == list(range(MOST + 1)):  # as ADE20K has them
+        start = f"the masks hold {len(values)} values, 0 to {MOST}, and {MOST} classes are the most"
+        return f"{start}; if 0 is no class: --ignore-index 0"
     if values == list(range(values[0], values[0] + len(values))) and values[0] in (0, 1):
         return (
             f"all masks hold {listed(values)}, as in {first_mask[values[-1]]}, and --label-mapping "

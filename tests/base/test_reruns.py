@@ -22,7 +22,7 @@ KINDS = {
     ),
     "what a mask means": (
         ALL,
-        *("data/masks.py", "data/array_masks.py"),
+        *("data/masks.py", "data/array_masks.py", "data/mask_causes.py"),
         "data/palettes.py",
         "data/lossy.py",
         "data/inspection.py",
