@@ -216,8 +216,8 @@ def judge(collection: Collection, findings: Findings, padded: bool) -> Meaning:
     try:
         meaning = settle(labels, findings.first_mask, palette, padded)
     except UserError as error:
-        per_mask = itertools.chain(*findings.mask_values.values())
-        raise UserError(mask_causes.explain(str(error), findings.rims, per_mask)) from None
+        values = itertools.chain(*findings.mask_values.values())
+        raise UserError(mask_causes.explain(str(error), findings.rims, values)) from None
     changes, on_grid, isolated = findings.edges
     noisy = on_grid > ON_GRID * changes and isolated > ISOLATED * changes
     if changes >= FEWEST_CHANGES and noisy and findings.rims.are_smooth:

@@ -40,8 +40,9 @@ def oxford_pets(data_dir: Path | None) -> Collection:
     try:
         builder = open_builder(OXFORD_PETS, folder, answers)
     except Exception as error:  # TFDS raises whatever its download layer does
+        place = folder or "~/tensorflow_datasets"
         raise UserError(
-            f"Oxford-IIIT Pet is not in {folder or '~/tensorflow_datasets'} and cannot be "
+            f"Oxford-IIIT Pet is not in {place}{other_versions(OXFORD_PETS, place)} and cannot be "
             f"downloaded ({type(error).__name__}); copy a prepared tensorflow_datasets folder "
             "here and name it with --data-dir DIR, or use another data set: "
             f"{commands.command('data_preparation.py', '--data', 'synthetic')}"
@@ -50,6 +51,17 @@ def oxford_pets(data_dir: Path | None) -> Collection:
     collection = collect(builder, ("image", "segmentation_mask"), labels)
     title = "Oxford-IIIT Pet 4.0.0 (TensorFlow Datasets)"
     return replace(collection, title=title, any_shape=True)
+
+
+def other_versions(name: str, folder: str) -> str:
+    """What a message says of other versions of a data set that lie in a folder of TFDS."""
+    plain, _, version = name.partition(":")
+    try:
+        found = sorted(path.name for path in (Path(folder).expanduser() / plain).iterdir())
+    except (OSError, RuntimeError):  # no such folder, or no home
+        return ""
+    listed = ", ".join(found)
+    return f" (which holds {listed} of {plain}, and {version} is needed)" if found else ""
 
 
 def any_set(

@@ -39,6 +39,18 @@ def test_message_without_data_and_network_has_both_remedies(tmp_path, monkeypatc
     assert "\n" not in message
 
 
+def test_another_version_that_is_there_is_named(tmp_path, monkeypatch):
+    def offline(*_):
+        raise ConnectionError
+
+    for version in ("3.2.0", "incomplete.AB12_4.0.0"):
+        (tmp_path / "tf/oxford_iiit_pet" / version).mkdir(parents=True)
+    monkeypatch.setattr(tfds_format, "open_builder", offline)
+    expected = r"holds 3\.2\.0, incomplete\.AB12_4\.0\.0 of oxford_iiit_pet, and 4\.0\.0 is needed"
+    with pytest.raises(UserError, match=expected):
+        tfds_format.oxford_pets(tmp_path / "tf")
+
+
 def test_no_download_starts_if_the_server_does_not_answer(tmp_path, monkeypatch):
     """TFDS itself would retry for two minutes."""
     downloads = []
