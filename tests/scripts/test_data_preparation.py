@@ -246,7 +246,8 @@ def test_fault_is_one_line_and_exit_code_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr == (
         f"data_preparation.py: {folder}/images/p03.png has no mask of the same name; draw it, or "
-        "remove the image; to skip faulty examples: --skip-bad 0.09\n"
+        "remove the image, or if such show background alone: --missing-mask background; to skip "
+        "faulty examples: --skip-bad 0.09\n"
     )
     assert not list((tmp_path / "m").rglob("*.npy"))
 
