@@ -65,7 +65,7 @@ def read_folder(folder: Path, folders: Folders = NO_FOLDERS) -> Collection:
     if found.note:
         pairs.notes.append(found.note)
     for other in layout.others:
-        list_unused(pairs, other)
+        list_unused(pairs, other, layout.reading.loose)
     pair_up(pairs, layout, found)
     return pairs.collection(labels_of(folder, layout, pairs))
 
@@ -92,9 +92,9 @@ def pair_up(pairs: Pairs, layout: Layout, found: Found) -> None:
             skip(pairs, found.masks[split], "a mask of a split that has no images")
 
 
-def list_unused(pairs: Pairs, name: str) -> None:
+def list_unused(pairs: Pairs, name: str, loose: bool) -> None:
     """Lists the pictures of a folder that is not read; with those below it, if it has a role."""
-    has_role = any(meaning(part).word for part in Path(name).parts)
+    has_role = any(meaning(part, loose).word for part in Path(name).parts)
     paths = pictures_below(pairs.folder / name, pairs.folder, [], recursive=has_role)
     skip(pairs, paths, UNUSED)
 
@@ -125,10 +125,11 @@ def match_splits(pairs: Pairs, layout: Layout, found: Found) -> None:
             )
         else:
             skip(pairs, images, "of a split that has no masks")
+    loose = layout.reading.loose
     for paths in (found.images.get("", {}), found.masks.get("", {})):
         for key in sorted(paths):
             for name in paths[key]:
-                beside = [part for part in Path(name).parts[:-1] if not meaning(part).word]
+                beside = [part for part in Path(name).parts[:-1] if not meaning(part, loose).word]
                 where = f"{beside[-1]}/ is" if beside else "is in the folder"
                 reason = f"{where} none of train, val, test"
                 if not beside:
@@ -138,10 +139,11 @@ def match_splits(pairs: Pairs, layout: Layout, found: Found) -> None:
 
 def in_masks(folder: str, layout: Layout) -> str:
     """The folder of the masks of a folder of images."""
-    word = meaning(Path(layout.masks[0]).name).word or Path(layout.masks[0]).name
+    loose, mask_folder = layout.reading.loose, Path(layout.masks[0]).name
+    word = meaning(mask_folder, loose).word or mask_folder
     parts = []
     for part in Path(folder).parts:
-        said = meaning(part)
+        said = meaning(part, loose)
         parts.append(part.lower().replace(said.word, word) if said.word else part)
     return os.path.join(*parts)
 

@@ -45,15 +45,30 @@ class Meaning(NamedTuple):
     word: str  # one of WORDS; "" if it says neither images nor masks
 
 
+class Reading(NamedTuple):
+    """How names of folders are read."""
+
+    extra: str = ""  # name of one more folder of images
+    loose: bool = False  # whether a word counts among others, as in images_png and my_masks
+
+
+EXACT, LOOSE = Reading(), Reading(loose=True)
+
+
 @functools.cache
-def meaning(name: str) -> Meaning:
-    """What the name of one folder says."""
+def meaning(name: str, loose: bool = False) -> Meaning:
+    """What the name of one folder says; `loose`: see `Reading`."""
     name = name.lower()
     if name in SPLITS or name in ROLES:
         return Meaning(SPLITS.get(name, ""), name if name in ROLES else "")
     if parts := JOINED.fullmatch(name):
         split, word = parts[1] or parts[4] or parts[5], parts[2] or parts[3] or ""
         return Meaning(SPLITS[split], word)
+    if loose:
+        parts_of_name = re.split(r"[ _.-]+", name)
+        words = [word for role in (MASKS, IMAGES) for word in WORDS[role] if word in parts_of_name]
+        splits = [SPLITS[part] for part in parts_of_name if part in SPLITS]
+        return Meaning((splits or [""])[0], (words or [""])[0])
     return Meaning("", "")
 
 
@@ -71,19 +86,21 @@ class Place(NamedTuple):
         return ROLES.get(self.word, "")
 
 
-def place_of(parts: Iterable[str], deep: bool = True, extra: str = "") -> Place:
+def place_of(parts: Iterable[str], deep: bool = True, reading: Reading = EXACT) -> Place:
     """What the path of a folder says.
 
     Args:
         parts: of the path below the folder of the data set.
         deep: whether the name of a split counts below names that say nothing, too.
-        extra: name of one more folder of images.
+        reading: of the names.
     """
     base: list[str] = []
     rest: list[str] = []
     split = word = ""
     for part in parts:
-        said = Meaning("", WORDS[IMAGES][0]) if extra and part == extra else meaning(part)
+        said = meaning(part, reading.loose)
+        if part == reading.extra:
+            said = Meaning("", WORDS[IMAGES][0])
         if said.split and not split and (deep or not (base or rest)):
             split = said.split
             word = word or said.word
@@ -99,7 +116,7 @@ def place_of(parts: Iterable[str], deep: bool = True, extra: str = "") -> Place:
 def keyed(
     names: Iterable[str],
     more: tuple[str, ...] = (),
-    extra: str = "",
+    reading: Reading = EXACT,
     paths: dict[str, str] | None = None,
 ) -> dict[str, PathsByStem]:
     """Files by split ("" for none) and key.
@@ -109,7 +126,7 @@ def keyed(
     Args:
         names: paths below the folder of the data set.
         more: suffixes that count as those of pictures, too.
-        extra: name of one more folder of images.
+        reading: of the names of folders.
         paths: what is read in place of a name.
     """
     names, found = list(names), dict[str, PathsByStem]()
@@ -117,7 +134,7 @@ def keyed(
         found = {}
         for name in names:
             path = Path(paths[name] if paths else name)
-            place = place_of(path.parent.parts, deep, extra)
+            place = place_of(path.parent.parts, deep, reading)
             key = "/".join((*map(normal, (*place.base, *place.rest)), stem(path.name, more)))
             found.setdefault(place.split, {}).setdefault(key, []).append(name)
         if "train" in found:
@@ -132,19 +149,22 @@ class Survey:
     roots: dict[str, list[str]] = field(default_factory=lambda: {IMAGES: [], MASKS: []})
     others: list[str] = field(default_factory=list)  # folders that say neither, with pictures
 
-    def words(self, role: str) -> list[str]:
-        """The words of the folders with a role, the most common first."""
-        words = {place_of(Path(root).parts).word for root in self.roots[role]}
-        return sorted(words, key=WORDS[role].index)
+    def best(self, role: str, reading: Reading) -> tuple[str, ...]:
+        """The folders of a role whose name is the most common one of those that occur."""
+        by_word: dict[str, list[str]] = {}
+        for root in sorted(self.roots[role]):
+            by_word.setdefault(place_of(Path(root).parts, reading=reading).word, []).append(root)
+        return tuple(by_word[min(by_word, key=WORDS[role].index)]) if by_word else ()
 
 
-def survey(folder: Path, more: tuple[str, ...] = ()) -> Survey:
+def survey(folder: Path, more: tuple[str, ...] = (), reading: Reading = EXACT) -> Survey:
     """Looks for folders of images and of masks; those below them are not looked into.
 
     A folder of masks counts only if it holds a picture. Links are followed once.
 
     Args:
         more: suffixes of files that count as pictures of masks, too.
+        reading: of the names of folders.
     """
     found, pending, seen = Survey(), [folder], {os.path.realpath(folder)}
     while pending:
@@ -157,7 +177,7 @@ def survey(folder: Path, more: tuple[str, ...] = ()) -> Survey:
             if entry.name.startswith(".") or is_picture(entry.name) or not entry.is_dir():
                 continue
             path = Path(entry.path)
-            role = place_of(path.relative_to(folder).parts).role
+            role = place_of(path.relative_to(folder).parts, reading=reading).role
             if role == IMAGES or (role == MASKS and has_pictures(path, more)):
                 found.roots[role].append(os.path.relpath(path, folder))
             elif not role:

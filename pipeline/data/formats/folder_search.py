@@ -14,7 +14,17 @@ from pipeline.base.console import UserError
 from pipeline.data.folder_flags import Folders
 from pipeline.data.formats import endings
 from pipeline.data.formats.endings import NONE, Ending
-from pipeline.data.formats.folder_roles import IMAGES, MASKS, WORDS, keyed, place_of, survey
+from pipeline.data.formats.folder_roles import (
+    EXACT,
+    IMAGES,
+    LOOSE,
+    MASKS,
+    WORDS,
+    Reading,
+    keyed,
+    place_of,
+    survey,
+)
 from pipeline.data.formats.picture_files import ARRAYS, PathsByStem, pictures_below
 
 VOC = "jpegimages"  # folder of images of Pascal VOC
@@ -27,7 +37,7 @@ class Layout(NamedTuple):
     masks: tuple[str, ...]  # the same as `images`, if they hold both
     others: tuple[str, ...] = ()  # folders with pictures that are not read
     by_name: bool = True  # whether folders of images are called so; else they hold pictures only
-    extra: str = ""  # name of a folder of images that says nothing
+    reading: Reading = EXACT  # of the names of folders
     given: bool = False  # whether the command line names both folders
 
     @property
@@ -54,28 +64,39 @@ def layout_of(folder: Path, suffix: str | None = None) -> Layout | None:
     Args:
         suffix: of --mask-suffix.
     """
-    found = survey(folder, ARRAYS)
+    layout = layout_with(folder, suffix, EXACT)
+    if layout is None:
+        loose = layout_with(folder, suffix, LOOSE)
+        layout = loose if loose and number_of_pairs(folder, loose, suffix) else None
+    return layout
+
+
+def layout_with(folder: Path, suffix: str | None, reading: Reading) -> Layout | None:
+    """As `layout_of`, with one reading of the names of folders."""
+    found = survey(folder, ARRAYS, reading)
     others = tuple(sorted(found.others))
-    images, masks = (best_word(found.roots[role], found.words(role)) for role in (IMAGES, MASKS))
+    images, masks = (found.best(role, reading) for role in (IMAGES, MASKS))
     if images and masks:
-        bases = set(map(base, images)) & set(map(base, masks))
+        bases = set.intersection(*({base(p, reading) for p in paths} for paths in (images, masks)))
         bases = {()} if () in bases else bases
         if bases:
             images, masks = (
-                tuple(path for path in paths if base(path) in bases) for paths in (images, masks)
+                tuple(path for path in paths if base(path, reading) in bases)
+                for paths in (images, masks)
             )
             unread = {*found.roots[IMAGES], *found.roots[MASKS]} - {*images, *masks}
-            return Layout(images, masks, (*others, *sorted(unread)))
+            return Layout(images, masks, (*others, *sorted(unread)), reading=reading)
     candidates = []
     if masks and others:
-        candidates.append(Layout(others, masks, by_name=False))
+        candidates.append(Layout(others, masks, by_name=False, reading=reading))
         for name in sorted({Path(other).name for other in others} - {""}):
             with_name = tuple(other for other in others if name in Path(other).parts)
-            candidates.append(Layout(with_name, masks, by_name=False, extra=name))
+            one_more = reading._replace(extra=name)
+            candidates.append(Layout(with_name, masks, by_name=False, reading=one_more))
     elif images and not masks:
-        candidates.append(Layout(images, images))
+        candidates.append(Layout(images, images, reading=reading))
     elif others:
-        candidates.append(Layout(others, others, by_name=False))
+        candidates.append(Layout(others, others, by_name=False, reading=reading))
     numbers = [number_of_pairs(folder, layout, suffix) for layout in candidates]
     if not any(numbers):
         return None
@@ -89,14 +110,9 @@ def named_layout(folders: Folders) -> Layout:
     return Layout((roots[0],), (roots[1],), given=True)
 
 
-def best_word(roots: list[str], words: list[str]) -> tuple[str, ...]:
-    """The folders whose name is the most common one of those that occur."""
-    return tuple(sorted(root for root in roots if place_of(Path(root).parts).word == words[0]))
-
-
-def base(root: str) -> tuple[str, ...]:
+def base(root: str, reading: Reading) -> tuple[str, ...]:
     """The folders above a folder of images or masks, without those of splits."""
-    return place_of(Path(root).parts).base
+    return place_of(Path(root).parts, reading=reading).base
 
 
 def number_of_pairs(folder: Path, layout: Layout, suffix: str | None) -> int:
@@ -245,6 +261,6 @@ def listed(
         for name in paths
     ]
     if not layout.given:
-        return keyed((name for _, name in names), more, layout.extra)
+        return keyed((name for _, name in names), more, layout.reading)
     below = {name: (WORDS[role][0], os.path.relpath(name, root)) for root, name in names}
     return keyed(below, more, paths={name: os.path.join(*parts) for name, parts in below.items()})

@@ -187,6 +187,8 @@ def unpaired(
         )
         return f"{folder / image} has no {pairs.noun} of the same name; {remedy}"
     remedy = partner(folder, key, mask_paths[0], foreign) or "add it, or remove the mask"
+    if mask_paths[0].lower().endswith(".json"):
+        remedy += "; labelme_export_json (of labelme) writes the picture that a file holds"
     first, _, rest = key.partition("/")
     if rest in images:
         remedy = (

@@ -15,9 +15,10 @@ from pipeline.data.classes import IGNORED
 from pipeline.data.formats.pairing import Pairs, match
 from pipeline.data.formats.picture_files import PathsByStem, pictures_below, stem
 from pipeline.data.label_mapping import Labels, fault_of_names, index_of
-from pipeline.data.sample_source import Collection
+from pipeline.data.sample_source import SPLIT_NAMES, Collection
 from pipeline.data.text_files import lines_of, read_text, with_slashes
 
+MOST_FAULTS = 200  # that are looked through for the name of a picture
 EMPTY = ("", "~", "null", "Null", "NULL")  # values that say nothing
 KEYS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -53,6 +54,7 @@ def read_ultralytics(path: Path, background: bool = False) -> Collection:
     for split, paths in split_paths(root, content).items():
         for name in paths:
             add(pairs, split, name, masks_dir, path)
+    list_unused(pairs)
     names = names_of(path, content)
     mapping = content.get("label_mapping") or {}
     try:
@@ -85,11 +87,19 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def root_of(path: Path, content: dict[str, Any]) -> Path:
-    """The folder that paths are relative to: `path`, from the file's or the working directory."""
+    """The folder that paths are relative to: `path`, from the file's or the working directory.
+
+    The folder of the file, if there is no such folder and the training split is found from there.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     name = with_slashes(str(content.get("path") or "."))
     for root in (path.parent / name, Path(name)):
         if root.is_dir():
             return root
+    if all(folder.exists() for folder in split_paths(path.parent, content).get("train", [path])):
+        return path.parent  # it was moved, or the path is that of another machine
     raise UserError(
         f"{path}: path: {name} is not a folder, neither from the file nor from the working "
         "directory; correct it"
@@ -111,6 +121,22 @@ def split_paths(root: Path, content: dict[str, Any]) -> dict[str, list[Path]]:
             path = inside if not (root / name).exists() and inside.exists() else root / name
             paths.setdefault(split, []).append(path)
     return paths
+
+
+def list_unused(pairs: Pairs) -> None:
+    """Lists pictures in folders of splits that the data.yaml does not name, and in no list."""
+    used = {image for split in pairs.splits.values() for image, _ in split}
+    known = used | {name for name, _ in pairs.skipped}
+    folders = {pairs.folder / os.path.dirname(image) for image in used if image}
+    for name in (name for names in SPLIT_NAMES.values() for name in names):
+        folders |= {pairs.folder / "images" / name, pairs.folder / name / "images"}
+    faulty = " ".join(fault.text for fault in pairs.faults[:MOST_FAULTS])
+    for folder in sorted(folder for folder in folders if folder.is_dir()):
+        found = pictures_below(folder, pairs.folder, [], recursive=False)
+        for path in sorted(path for paths in found.values() for path in paths):
+            if path not in known and str(pairs.folder / path) not in faulty:
+                known.add(path)
+                pairs.skipped.append((path, "in no split that data.yaml names"))
 
 
 def names_of(path: Path, content: dict[str, Any]) -> tuple[str, ...]:

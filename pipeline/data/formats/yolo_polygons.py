@@ -19,6 +19,7 @@ from pipeline.data.formats.pairing import Pairs, match
 from pipeline.data.formats.picture_files import PathsByStem, normal, pictures_below, stem
 from pipeline.data.formats.polygons import INVALID, classes_with, outline, paint
 from pipeline.data.formats.ultralytics import (
+    list_unused,
     listed_names,
     load,
     mask_path,
@@ -151,6 +152,7 @@ def read_polygons(path: Path) -> Collection:
     for split, folders in paths.items():
         for folder in folders:
             add(pairs, split, folder, file)
+    list_unused(pairs)
     used = classes_in(pairs, file)
     names = names or tuple(f"class {number}" for number in range(max(used, default=0) + 1))
     known = [number for number in sorted(used) if number < len(names)]

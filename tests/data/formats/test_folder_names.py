@@ -61,6 +61,11 @@ def held(collection):
         ("set/train/images/p{:02}.png", "set/train/masks/p{:02}.png"),
         ("images/north/train/p{:02}.png", "masks/north/train/p{:02}.png"),
         ("north/images/p{:02}.png", "north/masks/p{:02}.png"),
+        ("Train/Rural/images_png/p{:02}.png", "Train/Rural/masks_png/p{:02}.png"),
+        ("images_prepped_train/p{:02}.png", "annotations_prepped_train/p{:02}.png"),
+        ("my images/p{:02}.png", "my masks/p{:02}.png"),
+        ("raw_images/p{:02}.png", "label_images/p{:02}.png"),
+        ("ISIC_Training_Input/I{:02}.png", "ISIC_Training_GroundTruth/I{:02}_segmentation.png"),
     ],
 )
 def test_usual_names_are_recognised(image, mask, tmp_path):
@@ -89,6 +94,15 @@ def test_splits_are_recognised_in_any_case(image, mask, names, tmp_path):
     collection = read_folder(tmp_path)
     assert held(collection) == {"train": 8, "validation": 3, "test": 2}
     assert not collection.faults and not collection.skipped
+
+
+def test_names_that_are_known_count_before_those_that_hold_a_word(tmp_path):
+    """masks_old/ is not read beside masks/."""
+    write_set(tmp_path, 12)
+    write_set(tmp_path, 12, image="images_old/p{:02}.png", mask="masks_old/p{:02}.png")
+    collection = read_folder(tmp_path)
+    assert held(collection) == {"train": 12} and not collection.faults
+    assert len(collection.skipped) == 24
 
 
 def test_two_folders_of_pictures_and_masks_are_one_set(tmp_path):
@@ -295,8 +309,8 @@ def message_on(folder):
 @pytest.mark.parametrize(
     ("image", "mask"),
     [
-        ("ISIC_Training_Input/I{:02}.png", "ISIC_Training_GroundTruth/I{:02}_segmentation.png"),
         ("a b/p{:02}.png", "drawn/p{:02}.png"),
+        ("a b/p{:02}.png", "drawn/p{:02}_contours.png"),
     ],
 )
 def test_two_folders_of_other_names_are_suggested(image, mask, tmp_path):

@@ -155,6 +155,14 @@ def test_far_points_and_large_sides(tmp_path):
         second.mask.fetch()
 
 
+def test_picture_inside_of_a_file_is_named_with_what_writes_it(tmp_path):
+    write_labelme(tmp_path, "{:02}.jpg", "{:02}.json", range(12))
+    (tmp_path / "03.jpg").unlink()
+    (fault,) = read_labelme(tmp_path).faults
+    assert "03.json has no image of the same name" in fault.text
+    assert "labelme_export_json (of labelme) writes the picture" in fault.text
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"shapes": 3}', "[" * 9000 + '"shapes"'])
 def test_damaged_file_is_named(text, tmp_path):
     write_labelme(tmp_path, "{:02}.jpg", "{:02}.json", range(12))

@@ -124,6 +124,23 @@ def test_split_without_labels_is_listed_and_not_taken_for_background(roboflow):
     assert [why for _, why in collection.skipped] == ["of a split without files of objects"] * 3
 
 
+def test_folder_of_another_machine_is_looked_for_beside_the_file(tmp_path):
+    write_yolo(tmp_path, "images/train/{}.png", "labels/train/{}.txt", range(12))
+    yaml = "path: /content/datasets/x\ntrain: images/train\nnames: [red, green]\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    assert masks_of(read_polygons(tmp_path / "data.yaml")) == {"train": 12}
+
+
+def test_pictures_that_no_split_of_the_yaml_names_are_listed(tmp_path):
+    for split in ("train", "test"):
+        write_yolo(tmp_path, f"images/{split}/{{}}.png", f"labels/{split}/{{}}.txt", range(12))
+    (tmp_path / "list.txt").write_text("".join(f"images/train/{k}.png\n" for k in range(10)))
+    (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [red, green]\n")
+    names = [name for name, _ in read_polygons(tmp_path / "data.yaml").skipped]
+    unlisted = [f"images/train/{k}.png" for k in (10, 11)]
+    assert sorted(names) == sorted([*unlisted, *(f"images/test/{k}.png" for k in range(12))])
+
+
 def test_label_without_a_picture_is_a_fault(roboflow):
     (roboflow / "train/images/05_jpg.rf.5d41402abc.jpg").unlink()
     (fault,) = read_polygons(roboflow / "data.yaml").faults
