@@ -7,6 +7,14 @@ from collections.abc import Iterable, Sequence
 Columns = Sequence[tuple[str, int]]  # head and least width in characters; negative: aligned left
 
 
+LONGEST = 40  # letters of a name in a table
+
+
+def shortened(name: str) -> str:
+    """A name as tables show it: its first letters, if it is longer than LONGEST."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
 def text_table(columns: Columns, rows: Iterable[Sequence[str]], gap: str = "") -> list[str]:
     """Lines of a table: the heads, then the rows.
 

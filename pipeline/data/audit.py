@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.console import UserError, progress
-from pipeline.base.text_table import text_table
+from pipeline.base.text_table import shortened, text_table
 from pipeline.data import mask_causes, orientation
 from pipeline.data.classes import IGNORED
 from pipeline.data.inspection import (
@@ -268,7 +268,7 @@ def table(labels: Labels, findings: Findings, meaning: Meaning | None) -> list[s
         index = meaning.table.get(value) if meaning else None
         name = "no class: ignored" if index == IGNORED else "no class: refused" if meaning else "?"
         if meaning and index is not None and index != IGNORED:
-            name = meaning.classes.names[index]
+            name = shortened(meaning.classes.names[index])
         share = f"{findings.pixels[value] / total:.4f}"
         rows.append((labels.format_value(value), name, share, str(findings.pictures[value])))
     shown = rows[: LISTED - 1] if not meaning or meaning.unknown else rows

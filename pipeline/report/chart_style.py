@@ -22,6 +22,7 @@ from pipeline.base.lazy import (
     matplotlib_ft2font,
     matplotlib_text,
 )
+from pipeline.base.text_table import shortened
 
 SETTINGS = {
     "text.parse_math": False,
@@ -104,6 +105,8 @@ def class_labels(names: Sequence[str], indices: Sequence[int] | None = None) -> 
         if not label.strip() or fallback_fonts(missing_letters(label))[1]:
             undrawable.append(names[index])
             label = f"class {index}"
+        if (short := shortened(label)) != label:
+            label = f"{short} (class {index})"  # unlike another that begins so
         labels.append(label)
     if new := [name for name in undrawable if name not in _noted]:
         _noted.update(new)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.artifacts import Record
+from pipeline.base.text_table import shortened
 from pipeline.report import data_warnings
 
 LEFT_OUT = "left_out.txt"  # beside dataset.json: what is left out, and why
@@ -30,7 +31,7 @@ def lines(record: Record, folder: Path, skipped: Sequence[tuple[str, str]]) -> l
     rows = []
     faulty = sum(record["metrics"]["audit"]["left_out"].values())
     for split, facts in record["splits"].items():
-        shares = [f"{name} {share:.3f}" for name, share in facts["class_shares"].items()]
+        shares = [f"{shortened(name)} {share:.3f}" for name, share in facts["class_shares"].items()]
         more = " ..." if len(shares) > MOST_SHARES else ""
         listed = ", ".join(shares[:MOST_SHARES]) + more
         rows.append(f"{split:10} {facts['examples']:5} examples   {listed}")

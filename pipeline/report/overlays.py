@@ -14,6 +14,7 @@ from pipeline.report.chart_style import chart_text, class_labels, styled
 
 OPACITY = 0.5  # of the colours of the classes in an overlay
 LETTERS, LINE = 17, 0.13  # of a caption: letters per inch, and inches per line
+LETTERS_OF_ENTRY = 13  # of a name in a legend; longer ones need more than 1.5 inches
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: Classes) -> np.ndarray:
@@ -69,6 +70,9 @@ def examples(
     column = 1.5 * max(1.0, width / height) ** 0.5  # width in inches
     present = [int(value) for value in np.unique(masks) if value < len(classes)]
     per_line = max(3, int(column * len(images) / 1.5))
+    longest = max(map(len, class_labels(classes.names, present)), default=0)
+    if longest > LETTERS_OF_ENTRY:
+        per_line = max(1, min(per_line, int(column * len(images) / (0.6 + 0.1 * longest))))
     lines = -(-len(present) // per_line)
     wrapped = [textwrap.fill(chart_text(text), round(LETTERS * column)) for text in captions]
     above = max((LINE * (text.count("\n") + 1) for text in wrapped if text), default=0)

@@ -7,6 +7,7 @@ import pytest
 from pipeline.base.console import UserError
 from pipeline.data.formats.ultralytics import read_ultralytics
 from pipeline.data.text_files import lines_of, read_text
+from pipeline.report.chart_style import class_labels
 from tests.helpers.coco_sets import coco, rectangle, write_coco
 from tests.helpers.drawn_sets import YAML, prepare, write_set
 from tests.helpers.polygon_sets import write_yolo
@@ -119,3 +120,14 @@ def test_names_in_another_encoding_are_refused(tmp_path, capsys):
     (folder / "labelmap.txt").write_bytes("Höhe:0,0,0::\nb:1,1,1::\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8 text; save its file as UTF-8"):
         prepare(tmp_path / "m", folder)
+
+
+def test_long_names_are_cut_in_tables_and_charts(tmp_path, capsys):
+    folder = write_set(tmp_path / "set", 12, 3)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(("a", "x" * 350, "x" * 351)))
+    done = prepare(tmp_path / "m", folder, "--names", names)
+    assert done.classes.names == ("a", "x" * 350, "x" * 351)
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 300
+    labels = class_labels(done.classes.names)
+    assert max(map(len, labels)) < 60 and len(set(labels)) == 3
