@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.base.console import UserError
+from pipeline.data.formats import registry
 from pipeline.data.formats.coco import json_in, read_coco
 from pipeline.data.image_reader import Unreadable
 from tests.helpers.coco_sets import HEIGHT, WIDTH, coco, rectangle, write_coco
@@ -150,3 +151,41 @@ def test_invalid_coco_json_is_refused(tmp_path):
     write_coco(path, {**whole, "annotations": []})
     with pytest.raises(UserError, match="1 classes, but 2 to 150 are supported"):
         read_coco(path)
+
+
+@pytest.mark.parametrize("key", ["id", "file_name"])
+def test_two_pictures_with_one_id_or_name_are_refused(key, tmp_path):
+    """Once, the objects of both were drawn into one of them."""
+    content = coco(12, [(1, [rectangle(0, 0, 9, 9)])])
+    if key == "id":
+        for item in content["annotations"]:
+            item["image_id"] = 13 if item["image_id"] == 17 else item["image_id"]
+    content["images"][7][key] = content["images"][3][key]
+    path = write_coco(tmp_path / "c.json", content)
+    with pytest.raises(UserError, match=rf"images\[3\] and images\[7\] have the same {key}, "):
+        read_coco(path)
+
+
+def test_coco_2017_as_downloaded(tmp_path):
+    """captions and person_keypoints lie beside instances; some pictures have no objects."""
+    objects = [(1, [rectangle(0, 0, 9, 9)])]
+    for split, number in (("train", 12), ("val", 4)):
+        for kind in ("instances", "captions", "person_keypoints"):
+            path = tmp_path / f"annotations/{kind}_{split}2017.json"
+            write_coco(path, coco(number, objects), f"../{split}2017")
+    (tmp_path / "train2017/extra.jpg").write_bytes((tmp_path / "train2017/i00.jpg").read_bytes())
+    assert json_in(tmp_path) == tmp_path / "annotations/instances_train2017.json"
+    collection = registry.open_source(str(tmp_path), None, (None, None), (32, 32), 7)
+    assert {split: part.number for split, part in collection.splits.items()} == {
+        "train": 12,
+        "validation": 4,
+    }
+    assert ("../train2017/extra.jpg", "in no COCO JSON") in collection.skipped
+
+
+def test_far_points_are_cut_off(tmp_path):
+    """Once a crash, a minute, or nothing drawn: 1e30, 1e8, 1e9."""
+    for far in (1e8, 1e9, 1e30):
+        shape = [[-far, -far, far, -far, far, far]]
+        path = write_coco(tmp_path / "c.json", coco(1, [(1, shape)]))
+        assert mask_of(path).mean() == pytest.approx(1 - HEIGHT / WIDTH / 2, abs=0.03)
