@@ -13,13 +13,15 @@ SMALLER = 254, 1  # TIFF tag and bit of a page that is a smaller copy of another
 
 def number_of_pages(picture: Image.Image) -> int:
     """How many pictures of the size of the first one an opened file holds; stays at the first."""
-    frames = getattr(picture, "n_frames", 1)
-    if picture.format not in SEVERAL or frames == 1:
+    if picture.format not in SEVERAL:
         return 1
-    size, number = picture.size, 0
-    for page in range(frames):
-        picture.seek(page)
-        tag, bit = SMALLER
-        number += picture.size == size and not tiff_tags(picture).get(tag, 0) & bit
-    picture.seek(0)
+    (tag, bit), size, number = SMALLER, picture.size, 0
+    try:
+        for page in range(getattr(picture, "n_frames", 1)):
+            picture.seek(page)
+            number += picture.size == size and not tiff_tags(picture).get(tag, 0) & bit
+    except Exception:  # Pillow raises many types on damaged pages; the first one may be whole
+        pass
+    if number != 1 or picture.tell():
+        picture.seek(0)
     return max(1, number)

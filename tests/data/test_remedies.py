@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.base.console import UserError
-from tests.helpers.drawn_sets import prepare, save, stripes, write_set
+from tests.helpers.drawn_sets import add_noise, prepare, save, stripes, write_set
 
 FLAG = re.compile(r"--[a-z-]+ (?:'[^']*'|[^\s;]+)(?: --[a-z-]+ (?:'[^']*'|[^\s;]+))*")
 
@@ -164,6 +164,7 @@ def test_skipping_what_is_faulty(tmp_path):
 
 def test_folder_without_folders_that_are_known(tmp_path):
     folder = write_set(tmp_path / "set", 12, image="a b/p{:02}.png", mask="drawn/p{:02}.png")
+    add_noise(folder / "a b")
     flags = flags_in(refused(tmp_path, folder))
     assert flags == ["--images", f"{folder}/a b", "--masks", f"{folder}/drawn"]
     done = prepare(tmp_path / "m", None, *flags)

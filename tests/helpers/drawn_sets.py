@@ -54,6 +54,15 @@ def write_set(folder, number=12, classes=3, image="images/p{:02}.png", mask="mas
     return folder
 
 
+def add_noise(folder):
+    """Makes photographs of the pictures in a folder: their blue is noise."""
+    for number, path in enumerate(sorted(folder.iterdir())):
+        pixels = np.array(Image.open(path))
+        noise = np.random.default_rng(number).integers(0, 256, pixels.shape[:2])
+        pixels[..., 2] = noise
+        save(path, pixels)
+
+
 def with_palette(values, colours):
     """A mask of mode "P" with these palette colours."""
     picture = Image.fromarray(np.asarray(values, np.uint8))

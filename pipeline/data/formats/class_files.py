@@ -51,7 +51,10 @@ def rows_of(path: Path, columns: int) -> list[list[str]]:
     Raises:
         UserError: a row has fewer.
     """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines_of(path)) if any(row)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines_of(path)) if any(row)]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a table ({error}); correct it") from None
     for row in rows[1:]:
         if len(row) < columns:
             raise UserError(f"{path}: the row {','.join(row)!r} has fewer than {columns} columns")

@@ -152,7 +152,8 @@ def lists_of(folder: Path) -> dict[str, Path]:
     """The text files that list the names of each split; {} if there is none for training."""
     texts: dict[str, Path] = {}  # by name in lower case, without suffix
     for parent in LIST_FOLDERS:
-        texts |= {path.stem.lower(): path for path in sorted((folder / parent).glob("*.txt"))}
+        files = sorted(path for path in (folder / parent).glob("*.txt") if path.is_file())
+        texts |= {path.stem.lower(): path for path in files}
     lists = {}
     for split, names in SPLIT_NAMES.items():
         for name in names + (WHOLE if split == "train" else ()):

@@ -160,13 +160,14 @@ class Survey:
 def survey(folder: Path, more: tuple[str, ...] = (), reading: Reading = EXACT) -> Survey:
     """Looks for folders of images and of masks; those below them are not looked into.
 
-    A folder of masks counts only if it holds a picture. Links are followed once.
+    A folder of masks counts only if it holds a picture. Links to folders in this one,
+    or above it, are not followed.
 
     Args:
         more: suffixes of files that count as pictures of masks, too.
         reading: of the names of folders.
     """
-    found, pending, seen = Survey(), [folder], {os.path.realpath(folder)}
+    found, pending, whole = Survey(), [folder], os.path.realpath(folder)
     while pending:
         current = pending.pop()
         name = os.path.relpath(current, folder)
@@ -181,9 +182,8 @@ def survey(folder: Path, more: tuple[str, ...] = (), reading: Reading = EXACT) -
             if role == IMAGES or (role == MASKS and has_pictures(path, more)):
                 found.roots[role].append(os.path.relpath(path, folder))
             elif not role:
-                target = os.path.realpath(path)
-                if not (entry.is_symlink() and target in seen):
-                    seen.add(target)
+                inside = [whole, os.path.realpath(path)]  # one in the other
+                if not (entry.is_symlink() and os.path.commonpath(inside) in inside):
                     pending.append(path)
     return found
 

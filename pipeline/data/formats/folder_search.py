@@ -26,6 +26,7 @@ from pipeline.data.formats.folder_roles import (
     survey,
 )
 from pipeline.data.formats.picture_files import ARRAYS, PathsByStem, pictures_below
+from pipeline.data.image_reader import opened
 
 VOC = "jpegimages"  # folder of images of Pascal VOC
 
@@ -145,12 +146,10 @@ def find_pictures(
     masks = images if layout.images == layout.masks else listed(folder, layout, MASKS, skipped)
     if images is masks:
         return told_apart(folder, layout, images, suffix)
-    if layout.images[0] == os.curdir and layout.given:  # masks lie in a folder below the images
-        inside = {name for keys in masks.values() for names in keys.values() for name in names}
-        images = {
-            split: {key: names for key, names in keys.items() if not inside.issuperset(names)}
-            for split, keys in images.items()
-        }
+    if layout.given:  # the one may lie below the other
+        if layout.masks[0] == os.curdir:
+            masks = without(masks, images)
+        images = without(images, masks)
     if suffix is None:
         image_ending, mask_ending, rivals = endings.find(all_keys(images), all_keys(masks))
         refuse_rivals(folder, rivals)
@@ -162,6 +161,17 @@ def find_pictures(
     note = f"note: masks are paired by {mask_ending} in their names" if mask_ending != NONE else ""
     images = shorten(images, image_ending, skipped, f"does not have {image_ending} in its name")
     return Found(images, shared, (image_ending, mask_ending), note)
+
+
+def without(
+    paths: dict[str, PathsByStem], others: dict[str, PathsByStem]
+) -> dict[str, PathsByStem]:
+    """The pictures that are not all among some others, by split and key."""
+    inside = {name for keys in others.values() for names in keys.values() for name in names}
+    return {
+        split: {key: names for key, names in keys.items() if not inside.issuperset(names)}
+        for split, keys in paths.items()
+    }
 
 
 def told_apart(
@@ -182,6 +192,8 @@ def told_apart(
             refuse_suffix(folder, suffix, pictures)
     if mask_ending == NONE:
         own = pictures if layout.given else {}
+        if own:
+            refuse_opaque(folder, own)
         return Found(pictures, own, (NONE, NONE), "")
     is_mask = {key for key in keys if mask_ending.shared(key)}
     images, masks = (
@@ -194,6 +206,19 @@ def told_apart(
     note = f"note: pictures with {mask_ending} in their names are the masks of the others"
     images = shorten(images, image_ending, None, "")
     return Found(images, shorten(masks, mask_ending, None, ""), (image_ending, mask_ending), note)
+
+
+def refuse_opaque(folder: Path, pictures: dict[str, PathsByStem]) -> None:
+    """Raises UserError if the first picture that is to be its own mask has no transparency."""
+    names = [names[0] for by_key in pictures.values() for names in by_key.values()]
+    for name in sorted(names)[:1]:
+        with opened(folder / name, str(folder / name)) as picture:
+            if picture.has_transparency_data:
+                return
+        raise UserError(
+            f"--images and --masks are both {folder}, where no name ends as that of a mask, and "
+            f"{name} has no transparency that could be its mask; tell masks by --mask-suffix TEXT"
+        )
 
 
 def refuse_rivals(folder: Path, rivals: list[Ending]) -> None:

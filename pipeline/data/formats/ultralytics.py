@@ -154,9 +154,9 @@ def listed_names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
         if sorted(names) != sorted(map(str, range(len(names)))):
             raise UserError(f"{path}: the keys of names: must be 0, 1, 2 ... without gaps")
         names = [names[str(number)] for number in range(len(names))]
-    if not isinstance(names, list):
-        raise UserError(f"{path}: names: must be a list, or a table by class index")
-    return tuple(str(name) for name in names)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: names: must be a list, or a table by class index, of texts")
+    return tuple(names)
 
 
 def add(pairs: Pairs, split: str, path: Path, masks_dir: str, source: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.data.image_reader import Unreadable, opened
 
 LOOKED_AT = 20  # JSON files, and folders of pictures
 LARGEST = 10_000_000  # bytes of a JSON file that is looked into
+FEWEST_PAIRS = 3  # that make two folders look like images and masks
 FEW_COLOURS = 64  # that a mask has at most
 
 
@@ -56,7 +57,8 @@ def likely_folders(folder: Path) -> tuple[Path, Path] | None:
     for first, second in itertools.permutations(keys, 2):
         _, ending, _ = find(keys[first], keys[second])
         same = keys[first] & keys[second]
-        if ending != NONE or (same and has_few_colours(folder / second, same)):
+        few = [has_few_colours(folder / name, same) for name in (first, second) if same]
+        if ending != NONE or (len(same) >= FEWEST_PAIRS and few == [False, True]):
             return folder / first, folder / second
     return None
 

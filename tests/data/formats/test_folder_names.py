@@ -14,7 +14,7 @@ from pipeline.data.folder_flags import Folders
 from pipeline.data.formats import registry
 from pipeline.data.formats.folder_layout import read_folder
 from pipeline.data.formats.folder_search import layout_of
-from tests.helpers.drawn_sets import prepare, save, stripes, write_set
+from tests.helpers.drawn_sets import add_noise, prepare, save, stripes, write_set
 
 
 def held(collection):
@@ -315,6 +315,7 @@ def message_on(folder):
 )
 def test_two_folders_of_other_names_are_suggested(image, mask, tmp_path):
     write_set(tmp_path / "set", 12, image=image, mask=mask)
+    add_noise(tmp_path / "set/a b")
     message = message_on(tmp_path / "set")
     flags = shlex.split(message[message.index("--images") :])
     named = Folders(Path(flags[1]), Path(flags[3]))
@@ -338,3 +339,34 @@ def test_supervisely_and_via_are_named_with_what_converts_them(tmp_path):
     save(tmp_path / "via/p0.jpg", stripes(0, 3)[0])
     (tmp_path / "via/via_region_data.json").write_text(json.dumps(via))
     assert "VGG Image Annotator (VIA), which is not read; export it" in message_on(tmp_path / "via")
+
+
+def test_folders_of_one_picture_and_its_mask_are_not_taken_for_two_folders(tmp_path):
+    """case00/image.png, case00/mask.png: no two folders are images and masks."""
+    write_set(tmp_path, 12, image="case{:02}/image.png", mask="case{:02}/mask.png")
+    assert "is not a data set; a folder must have" in message_on(tmp_path)
+
+
+def test_link_to_a_folder_of_the_set_is_not_read_twice(tmp_path):
+    write_set(tmp_path / "set/a", 12)
+    (tmp_path / "set/a/loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set/b").symlink_to(tmp_path / "set/a")
+    assert held(read_folder(tmp_path / "set")) == {"train": 12}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"), [("p{:02}.png", "m/p{:02}.png"), ("i/p{:02}.png", "p{:02}.png")]
+)
+def test_named_folders_may_lie_in_each_other(image, mask, tmp_path):
+    write_set(tmp_path, 12, image=image, mask=mask)
+    named = Folders(*((tmp_path / name).parent for name in (image, mask)))
+    collection = read_folder(tmp_path, named)
+    assert held(collection) == {"train": 12} and not collection.faults
+
+
+def test_one_folder_named_twice_without_masks_is_refused(tmp_path):
+    write_set(tmp_path, 12, image="x/p{:02}.png", mask="x/q{:02}.png")
+    with pytest.raises(
+        UserError, match="has no transparency that could be its mask; tell masks by"
+    ):
+        read_folder(tmp_path, Folders(tmp_path / "x", tmp_path / "x"))
