@@ -11,7 +11,7 @@ the same way: sizes and times do not depend on the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ class Trials:
             what,
             f"{needs.max_bytes:,}",
             "-" if memory is None else f"{memory:.1f}",
-            f"{needs.max_latency_ms:.2f}",
+            f"{needs.max_latency_ms:.3f}",
             f"{needs.ratio:.2f}",
             f"{fraction:.1%} of {typed(flag)}{': enough' if fraction <= 1 else ''}",
         )
@@ -118,7 +118,12 @@ class Other(NamedTuple):
     size: tuple[int, int]  # height and width of the images
 
 
-def smaller_presets(settings: dict[str, Any], size: tuple[int, int]) -> Iterator[Other]:
+def training_settings(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings that the original model was trained with; none if it was trained elsewhere."""
+    return {} if record.get("taken") else record["settings"]
+
+
+def smaller_presets(settings: Mapping[str, Any], size: tuple[int, int]) -> Iterator[Other]:
     """The presets that enlarge the image less than a trained network does, the largest first.
 
     Args:
@@ -133,7 +138,7 @@ def smaller_presets(settings: dict[str, Any], size: tuple[int, int]) -> Iterator
             yield Other(f"training.py --preset {name}", function, size)
 
 
-def smaller_images(settings: dict[str, Any], size: tuple[int, int]) -> list[Other]:
+def smaller_images(settings: Mapping[str, Any], size: tuple[int, int]) -> list[Other]:
     """The trained network for smaller images of about the same shape, the largest first."""
     architecture = settings.get("architecture")
     if architecture not in networks.NETWORKS:  # made elsewhere, or its function is gone
@@ -173,7 +178,7 @@ def ways_out(trials: Trials) -> list[str]:
     """
     say("no share of channels is enough; other networks, untrained:")
     models_dir = trials.stage.models_dir
-    settings = read_record(models_dir, "original")["settings"]
+    settings = training_settings(read_record(models_dir, "original"))
     classes, size = len(load_classes(models_dir)), load_size(models_dir)
 
     def pressure(other: Other, hundredths: int) -> float:
@@ -258,5 +263,5 @@ def refusal(trials: Trials, found: list[str]) -> str:
     return f"no share of channels keeps to {' and '.join(passed)}; " + (
         f"enough would be: {' or '.join(found)}"
         if found
-        else "no preset and no --image-size that can be made would be enough"
+        else "no smaller preset and no smaller --image-size that can be built would be enough"
     )
