@@ -68,20 +68,24 @@ def against(folder: Path, there: Finished, models_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: the other evaluation lacks what is compared.
     """
+    here = finished.here(models_dir)
     try:
-        result = compare(there, finished.here(models_dir)) | {"against": str(folder)}
+        result = compare(there, here) | {"against": str(folder)}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(
             f"--against {folder}: its evaluation is of another version of this pipeline; measure "
             f"it again with: {command('evaluation', folder)}"
         ) from None
+    sizes = [one.numbers["dataset"].get("image_size") for one in (there, here)]
+    if sizes[0] != sizes[1]:
+        return result | {"not_timed": "the pictures are of another size"}
     files = {}
     for row in result["models"]:
         for when, place in (("then", folder), ("now", models_dir)):
             files[f"{when} {row['name']}"] = artifact_path(place, row["name"])
     try:
         times = measure_files(files, 1, load_split(models_dir, "test")[0][0]) if files else {}
-    except (UserError, ValueError, RuntimeError) as error:  # pictures of another size, say
+    except (UserError, ValueError, RuntimeError) as error:  # a process that died, say
         return result | {"not_timed": str(error).partition("\n")[0]}
     for row in result["models"]:
         row["latency_ms"] = [times[f"{when} {row['name']}"] for when in ("then", "now")]

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.base.console import UserError
 from pipeline.evaluation import comparison
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.evaluation.finished import Finished, Kept
@@ -187,3 +188,22 @@ def test_evaluation_of_another_version_is_a_note(then, capsys):
     assert capsys.readouterr().out.startswith("note: this evaluation could not be compared with")
     assert comparison.since(Kept(), then.numbers, then.counts) is None
     assert capsys.readouterr().out == ""
+
+
+def test_pictures_of_another_size_are_not_timed(then, tmp_path, monkeypatch):
+    other = with_other(then, "int8", some_counts(2))
+    other.numbers["dataset"]["image_size"] = [64, 64]
+    monkeypatch.setattr(comparison.finished, "here", lambda _: other)
+    monkeypatch.setattr(comparison, "measure_files", lambda *_: pytest.fail("timed"))
+    changes = comparison.against(tmp_path / "there", then, tmp_path)
+    assert changes["not_timed"] == "the pictures are of another size"
+    assert changes["against"] == str(tmp_path / "there")
+
+
+def test_other_evaluation_of_another_version_is_refused_with_the_command(
+    then, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(comparison.finished, "here", lambda _: then)
+    strange = Finished({"models": [{"name": "int8"}], "dataset": {}}, {})
+    with pytest.raises(UserError, match=r"another version.*evaluation\.py --models-dir .*there"):
+        comparison.against(tmp_path / "there", strange, tmp_path)

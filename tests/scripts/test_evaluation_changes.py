@@ -74,6 +74,12 @@ def test_tweak_is_said_with_what_it_did_and_said_again(folder, counts, capsys):
     section = report.split("<h2>")[2]
     assert section.startswith(SINCE) and "data:image/webp" in section and ", was " in section
 
+    content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    (numbers,) = content["changes"]["models"]
+    low, high = numbers["interval"]
+    assert low <= numbers["mean_iou"][1] - numbers["mean_iou"][0] <= high < 0
+    assert content["code"].keys() >= {"training", "pruning", "quantization", "evaluation"}
+
     files = {path: path.read_bytes() for path in folder.glob("*.*")}
     assert ask(folder) == 0
     again = capsys.readouterr().out
@@ -81,6 +87,7 @@ def test_tweak_is_said_with_what_it_did_and_said_again(folder, counts, capsys):
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == files
 
 
+@pytest.mark.slow
 def test_measured_again_without_a_change_it_still_compares_with_the_state_before(
     folder, counts, capsys
 ):
@@ -92,6 +99,7 @@ def test_measured_again_without_a_change_it_still_compares_with_the_state_before
     assert (folder / PREVIOUS_FILES[0]).read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREVIOUS_FILES)
 def test_damaged_copy_neither_measures_again_nor_hides_the_comparison(
     folder, counts, monkeypatch, capsys, name
@@ -105,6 +113,7 @@ def test_damaged_copy_neither_measures_again_nor_hides_the_comparison(
     assert "--calibration-images 20" in comparison_in(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_damaged_evaluation_before_is_a_note(folder, counts, capsys):
     tweak(folder, counts)
     (folder / COUNTS_FILE).write_bytes(b"damaged")
@@ -154,13 +163,3 @@ def test_against_what_cannot_be_compared_ends_before_anything_is_measured(
     for other in (tmp_path / "missing", folder):
         with pytest.raises(UserError, match=r"--against "):
             evaluation.main(["--models-dir", str(folder), "--against", str(other)])
-
-
-def test_numbers_of_the_comparison_are_in_the_file(folder, counts):
-    tweak(folder, counts)
-    ask(folder)
-    content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    (row,) = content["changes"]["models"]
-    low, high = row["interval"]
-    assert low <= row["mean_iou"][1] - row["mean_iou"][0] <= high < 0
-    assert content["code"].keys() >= {"training", "pruning", "quantization", "evaluation"}
