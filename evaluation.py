@@ -162,7 +162,7 @@ def evaluate(stage: Stage, seed: int) -> tuple[dict[str, Any], dict[str, np.ndar
         "stages": records,
         "code": code | {"evaluation": stage.identity.code},
         "seed": seed,
-        "test_reads": finished.reads(models_dir, pictures),
+        "test_reads": finished.reads(models_dir, pictures, data["fingerprint"]),
         "models": rows,
     }
     return evaluation, counts

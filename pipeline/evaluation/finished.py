@@ -172,13 +172,15 @@ def test_pictures(models_dir: Path) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def reads(models_dir: Path, pictures: str) -> dict[str, int]:
+def reads(models_dir: Path, pictures: str, fingerprint: str) -> dict[str, int]:
     """How often this folder's models were measured on a test split, this time included.
 
     The number is carried from one evaluation.json to the next, and with a copy of the folder.
 
     Args:
         pictures: of the test split, as from `test_pictures`.
+        fingerprint: of the data set. An evaluation of it by an older version, which did not count,
+            is one time.
 
     Returns:
         By `test_pictures`, this one and those that were measured here before.
@@ -189,7 +191,9 @@ def reads(models_dir: Path, pictures: str) -> dict[str, int]:
             content = dictionary(json.loads((models_dir / name).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             continue
-        for key, number in dictionary(content.get("test_reads")).items():
+        same_data = dictionary(content.get("dataset")).get("fingerprint") == fingerprint
+        uncounted = {pictures: 1} if same_data else {}
+        for key, number in dictionary(content.get("test_reads", uncounted)).items():
             if isinstance(number, int):
                 found[key] = max(number, found.get(key, 0))
     return found | {pictures: found.get(pictures, 0) + 1}

@@ -124,10 +124,10 @@ def test_first_evaluation_says_nothing(tmp_path, capsys):
 def test_reads_are_counted_by_split_and_survive_reruns(tmp_path):
     expected = ({"one": 1}, {"one": 2}, {"one": 2, "two": 1}, {"one": 3, "two": 1})
     for pictures, reads in zip(("one", "one", "two", "one"), expected):
-        assert finished.reads(tmp_path, pictures) == reads
+        assert finished.reads(tmp_path, pictures, "data") == reads
         (tmp_path / NUMBERS_FILE).write_text(json.dumps({"test_reads": reads}))
     shutil.move(tmp_path / NUMBERS_FILE, tmp_path / PREVIOUS_FILES[0])
-    assert finished.reads(tmp_path, "one") == {"one": 4, "two": 1}
+    assert finished.reads(tmp_path, "one", "data") == {"one": 4, "two": 1}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,13 @@ def test_reads_are_counted_by_split_and_survive_reruns(tmp_path):
 )
 def test_damaged_counter_begins_anew(tmp_path, content):
     (tmp_path / NUMBERS_FILE).write_text(content)
-    assert finished.reads(tmp_path, "a") == {"a": 1}
+    assert finished.reads(tmp_path, "a", "data") == {"a": 1}
+
+
+def test_evaluation_that_did_not_count_is_one_read_of_its_own_data(tmp_path):
+    (tmp_path / NUMBERS_FILE).write_text(json.dumps({"dataset": {"fingerprint": "data"}}))
+    assert finished.reads(tmp_path, "a", "data") == {"a": 2}
+    assert finished.reads(tmp_path, "a", "other data") == {"a": 1}
 
 
 def test_test_pictures_do_not_depend_on_the_other_splits(tmp_path):
