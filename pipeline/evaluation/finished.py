@@ -25,7 +25,7 @@ from pipeline.base.stage import Stage
 from pipeline.data.npz import read_npz
 
 NUMBERS_FILE = ARTIFACTS["evaluation"][0]
-COUNTS_FILE = "counts_per_image.npz"  # by model, what accuracy.counts_per_image returns
+COUNTS_FILE = "counts_per_image.npz"  # by model, as `iou.class_counts`
 PREVIOUS_FILES = ("evaluation.previous.json", "evaluation.previous.npz")
 
 
