@@ -28,6 +28,7 @@ TRAINING     ?=
 PRUNING      ?=
 QUANTIZATION ?=
 EVALUATION   ?=
+SLOW         ?=
 
 ASK = --models-dir '$(subst ','\'',$(MODELS))' --if-needed
 
@@ -57,7 +58,7 @@ test: $(VENV)/ready-to-test
 	$(PYTEST)
 
 test-slow: $(VENV)/ready-to-test $(VENV)/device/ready
-	REQUIRE_ALL=1 DEVICE_PYTHON=$(CURDIR)/$(VENV)/device/bin/python $(PYTEST) -m slow
+	REQUIRE_ALL=1 DEVICE_PYTHON=$(CURDIR)/$(VENV)/device/bin/python $(PYTEST) -m slow $(SLOW)
 
 clean:
 	rm -rf $(VENV) models/demo

@@ -8,6 +8,7 @@ The flags that all scripts share, and --resume, are in no rule: `make` always gi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Settings = Mapping[str, Any]  # by flag, without dashes and with _ for -; missing: its default
@@ -30,6 +31,8 @@ class Rule(NamedTuple):
 
 def kind_of_data(settings: Settings) -> str:
     """ "pets", "synthetic", "tfds", or "files" for a path, from --data or its old spelling."""
+    if settings.get("images"):
+        return "files"
     data = settings.get("data") or settings.get("dataset") or "pets"
     if data in ("pets", "oxford_iiit_pet"):
         return "pets"
@@ -40,6 +43,12 @@ def kind_of_data(settings: Settings) -> str:
 def reads_tfds(settings: Settings) -> bool:
     """Whether --data-dir names a folder that is read."""
     return kind_of_data(settings) in ("pets", "tfds") or settings.get("dataset") == "folder"
+
+
+def reads_masks(settings: Settings, *others: str) -> bool:
+    """Whether the data set is a folder of masks, by its name, or a file with one of the endings."""
+    ending = Path(str(settings.get("data") or "")).suffix.lower()
+    return kind_of_data(settings) == "files" and ending in {"", *others}
 
 
 def side_mode(settings: Settings) -> str:
@@ -78,6 +87,18 @@ RULES: dict[str, tuple[Rule, ...]] = {
             ("mask_orientation",),
             lambda settings: kind_of_data(settings) not in ("pets", "synthetic"),
             "with the pets and with drawn pictures, whose masks lie as the photographs do",
+            "name your own pictures: --data DIR",
+        ),
+        Rule(
+            ("mask_suffix",),
+            reads_masks,
+            "unless the data set is a folder of masks",
+            "name the folder: --data DIR",
+        ),
+        Rule(
+            ("missing_mask",),
+            lambda settings: reads_masks(settings, ".yaml", ".yml"),
+            "unless the data set is a folder of masks or a data.yaml",
             "name your own pictures: --data DIR",
         ),
         Rule(

@@ -131,9 +131,9 @@ def fit(
     state = TrainingState(stage, phase.name, model, optimizer, phase.resumption)
     start = model.get_weights()
     state.history, state.best = list(phase.history), start
-    if not phase.history:
-        say_where(strategy)
     state.restore(phase.resume, strategy)
+    if not phase.history and len(state.history) < phase.epochs:
+        say_where(strategy)
     total, predictor = phase.total_epochs or phase.epochs, KerasModel(model)
 
     with seeded_layers(network, phase.seed, strategy) as begin_epoch:
