@@ -1,1 +1,5 @@
 """Photos of one's own, segmented with a finished model."""
+
+from pipeline.prediction.segmenter import Segmenter
+
+__all__ = ["Segmenter"]

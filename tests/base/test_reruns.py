@@ -146,6 +146,7 @@ KINDS = {
             NONE,
             "prediction/predict.py",
             "prediction/pretrained.py",
+            "prediction/segmenter.py",
             "deploy/handover.py",
             "deploy/run_on_device.py",
         ),

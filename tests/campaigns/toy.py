@@ -94,12 +94,16 @@ def network(size: tuple[int, int], classes: int, width: int = 64) -> keras.Model
     return keras.Model(image, layers.Conv2D(classes, 1, **plain)(x), name="toy")
 
 
-def measured(function: Callable[..., Any], models_dir: Path, names: Any, *_: Any) -> Any:
-    """Stands in for what evaluation measures in processes of its own."""
+def measured(function: Callable[..., Any], files: Any, *_: Any) -> Any:
+    """Stands in for what evaluation measures in processes of its own.
+
+    Args:
+        files: of which latency is measured, by name.
+    """
     if function is memory.memory_growth:
         return 1_000_000
     row = {"median": 1.0, "p90": 1.1, "after_another": 1.2, "first": 2.0, "runs": 100}
-    return {name: row | {"spread": 0.0, "others": 0.0, "busy": None} for name in names}
+    return {name: row | {"spread": 0.0, "others": 0.0, "busy": None} for name in files}
 
 
 def measure_for_real() -> None:
