@@ -104,7 +104,9 @@ class Trials:
             "-" if memory is None else f"{memory:.1f}",
             f"{needs.max_latency_ms:.3f}",
             f"{needs.ratio:.2f}",
-            f"{fraction:.1%} of {typed(flag)}{': enough' if fraction <= 1 else ''}",
+            f"{fraction:.1%} of {typed(flag)}{': enough' if fraction <= 1 else ''}"
+            if needs.runs
+            else "LiteRT cannot run it",
         )
         say(f"{text_table(COLUMNS, [row], '  ')[1]} {self.stage.seconds():5.0f} s")
         return fraction

@@ -19,9 +19,9 @@ import numpy as np
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras
 from pipeline.base.system import in_own_process
-from pipeline.data.dataset import load_classes, load_photo_rules
 from pipeline.evaluation import latency, memory_plan
-from pipeline.inference.contract import add_contract
+from pipeline.inference.contract import add_contract, of_data_set
+from pipeline.inference.litert import REFUSALS
 from pipeline.inference.models import open_model
 from pipeline.inference.timing import time_in_turns
 from pipeline.quantization.convert import Source
@@ -46,7 +46,14 @@ class Needs(NamedTuple):
     max_bytes: int
     max_activation_kb: float | None  # 1000 bytes; None: its memory has no fixed plan
     max_latency_ms: float  # `ratio` times that of the whole network's file, on THREADS
-    ratio: float  # its time over that of the whole network's file, measured in turns, at QUICK
+    # Its time over that of the whole network's file, measured in turns, at QUICK; infinite if
+    # LiteRT cannot run it, as some networks with very few channels.
+    ratio: float
+
+    @property
+    def runs(self) -> bool:
+        """Whether LiteRT can run the file."""
+        return bool(np.isfinite(self.ratio))
 
     def pressure(self, limits: Limits) -> tuple[float, str]:
         """What of the limit that is nearest, or passed most, is needed; and that limit's flag.
@@ -55,6 +62,8 @@ class Needs(NamedTuple):
             A fraction of the limit, margin included (at most 1: all limits are kept to), and the
             flag.
         """
+        if not self.runs:
+            return np.inf, next(iter(limits))
         fractions = []
         for flag, limit in limits.items():
             needed = getattr(self, flag)
@@ -91,8 +100,7 @@ class Meter:
     """
 
     def __init__(self, models_dir: Path, whole: keras.Model, images: np.ndarray) -> None:
-        self.classes = load_classes(models_dir).names
-        self.photos = load_photo_rules(models_dir)
+        self.data = of_data_set(models_dir)
         self.whole = self.file(whole, images), images[0]
         times = timed({"whole": self.whole})
         self.whole_ms: float = times["whole"]["quick" if times["whole"]["busy"] else "median"]
@@ -102,7 +110,7 @@ class Meter:
     def file(self, model: keras.Model, images: np.ndarray) -> bytes:
         """The int8 file of a network; raises UserError if the converter refuses it."""
         content = Unrounded(model, images[:PICTURES].astype(np.float32) / 255).file("int8")
-        return add_contract(content, self.classes, self.photos)
+        return add_contract(content, **self.data)
 
     def of_file(self, content: bytes, ratio: float) -> Needs:
         """What a file needs, whose time is `ratio` times that of the whole network's file."""
@@ -120,7 +128,10 @@ class Meter:
         """
         content = self.file(model, images)
         files = {"whole": self.whole, "this": (content, images[0])}
-        times = timed(files)
+        try:
+            times = timed(files)
+        except REFUSALS:
+            return self.of_file(content, np.inf)
         self.busy = self.busy or times["this"]["busy"]
         return self.of_file(content, times["this"]["quick"] / times["whole"]["quick"])
 

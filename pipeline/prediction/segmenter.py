@@ -84,8 +84,9 @@ class Segmenter:
         left, top, right, bottom = seen.part
         logits = self._model.logits(np.asarray(seen.image)[None])[0]
         size, smooth = (right - left, bottom - top), Image.Resampling.BILINEAR
-        planes = (Image.fromarray(layer) for layer in np.moveaxis(logits.astype(np.float32), -1, 0))
-        enlarged = np.stack([plane.resize(size, smooth, seen.box) for plane in planes], axis=-1)
+        layers = np.moveaxis(logits.astype(np.float32), -1, 0)
+        planes = [Image.fromarray(layer).resize(size, smooth, seen.box) for layer in layers]
+        enlarged: np.ndarray = np.stack([np.asarray(plane) for plane in planes], axis=-1)
         enlarged = np.exp(enlarged - enlarged.max(axis=-1, keepdims=True))
         return enlarged / enlarged.sum(axis=-1, keepdims=True)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from pipeline.data.classes import IGNORED
 from pipeline.evaluation.boundary import boundary_counts
@@ -52,6 +51,8 @@ def test_counts_are_those_of_every_image_and_batch(split):
 
 
 def test_measures_are_those_of_scikit_learn(split):
+    from sklearn import metrics  # takes seconds
+
     images, masks = split
     counted = count(Predicting(), images, masks, 4)
     measured, (truth, predicted) = fields(counted, NAMES), labelled(split)
