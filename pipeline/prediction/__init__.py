@@ -1,5 +1,1 @@
 """Photos of one's own, segmented with a finished model."""
-
-from pipeline.prediction.segmenter import Segmenter
-
-__all__ = ["Segmenter"]

@@ -1,6 +1,6 @@
 """A finished model for one's own program: photos in, class maps and probabilities out.
 
-from pipeline.prediction import Segmenter
+from pipeline.prediction.segmenter import Segmenter
 
 segmenter = Segmenter("models/int8_quantized_model.tflite")
 classes = segmenter.classes("cat.jpg")               # uint8 (height, width)

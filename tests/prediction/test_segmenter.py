@@ -9,7 +9,8 @@ from PIL import Image
 
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.console import UserError
-from pipeline.prediction import Segmenter, predict
+from pipeline.prediction import predict
+from pipeline.prediction.segmenter import Segmenter
 from tests.helpers.runs import ROOT
 
 SIDEWAYS = 6  # EXIF orientation: turned by 90 degrees
@@ -73,7 +74,7 @@ def test_missing_photo_and_missing_model_are_user_errors(finished_run, tmp_path)
 def test_program_in_another_folder_uses_the_model_that_comes_with_the_project(photo, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys\nfrom pipeline.prediction import Segmenter\n"
+        "import sys\nfrom pipeline.prediction.segmenter import Segmenter\n"
         "print(Segmenter(sys.argv[1]).classes(sys.argv[2]).shape)\n"
     )
     model = ROOT / "models" / "pretrained" / "int8_quantized_model.tflite"
