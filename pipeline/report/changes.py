@@ -117,7 +117,12 @@ def format_interval(interval: list[float] | None) -> str:
 
 
 def class_changes(row: Row) -> list[tuple[str, str, str]]:
-    """By class whose IoU both evaluations have: its name, change, and interval; largest first."""
+    """By class whose IoU both evaluations have: its name, change, and interval; largest first.
+
+    Empty if every resample has the same mean IoU: then there is nothing to tell.
+    """
+    if row["interval"] == [0, 0]:
+        return []
     known = {name: pair for name, pair in row["iou"].items() if None not in pair}
     order = sorted(known, key=lambda name: -abs(known[name][1] - known[name][0]))
     intervals = row["iou_intervals"] or {}
@@ -196,7 +201,7 @@ def terminal(changes: Changes | None, evaluation: dict[str, Any]) -> str:
         for row, line in zip(changes["models"], of_rows):
             lines.append(line.rstrip())
             parts = [f"{name} {change} ({between})" for name, change, between in class_changes(row)]
-            text = "IoU: " + "; ".join(parts[:SHOWN_CLASSES])
+            text = "IoU: " + "; ".join(parts[:SHOWN_CLASSES]) if parts else ""
             more = len(parts) - SHOWN_CLASSES
             text += f"; {more} more classes in the report" if more > 0 else ""
             for part in (text, speed(row)):

@@ -27,7 +27,8 @@ def doubts(evaluation: dict[str, Any]) -> list[str]:
     """Why the numbers do not tell which file to ship; none if they do."""
     rows, pictures = evaluation["models"], evaluation["dataset"]["examples"]
     found = []
-    if any(row["latency_ms"].get("busy") for row in rows):
+    files = [row for row in rows if row["file"].endswith(".tflite")]
+    if any(row["latency_ms"].get("busy") for row in files):
         found.append("the machine was busy while latency was measured")
     if pictures < FEW_PICTURES:
         found.append(f"{pictures} test pictures are too few to tell such a drop from luck")

@@ -181,3 +181,15 @@ def test_report_escapes_names(changed, numbers, tmp_path, undrawn):
     changed["models"][0]["iou"][evil] = [0.1, 0.2]
     html = page.page(numbers, tmp_path, None, changed)
     assert "<script" not in html and html.count("&lt;script&gt;") >= 5
+
+
+def test_file_that_predicts_the_same_is_one_line(changed, numbers, tmp_path, undrawn):
+    """As with other bytes in its contract."""
+    (row,) = changed["models"]
+    row |= {"interval": [0.0, 0.0], "mean_iou": [0.8, 0.8]}
+    row["iou"] = {name: [0.7, 0.7] for name in row["iou"]}
+    lines = changes.terminal(changed, numbers).splitlines()
+    (index,) = (k for k, line in enumerate(lines) if line.startswith("int8"))
+    assert lines[index].endswith("the same") and "IoU: " not in lines[index + 1]
+    html = page.page(numbers, tmp_path, comparison=changed)
+    assert "changes of each model" in html and "changes of the IoU of each class" not in html

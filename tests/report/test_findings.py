@@ -167,6 +167,8 @@ def test_no_file_is_recommended_where_the_numbers_cannot_tell(numbers, change, r
     (usual,) = (text for text in findings.findings(numbers) if "Recommended" in text)
     file = usual.split(": ")[1].split(",")[0]
     assert file.endswith(".tflite")
+    numbers["models"][0]["latency_ms"] = {**numbers["models"][0]["latency_ms"], "busy": "others"}
+    assert usual in findings.findings(numbers)  # a Keras model is not shipped
     change(numbers)
     (text,) = (text for text in findings.findings(numbers) if "Recommended" in text)
     assert text.startswith(f"Recommended file: none yet, as {reason}")
