@@ -85,6 +85,31 @@ def index_of(target: int | str, names: tuple[str, ...] | None) -> int:
     raise UserError(f"the label mapping has an unknown class {target!r}; use {choice}, or ignore")
 
 
+def by_colour(
+    path: Path, names: Sequence[str], fields: Iterable[Sequence[str]], form: str
+) -> tuple[tuple[Colour, ...], dict[int, int]]:
+    """The colours of classes, from texts for red, green and blue, and the index of each colour.
+
+    Args:
+        form: what each line of the file must be, for the message.
+
+    Raises:
+        UserError: a colour has another form or stands twice, or the names have a fault.
+    """
+    try:
+        colours = tuple((int(red), int(green), int(blue)) for red, green, blue in fields)
+        if not all(0 <= min(colour) <= max(colour) <= 255 for colour in colours):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise UserError(f"{path}: each {form}, with 0..255") from None
+    mapping = {pack(colour): index for index, colour in enumerate(colours)}
+    if len(mapping) < len(colours):
+        raise UserError(f"{path}: two classes have the same colour; give each its own")
+    if fault := fault_of_names(tuple(names)):
+        raise UserError(f"{path}: {fault}")
+    return colours, mapping
+
+
 def read_labelmap(path: Path, void: Colour) -> Labels:
     """Reads CVAT's labelmap.txt: one line `name:r,g,b:parts:actions` per class.
 
@@ -99,18 +124,8 @@ def read_labelmap(path: Path, void: Colour) -> Labels:
         line.split(":") for line in lines_of(path) if line.strip() and not line.startswith("#")
     ]
     names = tuple(part[0].strip() for part in parts)
-    try:
-        fields = (part[1].split(",") for part in parts)
-        colours = tuple((int(red), int(green), int(blue)) for red, green, blue in fields)
-        if not all(0 <= min(colour) <= max(colour) <= 255 for colour in colours):
-            raise ValueError
-    except (ValueError, IndexError):
-        raise UserError(f"{path}: each line must be NAME:RED,GREEN,BLUE::, with 0..255") from None
-    mapping = {pack(colour): index for index, colour in enumerate(colours)}
-    if len(mapping) < len(colours):
-        raise UserError(f"{path}: two classes have the same colour; give each its own")
-    if fault := fault_of_names(names):
-        raise UserError(f"{path}: {fault}")
+    fields = (part[1].split(",") for part in parts)
+    colours, mapping = by_colour(path, names, fields, "line must be NAME:RED,GREEN,BLUE::")
     return Labels(names, colours, mapping, True, frozenset({pack(void)}), True)
 
 

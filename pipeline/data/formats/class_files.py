@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pipeline.base.console import UserError
 from pipeline.data.classes import Colour
-from pipeline.data.label_mapping import Labels, fault_of_names, read_labelmap
-from pipeline.data.masks import pack
+from pipeline.data.label_mapping import Labels, by_colour, fault_of_names, read_labelmap
 from pipeline.data.text_files import lines_of
 
 LABELMAP, BY_VALUE, BY_COLOUR = "labelmap.txt", "_classes.csv", "class_dict.csv"
@@ -89,15 +88,6 @@ def read_colours(path: Path) -> Labels:
     """
     rows = rows_of(path, 4)
     names = tuple(row[0] for row in rows)
-    try:
-        colours = tuple((int(row[1]), int(row[2]), int(row[3])) for row in rows)
-        if not all(0 <= min(colour) <= max(colour) <= 255 for colour in colours):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{path}: each row must be NAME,RED,GREEN,BLUE, with 0..255") from None
-    mapping = {pack(colour): index for index, colour in enumerate(colours)}
-    if len(mapping) < len(colours):
-        raise UserError(f"{path}: two classes have the same colour; give each its own")
-    if fault := fault_of_names(names):
-        raise UserError(f"{path}: {fault}")
+    fields = (row[1:4] for row in rows)
+    colours, mapping = by_colour(path, names, fields, "row must be NAME,RED,GREEN,BLUE")
     return Labels(names, colours, mapping, True, of_source=True)
