@@ -185,12 +185,11 @@ def decide(arguments: argparse.Namespace, source: sample_source.Collection) -> P
     try:
         meaning = audit.judge(source, findings, arguments.fit == "pad")
     finally:
-        for line in audit.table(source.labels, findings, meaning):
-            console.say(line)
-        for line in findings.notes:
+        for line in [*audit.table(source.labels, findings, meaning), *findings.notes]:
             console.say(line)
     split_selection.refuse(findings.faults, number, skipped_share)
-    codes = split_selection.cut(findings, rule.choose)
+    split_selection.note_unlabelled(source, findings, meaning)
+    codes = split_selection.cut(findings, rule.choose, meaning)
     if meaning.unused:
         names = ", ".join(meaning.unused)
         console.say(f"left out, because no mask holds them: the classes {names}")

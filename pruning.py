@@ -50,12 +50,13 @@ from pipeline.base.flag_rules import PRUNES_NOTHING
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
 from pipeline.base.stage import Stage
+from pipeline.checks import pruning_sensitivity
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
 from pipeline.pruning import channel_removal, channels, magnitude
 from pipeline.pruning.dependency_graph import channel_groups
 from pipeline.report import charts, gates, sidecars
-from pipeline.training import loop
+from pipeline.training import duration, loop
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
@@ -65,6 +66,7 @@ from pipeline.training.views import distillation_pair
 
 SPARSITY = 0.6  # fraction of zeros in all pruned kernels together
 EPOCHS = 20
+LEAST_STEPS = 750  # of the optimizer in them: few images get more epochs (docs/choices.md)
 BATCH_SIZE = 16  # images
 LEARNING_RATE = 1e-3  # peak, after warm-up
 WARM_UP_STEPS = 50
@@ -94,22 +96,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="plot how sensitive each layer is to pruning, and write the table; prunes nothing",
     )
     gates.add_budget(parser)
-    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning")
-    return parser.parse(argv)
+    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of fine-tuning", LEAST_STEPS)
+    arguments = parser.parse(argv)
+    return cli.with_defaults(arguments, dependent_defaults(arguments))
 
 
-def write_sensitivity(stage: Stage) -> None:
-    """Prunes each layer of the original network alone, on validation images, and plots the loss."""
-    split = (part[: magnitude.SCAN_IMAGES] for part in load_split(stage.models_dir, "validation"))
-    rows = magnitude.scan_sensitivity(keras_files.load_model(stage.models_dir, "original"), *split)
-    picture = stage.models_dir / "pruned_sensitivity.png"
-    write_csv(picture.with_suffix(".csv"), rows)
-    sidecars.drawn(picture, lambda path: charts.save(charts.pruning_sensitivity(rows), path))
-    level = f"{magnitude.SCAN_LEVELS[-1]:.0%}"
-    worst = sorted(rows, key=lambda row: -row[level])[:3]
-    named = ", ".join(f"{row['layer']} ({row[level]:+.3f})" for row in worst)
-    console.say(f"most sensitive: {named}")
-    console.say(f"wrote {picture} and the table beside it in {stage.seconds()} s")
+def dependent_defaults(settings: argparse.Namespace) -> dict[str, Any]:
+    """The default that depends on other settings, and on the number of training images."""
+    data = settings.models_dir, settings.batch_size
+    return {"epochs": duration.default_epochs(*data, EPOCHS, LEAST_STEPS)}
 
 
 def cut_channels(
@@ -278,10 +273,11 @@ def drawings(models_dir: Path) -> sidecars.Drawings:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage.begin(__file__, arguments, parse([])).ignoring(*PRUNES_NOTHING)
+    usual = cli.with_defaults(parse([]), dependent_defaults(arguments), all_of_them=True)
+    stage = Stage.begin(__file__, arguments, usual).ignoring(*PRUNES_NOTHING)
     stage = stage.require("dataset", "original")
     if arguments.sensitivity:
-        write_sensitivity(stage)
+        pruning_sensitivity.write(stage)
     elif arguments.budget:
         from pipeline.checks import budget  # and the conversion, which no other run needs
 

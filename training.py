@@ -51,10 +51,12 @@ from pipeline.data.dataset import load_classes, load_size
 from pipeline.inference import keras_files
 from pipeline.report import sidecars, training_pictures
 from pipeline.training import (
+    duration,
     earlier_model,
     hardware,
     imagenet,
     loop,
+    losses,
     mirroring,
     networks,
     taken_model,
@@ -63,12 +65,12 @@ from pipeline.training.building import build_network
 from pipeline.training.checkpoints import forget, left_by
 from pipeline.training.epoch_rows import best_epoch
 from pipeline.training.input_pipeline import steps_per_epoch
-from pipeline.training.losses import Objective, balanced_weights
 from pipeline.training.optimizers import layer_factors, make_optimizer
 from pipeline.training.views import distillation_pair
 from pipeline.training.workers import ending_together
 
 EPOCHS = 40  # supervised
+LEAST_STEPS = 1500  # of the optimizer in them: few images get more epochs (docs/choices.md)
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # peak, after warm-up
 WARM_UP_STEPS = 200
@@ -113,7 +115,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     earlier_model.add_flags(parser)
     taken_model.add_flags(parser)
-    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training")
+    cli.add_training(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE, "of training", LEAST_STEPS)
     parser.add_argument(
         "--taught-epochs",
         type=cli.bounded(int, 0),
@@ -121,25 +123,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="self-distillation epochs after --epochs (default: half as many); with --resume, "
         "another number restarts only these",
     )
-    parser.add_argument(
-        "--class-weights",
-        choices=("none", "balanced"),
-        default="none",
-        help="balanced: weight pixels inversely to the share of their class (default: none)",
-    )
+    losses.add_flags(parser)
     mirroring.add_flags(parser)
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="auto: bfloat16 on GPUs that have it, else float32 (default)",
-    )
+    hardware.add_flags(parser)
     arguments = parser.parse(argv)
-    if arguments.enlarge is None:
-        arguments.enlarge = networks.PRESETS[arguments.preset].enlargement
-    if arguments.taught_epochs is None:
-        arguments.taught_epochs = int(DISTILLATION_EPOCHS * arguments.epochs)
-    return arguments
+    return cli.with_defaults(arguments, dependent_defaults(arguments))
+
+
+def dependent_defaults(settings: argparse.Namespace) -> dict[str, Any]:
+    """The defaults that depend on other settings, or on the number of training images."""
+    data = settings.models_dir, settings.batch_size
+    epochs = duration.default_epochs(*data, EPOCHS, LEAST_STEPS)
+    return {
+        "enlarge": networks.PRESETS[settings.preset].enlargement,
+        "epochs": epochs,
+        "taught_epochs": int(DISTILLATION_EPOCHS * (settings.epochs or epochs)),
+    }
 
 
 def train(stage: Stage, arguments: argparse.Namespace) -> None:
@@ -154,7 +153,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
     data = read_record(models_dir, "dataset")
     images, size = data["splits"]["train"]["examples"], load_size(models_dir)
     classes, steps = load_classes(models_dir), epochs * steps_per_epoch(images, batch_size)
-    objective = Objective(mirror=mirroring.asked(arguments, classes.names))
+    objective = losses.Objective(mirror=mirroring.asked(arguments, classes.names))
 
     # The network, checked before it is trained for an hour, and its optimizer.
     keras.utils.set_random_seed(arguments.seed)
@@ -176,7 +175,7 @@ def train(stage: Stage, arguments: argparse.Namespace) -> None:
 
     if arguments.class_weights == "balanced":
         shares = data["splits"]["train"]["class_shares"]
-        weights = balanced_weights([shares[name] for name in classes.names])
+        weights = losses.balanced_weights([shares[name] for name in classes.names])
         objective = replace(objective, class_weights=weights)
     training_pictures.show_examples(models_dir, arguments.seed, objective.mirror)
 
@@ -199,7 +198,7 @@ def self_distill(
     stage: Stage,
     model: keras.Model,
     strategy: tf.distribute.Strategy,
-    objective: Objective,
+    objective: losses.Objective,
     factors: dict[str, float],
     supervised: loop.Trained,
 ) -> loop.Trained:
@@ -248,7 +247,7 @@ def finish(
     stage: Stage,
     model: keras.Model,
     trained: loop.Trained,
-    objective: Objective,
+    objective: losses.Objective,
     tables: dict[str, Any],
 ) -> None:
     """Puts the model and its record in place, and only then removes the checkpoints."""
@@ -283,7 +282,8 @@ def take(stage: Stage, arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Runs the stage; raises console.UserError for what the user can mend."""
     arguments = parse(argv)
-    stage = Stage.begin(__file__, arguments, parse([])).require("dataset")
+    usual = cli.with_defaults(parse([]), dependent_defaults(arguments), all_of_them=True)
+    stage = Stage.begin(__file__, arguments, usual).require("dataset")
     stage = earlier_model.with_named_models(stage)
     phases = dict(zip(PHASES, (stage.ignoring(*ONLY_SELF_DISTILLATION), stage)))
     if stage.nothing_to_do("original", left=left_by(phases)):

@@ -35,8 +35,7 @@ ARTIFACTS = {
 # edited is drawn again, and reruns nothing.
 DRAWN = frozenset(
     {
-        "dataset.jpg",
-        *("original_training.csv", "original_training.png", "augmented.jpg"),
+        *("dataset.jpg", "original_training.csv", "original_training.png", "augmented.jpg"),
         *("pruned_training.csv", "pruned_training.png", "pruned_channels.csv"),
         *("qat_training.csv", "int8_sensitivity.csv", "int8_sensitivity.png"),
         "evaluation.csv",
@@ -60,12 +59,16 @@ def artifact_path(models_dir: Path, name: str) -> Path:
     return models_dir / ARTIFACTS[name][0]
 
 
+def made_by(script: str) -> list[str]:
+    """Names of the artifacts that a script makes, by its file name."""
+    return [name for name, (_, maker) in ARTIFACTS.items() if maker == script]
+
+
 def command(name: str, models_dir: Path) -> str:
     """The command that makes an artifact, ready to be pasted where the user is."""
-    words: list[object] = []
-    if models_dir.resolve() != MODELS_DIR:
-        words = ["--models-dir", commands.as_operand(models_dir)]
-    return commands.command(ARTIFACTS[name][1], *words)
+    elsewhere = models_dir.resolve() != MODELS_DIR
+    where = ["--models-dir", commands.as_operand(models_dir)] if elsewhere else []
+    return commands.command(ARTIFACTS[name][1], *where)
 
 
 def way_to(name: str, models_dir: Path) -> str:

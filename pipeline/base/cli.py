@@ -92,15 +92,22 @@ def add_training(
     batch_size: int,
     learning_rate: float | None = None,
     of: str = "",
+    least_steps: int | None = None,
 ) -> None:
     """Adds the flags of every stage that trains, with its defaults.
 
     Args:
         learning_rate: None for a stage that does not offer it.
         of: what the training is, for the help: "of --qat".
+        least_steps: of the optimizer, where few pictures get more epochs: --epochs is then None
+            if it was not typed, see `duration.default_epochs`. None: they get no more.
     """
+    more = f", and more for few images: at least {least_steps:,} steps" if least_steps else ""
     parser.add_argument(
-        "--epochs", type=bounded(int, 1), default=epochs, help=f"{of} (default: %(default)s)"
+        "--epochs",
+        type=bounded(int, 1),
+        default=None if least_steps else epochs,
+        help=f"{of} (default: {epochs}{more})",
     )
     parser.add_argument(
         "--batch-size",
@@ -121,6 +128,18 @@ def add_training(
         help="go on from an unfinished run; if that had other settings, or the run is finished, "
         "nothing is begun (with --if-needed it is, and the unfinished run is kept meanwhile)",
     )
+
+
+def with_defaults(
+    settings: argparse.Namespace, defaults: Mapping[str, Any], *, all_of_them: bool = False
+) -> argparse.Namespace:
+    """Settings with defaults that depend on other settings.
+
+    Args:
+        all_of_them: take the defaults also in place of values that are not None.
+    """
+    taken = {k: v for k, v in defaults.items() if all_of_them or getattr(settings, k) is None}
+    return argparse.Namespace(**{**vars(settings), **taken})
 
 
 def bounded(kind: Callable[[str], Any], low: float, high: float = math.inf) -> Callable:

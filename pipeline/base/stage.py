@@ -17,12 +17,12 @@ from typing import Any
 
 from pipeline.base import fingerprints, ownership, system, unfinished
 from pipeline.base.artifacts import (
-    ARTIFACTS,
     MODELS,
     artifact_path,
     claim,
     command,
     dictionary,
+    made_by,
     put_record,
     read_record,
     refuse_foreign,
@@ -144,15 +144,14 @@ class Stage:
 
     def refuse_foreign(self) -> None:
         """Raises UserError if a file of the user's lies where this stage writes one."""
-        names = [name for name, (_, script) in ARTIFACTS.items() if script == self.script.name]
+        names = made_by(self.script.name)
         if names and system.is_first_worker():
-            resume = " --resume" * getattr(self.arguments, "resume", False)
-            again = self.asked(names[0])
-            refuse_foreign(names, self.models_dir, again.with_settings(again.settings) + resume)
+            again = str(self.asked()) + " --resume" * getattr(self.arguments, "resume", False)
+            refuse_foreign(names, self.models_dir, again)
 
-    def asked(self, name: str) -> unfinished.Asked:
-        """This run, which makes the artifact called `name`, as messages name it."""
-        where = command(name, self.models_dir)
+    def asked(self) -> unfinished.Asked:
+        """This run, as messages name it."""
+        where = command(made_by(self.script.name)[0], self.models_dir)
         return unfinished.Asked(self.script.stem, where, settings_of(self.arguments), self.defaults)
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
@@ -199,7 +198,7 @@ class Stage:
             if any(self.may_pass(run.reasons) for run in left):
                 return False
             if left or (whole and not self.may_pass(reasons)):
-                unfinished.refuse(left, reasons, self.asked(names[0]))
+                unfinished.refuse(left, reasons, self.asked())
         if reasons and whole and asked.accept_edits:
             parts = {name: (self.part(name).identity, self.reasons(name)) for name in names}
             accept(self.models_dir, self.script.name, parts)

@@ -123,6 +123,10 @@ class Asked(NamedTuple):
         """The command with other settings."""
         return " ".join([self.command, *flags_of(self.script, settings, self.defaults)])
 
+    def __str__(self) -> str:
+        """The command with its settings."""
+        return self.with_settings(self.settings)
+
 
 def refuse(left: Sequence[Left], finished: Sequence[Reason], asked: Asked) -> None:
     """Raises UserError: neither an unfinished run nor the finished one is the run that asks.
@@ -131,7 +135,7 @@ def refuse(left: Sequence[Left], finished: Sequence[Reason], asked: Asked) -> No
         left: the unfinished runs.
         finished: what sets the finished run apart.
     """
-    anew = f"begin anew with: {asked.with_settings(asked.settings)}"
+    anew = f"begin anew with: {asked}"
     if not left:
         raise UserError(
             f"no run is unfinished, and the finished one is another ({listed(finished)}); {anew}"

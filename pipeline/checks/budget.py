@@ -237,7 +237,7 @@ def tell_commands(trials: Trials, share: int) -> None:
     asked = stage.arguments
     settings = {"channels": share / STEPS, "sparsity": 0, "seed": asked.seed}
     settings |= {"batch_size": asked.batch_size} if share else {}
-    say(f"    {stage.asked('pruned').with_settings(settings)}")
+    say(f"    {stage.asked().with_settings(settings)}")
     say(f"    {command('int8', stage.models_dir)}")
     gates = {"gate": ["int8"]} | {flag: short(limit) for flag, limit in limits.items()}
     say(

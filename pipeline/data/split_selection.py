@@ -1,7 +1,7 @@
 """Assigns examples to splits.
 
-Refuses data sets with too many faults (`refuse`), cuts missing splits (`cut`), and decodes the
-examples that are used (`decoded`).
+Refuses data sets with too many faults (`refuse`), cuts missing splits (`cut`) of pictures whose
+masks are not ignored altogether, and decodes the examples that are used (`decoded`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.base import commands
-from pipeline.base.console import UserError, progress
+from pipeline.base.console import UserError, progress, say
 from pipeline.data.audit import Findings
 from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import SPLITS
@@ -54,35 +54,67 @@ def refuse(faults: list[Fault], number: int, skip_bad: float) -> None:
     raise UserError(f"{first.text}{more}{others}{skip}")
 
 
-def cut(findings: Findings, choose: Choose) -> dict[str, np.ndarray]:
+def labelled(findings: Findings, meaning: Meaning, split: str) -> np.ndarray:
+    """Whether the mask of each example has a pixel of a class, bool (n,); not so with a fault.
+
+    Args:
+        split: of the data set.
+    """
+    per_mask = findings.mask_values[split]
+    return np.array([bool(meaning.classes_of(values or ())) for values in per_mask], bool)
+
+
+def note_unlabelled(collection: Collection, findings: Findings, meaning: Meaning) -> None:
+    """Prints a note if every pixel of some masks is ignored."""
+    number, first = 0, ""
+    for split, per_mask in findings.mask_values.items():
+        usable = np.array([values is not None for values in per_mask], bool)
+        rows = np.flatnonzero(usable & ~labelled(findings, meaning, split))
+        if len(rows) and not first:
+            first = next(itertools.islice(collection.splits[split].read(), int(rows[0]), None)).id
+        number += len(rows)
+    if number:
+        say(
+            f"note: every pixel of {number} masks is ignored, such as the mask of {first}: nothing "
+            "is learned from them or measured on them, and none is cut off for validation or test"
+        )
+
+
+def cut(findings: Findings, choose: Choose, meaning: Meaning) -> dict[str, np.ndarray]:
     """Assigns every example to training, validation or test.
 
     Splits of the data set stay as they are. `choose` cuts a missing test split off the training
-    split, then a missing validation split off the rest.
+    split, then a missing validation split off the rest. It takes only examples whose masks have
+    pixels of classes.
 
     Returns:
         By split of the data set, uint8 (n,): for each example an index into SPLITS, or LEFT_OUT.
 
     Raises:
-        UserError: a split is empty, or there are fewer than FEWEST_PICTURES examples.
+        UserError: a split has no mask with pixels of classes, or there are fewer than
+            FEWEST_PICTURES examples.
     """
-    chosen = {}
+    chosen, useful = {}, {}
     for split, per_mask in findings.mask_values.items():
         usable = np.array([values is not None for values in per_mask], bool)
         chosen[split] = np.where(usable, SPLITS.index(split), LEFT_OUT).astype(np.uint8)
+        useful[split] = labelled(findings, meaning, split)
     for split in SHARES:
-        rows = np.flatnonzero(chosen["train"] == SPLITS.index("train"))
-        if split not in chosen and len(rows):
-            chosen["train"][rows[choose(rows, split)]] = SPLITS.index(split)
-    counts = np.zeros(256, int)
-    for codes in chosen.values():
+        if split not in chosen:
+            rows = np.flatnonzero((chosen["train"] == SPLITS.index("train")) & useful["train"])
+            if len(rows):
+                chosen["train"][rows[choose(rows, split)]] = SPLITS.index(split)
+    counts, useful_counts = np.zeros(256, int), np.zeros(256, int)
+    for split, codes in chosen.items():
         counts += np.bincount(codes, minlength=256)
-    empty = [split for k, split in enumerate(SPLITS) if not counts[k]]
+        useful_counts += np.bincount(codes[useful[split]], minlength=256)
+    empty = [split for k, split in enumerate(SPLITS) if not useful_counts[k]]
     number = int(counts[: len(SPLITS)].sum())
     if empty or number < FEWEST_PICTURES:
+        ignored = " with labelled pixels" * bool(empty and counts[SPLITS.index(empty[0])])
         raise UserError(
             f"only {number} pictures with masks can be used"
-            + (f", none for {empty[0]}" if empty else "")
+            + (f", none{ignored} for {empty[0]}" if empty else "")
             + f"; add more: at least {FEWEST_PICTURES} are needed, at least one in each split"
         )
     return chosen
@@ -118,7 +150,7 @@ def refuse_absent(
         for split, per_mask in findings.mask_values.items()
     }
     if holders.get("train"):
-        cuts = ((seed, cut(findings, with_seed(seed))) for seed in range(SEEDS))
+        cuts = ((seed, cut(findings, with_seed(seed), meaning)) for seed in range(SEEDS))
         good = (seed for seed, codes in cuts if not absent_classes(findings, meaning, codes))
         seed = next(good, None)
         remedy = f"{holders['train']} pictures of other splits do; "

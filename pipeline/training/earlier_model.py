@@ -63,7 +63,7 @@ def refuse_replaced(stage: Stage, flag: str, path: Path) -> None:
     if path.resolve() in replaced:
         kept = ownership.free_name(path, "earlier")
         copied = commands.line("cp", commands.as_operand(path), commands.as_operand(kept))
-        asked = stage.asked("original")
+        asked = stage.asked()
         again = asked.with_settings({**asked.settings, flag: str(kept)})
         raise UserError(
             f"{typed}: the stages replace that file; keep a copy and name it: {copied} && {again}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -13,6 +14,16 @@ from pipeline.base.lazy import tf
 from pipeline.base.system import cores
 
 NVIDIA_SECONDS = 10  # that nvidia-smi may take to list the GPUs
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --precision."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto: bfloat16 on GPUs that have it, else float32 (default)",
+    )
 
 
 def pick_strategy() -> tf.distribute.Strategy:

@@ -18,6 +18,7 @@ from pipeline.data.classes import Classes
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference.iou import mean_iou, split_iou
 from pipeline.inference.keras_files import KerasModel
+from pipeline.training import duration
 from pipeline.training.checkpoints import TrainingState
 from pipeline.training.epoch_rows import Row, best_epoch, epoch_line, rounded
 from pipeline.training.hardware import say_where
@@ -48,7 +49,7 @@ class Phase:
     # Weight of the weights that the model has now in the mean that is validated beside the EMA
     # weights, see `optimizers.ema_weights`. 0: EMA weights alone.
     wise_ft_weight: float = 0.0
-    total_epochs: int | None = None  # of all phases, for the progress line only; None: `epochs`
+    total_epochs: int | None = None  # of all phases, for progress and duration; None: `epochs`
 
 
 class Trained(NamedTuple):
@@ -137,6 +138,12 @@ def fit(
     total, predictor = phase.total_epochs or phase.epochs, KerasModel(model)
 
     with seeded_layers(network, phase.seed, strategy) as begin_epoch:
+        if not state.history:
+            begin_epoch(0)
+            batches = distributed_batches(train, phase, 0, classes.ignored, strategy)
+            seconds = duration.seconds_per_step(step, batches, state.variables)
+            size = steps, phase.batch_size, len(validation[0])
+            duration.say_how_long(stage, phase.epochs, duration.minutes_of(total, *size, seconds))
         for epoch in range(len(state.history), phase.epochs):
             begin_epoch(epoch)
             started = time.monotonic()

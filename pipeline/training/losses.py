@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,16 @@ from pipeline.training.mirroring import USUAL, Mirror, recorded
 JACCARD_WEIGHT = 1.0  # of the soft Jaccard term, relative to cross-entropy
 
 Loss = Callable[[Any, Any, Any], Any]  # (images, masks, logits) -> scalar, see `Objective`
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --class-weights."""
+    parser.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: weight pixels inversely to the share of their class (default: none)",
+    )
 
 
 @dataclass(frozen=True)

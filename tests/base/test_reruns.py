@@ -63,6 +63,7 @@ KINDS = {
     "training loop": (
         *("training", "training/loop.py", "training/checkpoints.py", "training/epoch_rows.py"),
         *("training/random_layers.py", "training/workers.py", "data/npz.py"),
+        "training/duration.py",
     ),
     "the mean IoU that picks the best epoch": (
         *("training", "inference/iou.py", "inference/keras_files.py"),
@@ -156,6 +157,7 @@ KINDS = {
         *("deploy/ethos_u.py", "checks/op_profile.py"),
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),
+    "the plot of sensitivity to pruning": (NONE, "checks/pruning_sensitivity.py"),
     "the search for a device's budget": (
         *(NONE, "checks/budget.py", "checks/int8_needs.py", "checks/smallest_number.py"),
     ),

@@ -8,19 +8,23 @@ import pytest
 from pipeline.base.console import UserError
 from pipeline.data import dataset_writer
 from pipeline.data.audit import Findings
+from pipeline.data.classes import IGNORED, make_classes
 from pipeline.data.dataset import SPLITS
+from pipeline.data.label_mapping import Meaning
 from pipeline.data.sample_source import SIZES, UNPAIRED, UNREADABLE, Fault
 from pipeline.data.split_rules import ranked
 from pipeline.data.split_selection import LEFT_OUT, cut, refuse
 from tests.helpers.drawn_sets import prepare, save, stripes, write_set
 
 VALUES = (0, 1)
+VOID = (255,)
+MEANING = Meaning(make_classes(["a", "b"]), {0: 0, 1: 1, 255: IGNORED}, frozenset())
 
 
 def chosen(seed=7, **values):
     """Number of examples per split, by split of the data set, and the result of `cut`."""
     names = [f"p{k}.png" for k in range(len(values["train"]))]
-    codes = cut(Findings(mask_values=values), ranked(seed, names))
+    codes = cut(Findings(mask_values=values), ranked(seed, names), MEANING)
     names = [*SPLITS, "left out"]
     count = {
         split: Counter(names[3 if code == LEFT_OUT else code] for code in part)
@@ -54,6 +58,39 @@ def test_missing_validation_split_is_cut_from_training():
     assert count == {"train": {"train": 18, "validation": 2}, "test": {"test": 5}}
 
 
+def test_missing_splits_are_cut_of_pictures_with_labels():
+    """Whose masks are ignored altogether, they stay in training; those of given splits stay."""
+    count, codes = chosen(train=[VALUES, VOID] * 20)
+    assert count["train"] == {"train": 34, "validation": 2, "test": 4}
+    assert (codes["train"][1::2] == SPLITS.index("train")).all()
+    count = chosen(train=[VALUES] * 20, validation=[VOID, VALUES], test=[VALUES] * 5)[0]
+    assert count["validation"] == {"validation": 2}
+
+
+def test_split_without_a_labelled_pixel_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"only 28 pictures .* none with labelled pixels for val"):
+        chosen(train=[VALUES] * 20, validation=[VOID] * 3, test=[VALUES] * 5)
+    folder = write_set(tmp_path / "set", 20, 3)
+    for k in range(20):
+        if k != 4:
+            save(folder / f"masks/p{k:02}.png", np.full_like(stripes(k, 3)[1], 255))
+    with pytest.raises(UserError, match=r"only 20 pictures .* none with labelled"):
+        prepare(tmp_path / "m", folder, "--ignore-index", "255")
+    assert not (tmp_path / "m/dataset/dataset.json").exists()
+
+
+def test_ignored_masks_are_noted_and_not_validated_on(tmp_path, capsys):
+    folder = write_set(tmp_path / "set", 40, 2)
+    for k in range(1, 40, 2):
+        save(folder / f"masks/p{k:02}.png", np.full_like(stripes(k, 2)[1], 255))
+    done = prepare(tmp_path / "m", folder, "--ignore-index", "255")
+    noted = "note: every pixel of 20 masks is ignored, such as the mask of images/p01.png: nothing"
+    assert noted in capsys.readouterr().out
+    splits = done.record["splits"]
+    assert splits["validation"]["ignored_share"] == splits["test"]["ignored_share"] == 0
+    assert splits["train"]["examples"] == 34
+
+
 def test_faulty_examples_are_in_no_split():
     held = [VALUES if k % 4 else None for k in range(40)]
     count, codes = chosen(train=held)
@@ -64,7 +101,7 @@ def test_faulty_examples_are_in_no_split():
 def test_too_few_examples_or_an_empty_split_are_refused():
     with pytest.raises(UserError, match=r"only 9 pictures with masks .* at least 10 are needed"):
         chosen(train=[VALUES] * 9)
-    with pytest.raises(UserError, match="only 12 pictures with masks can be used, none for test"):
+    with pytest.raises(UserError, match=r"only 12 pictures with masks .* none for test"):
         chosen(train=[VALUES] * 12, test=[None] * 12)
     with pytest.raises(UserError, match=r"only 0 pictures .* none for train"):
         chosen(train=[])
