@@ -50,7 +50,6 @@ from pipeline.base.flag_rules import PRUNES_NOTHING
 from pipeline.base.identity import NOT_RESUMED, Resumption
 from pipeline.base.lazy import keras, tfmot
 from pipeline.base.stage import Stage
-from pipeline.checks import pruning_sensitivity
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.inference import keras_files
 from pipeline.pruning import channel_removal, channels, magnitude
@@ -277,6 +276,8 @@ def main(argv: list[str] | None = None) -> None:
     stage = Stage.begin(__file__, arguments, usual).ignoring(*PRUNES_NOTHING)
     stage = stage.require("dataset", "original")
     if arguments.sensitivity:
+        from pipeline.checks import pruning_sensitivity
+
         pruning_sensitivity.write(stage)
     elif arguments.budget:
         from pipeline.checks import budget  # and the conversion, which no other run needs
