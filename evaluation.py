@@ -8,6 +8,7 @@ Writes  models/evaluation.json, evaluation.csv    the numbers
     python evaluation.py
     python evaluation.py --gate int8 --max-drop 0.01 --max-bytes 1600000    (or exit code 1)
     python evaluation.py --against models_before                (what changed, with times)
+    python evaluation.py --model other.tflite more.keras        (models of others, beside ours)
     python evaluation.py --image cat.jpg dog.png                (segments your own photos)
     python evaluation.py --image cat.jpg --model models/original_model.h5
     python evaluation.py --profile                              (time per operator)
@@ -53,7 +54,7 @@ from pipeline.base.files import fault_of, sha256, write_csv
 from pipeline.base.lazy import versions
 from pipeline.base.stage import Stage
 from pipeline.base.system import cores
-from pipeline.checks import op_profile
+from pipeline.checks import op_profile, other_models
 from pipeline.data.dataset import load_classes, load_split
 from pipeline.deploy import ethos_u
 from pipeline.evaluation import (
@@ -70,7 +71,7 @@ from pipeline.evaluation import (
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.models import open_model
 from pipeline.prediction import predict, pretrained
-from pipeline.report import changes, gates, report_file, sidecars, tables
+from pipeline.report import changes, gates, other_models_table, report_file, sidecars, tables
 from pipeline.variants import VARIANTS
 
 MADE_BEFORE = ("dataset", *MODELS)  # artifacts of earlier stages
@@ -81,11 +82,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.argument_parser(__doc__, __file__)
     gates.add_flags(parser)
     predict.add_flags(parser)
+    other_models.add_flags(parser)
     comparison.add_flags(parser)
     op_profile.add_flags(parser)
     ethos_u.add_flags(parser)
     arguments = parser.parse(argv)
-    arguments.if_needed |= arguments.against is not None  # compares what is there
+    if (arguments.image or arguments.npu) and len(arguments.model or ()) > 1:
+        parser.error("--image and --npu use one model; name one file: --model FILE")
+    # Compared with what is there.
+    arguments.if_needed |= arguments.against is not None or arguments.model is not None
     return arguments
 
 
@@ -218,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         console.say(op_profile.profile(folder, arguments.seed))
         return 0
     if arguments.image or arguments.npu:
-        model = arguments.model
+        model = arguments.model[0] if arguments.model else None
         if not model:
             folder = pretrained.folder_of_models(models_dir, ["int8"])
             model = artifact_path(folder, "int8")
@@ -233,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     others = set(vars(arguments)) - {"seed"}  # flags that change no number
     stage = Stage.begin(__file__, arguments, parse([])).ignoring(*others)
     stage = stage.with_inputs(inputs(models_dir))
+    opened = other_models.open_all(arguments) if arguments.model else []
     path = artifact_path(models_dir, "evaluation")
     if stage.nothing_to_do("evaluation"):
         evaluation = json.loads(path.read_text(encoding="utf-8"))
@@ -247,6 +253,8 @@ def main(argv: list[str] | None = None) -> int:
             files = drawings(models_dir, evaluation)
             sidecars.draw(stage, "evaluation", files, tables.__file__)
 
+    beside = other_models.measure(opened, models_dir, arguments.seed) if opened else None
+
     # The numbers are in place: what fails from here on is a note.
     changed = evaluation.get("changes")
     if there:
@@ -259,6 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     if changed:
         text = Path("the comparison")
         sidecars.drawn(text, lambda _: console.say("\n" + changes.terminal(changed, evaluation)))
+    if beside:
+        console.say("\n" + other_models_table.terminal(beside))
     seconds = stage.seconds()
     console.say(f"\n{path} and report.html beside it have it all; {seconds:.0f} s since the start")
     broken, unknown = gates.judge(arguments, evaluation)

@@ -194,9 +194,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
         Rule(
             ("model",),
-            lambda settings: side_mode(settings) in ("image", "npu"),
-            "without --image or --npu; the models of --models-dir are measured",
+            lambda settings: side_mode(settings) != "profile",
+            "with --profile; the models of --models-dir are profiled",
             "",
+        ),
+        Rule(
+            ("input_range", "class_order"),
+            lambda settings: bool(settings.get("model")) and not side_mode(settings),
+            "unless --model names models of others to be measured",
+            "add --model FILE",
         ),
         Rule(
             (*LIMITS, "gate", "against"),

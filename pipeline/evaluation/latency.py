@@ -31,7 +31,7 @@ BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 def latency_runs(
-    paths: Mapping[str, Path], threads: int, image: np.ndarray
+    paths: Mapping[str, Path], threads: int, image: np.ndarray | Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """Times single runs of all models, which take turns (`time_in_turns`).
 
@@ -40,7 +40,7 @@ def latency_runs(
     Args:
         paths: of the models' files, by what they are called.
         threads: that every model may use.
-        image: uint8 (height, width, 3).
+        image: uint8 (height, width, 3); of models of several sizes or layouts, one for each.
 
     Returns:
         By model, a dictionary. In milliseconds: `median` and `p90` (90th percentile) of the runs
@@ -51,7 +51,8 @@ def latency_runs(
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    calls = {name: open_model(path, threads).timed(image) for name, path in paths.items()}
+    images = image if isinstance(image, Mapping) else dict.fromkeys(paths, image)
+    calls = {name: open_model(path, threads).timed(images[name]) for name, path in paths.items()}
     first = {}
     for name, call in calls.items():
         started = time.perf_counter()
@@ -142,7 +143,7 @@ def measure_latency(
 
 
 def measure_files(
-    paths: Mapping[str, Path], threads: int, image: np.ndarray
+    paths: Mapping[str, Path], threads: int, image: np.ndarray | Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """`latency_runs` in a new process that does nothing else."""
     return in_own_process(latency_runs, dict(paths), threads, image)

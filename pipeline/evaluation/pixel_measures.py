@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import Rows
 from pipeline.evaluation.boundary import boundary_counts
-from pipeline.inference.iou import Model, iou_per_class, mean_iou
+from pipeline.inference.iou import Predictor, iou_per_class, mean_iou
 
 TAIL = 5  # percentile of the pictures, from the worst, whose mean IoU is told beside the mean
 
@@ -24,7 +24,7 @@ class Counted(NamedTuple):
 
 
 def count(
-    model: Model,
+    model: Predictor,
     images: np.ndarray | Rows,
     masks: np.ndarray | Rows,
     classes: int,

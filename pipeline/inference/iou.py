@@ -14,6 +14,17 @@ from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import Rows
 
 
+class Predictor(Protocol):
+    """What predicts classes: all that counting needs of a model."""
+
+    @property
+    def batch(self) -> int:
+        """Images that it takes at a time; its memory grows with them."""
+
+    def class_maps(self, images: np.ndarray) -> np.ndarray:
+        """The class of each pixel of uint8 (n, height, width, 3), integers (n, height, width)."""
+
+
 class Model(Protocol):
     """A segmentation model, from an .h5 or a .tflite file (`models.open_model`).
 

@@ -8,11 +8,12 @@ says what is assumed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline.base.artifacts import fault_beside, refuse_changed
 from pipeline.base.console import UserError, say
@@ -20,13 +21,11 @@ from pipeline.data.classes import FEWEST, MOST
 from pipeline.inference.keras_files import KerasModel, read_model
 from pipeline.inference.litert import open_interpreter
 from pipeline.prediction.file_kinds import H5, kind_of
-from pipeline.prediction.tflite_description import Description, describe
+from pipeline.prediction.input_values import DIVIDED, input_values
+from pipeline.prediction.tflite_description import describe
 
-# Real values of a black and of a white pixel that networks of others are trained on.
-PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5), (-128.0, 127.0))
-TOLERANCE = 0.02  # of such a range, by which a quantised input may differ from it
 ANY_SIZE = "takes images of any size, and a photograph has to be shrunk to one; fix its input size"
-INPUT_TYPES = ("float32", "uint8", "int8")
+LEAST_SIDE = 32  # of an image, over that of its scores, at most
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,18 @@ class PhotoModel:
     number: int  # of classes
     names: tuple[str, ...] | None  # that the file itself gives its classes
     recorded: bool  # whether a run of this pipeline made it where it lies
+    told: bool  # whether the file tells how pixels become input values
     # uint8 image (height, width, 3) -> scores (height, width, classes) in any scale, or a map of
     # classes, integers (height, width)
     predict: Callable[[np.ndarray], np.ndarray]
+    is_map: bool = False  # whether it gives a map of classes
+    channels_first: bool = False  # whether the file's input is (1, 3, height, width)
 
 
 def open_photo_model(path: Path) -> PhotoModel:
     """Opens a model file, .h5 or .tflite, whatever its suffix.
+
+    A note says what is assumed of its input, if the file does not tell.
 
     Raises:
         UserError: the file is missing or damaged, is of another kind, or is not a segmentation
@@ -52,6 +56,13 @@ def open_photo_model(path: Path) -> PhotoModel:
     kind = kind_of(path)
     refuse_changed(path)
     model = open_keras(path) if kind == H5 else open_tflite(path)
+    if not model.told:
+        say(f"note: {path} does not say how pixels become input values; they are divided by 255")
+    return with_checks(path, model)
+
+
+def with_checks(path: Path, model: PhotoModel) -> PhotoModel:
+    """A model whose answers are checked; `predict` raises UserError if they are none."""
 
     def checked(image: np.ndarray) -> np.ndarray:
         scores = model.predict(image)
@@ -64,7 +75,7 @@ def open_photo_model(path: Path) -> PhotoModel:
             raise UserError(f"{path} gives scores that are no numbers; name another file")
         return scores
 
-    return PhotoModel(model.size, model.number, model.names, model.recorded, checked)
+    return replace(model, predict=checked)
 
 
 def open_keras(path: Path) -> PhotoModel:
@@ -75,21 +86,25 @@ def open_keras(path: Path) -> PhotoModel:
             raise UserError(f"{path} has {len(tensors)} {what}; make a model of one of them")
     model, recorded = KerasModel(network), not fault_beside(path)
     size, number = checked_shapes(path, model.image_shape, model.scores_shape)
-    if not recorded:
-        note_assumed_pixels(path)
-    return PhotoModel(size, number, None, recorded, model.scores)
-
-
-def note_assumed_pixels(path: Path) -> None:
-    """Prints a note that nothing tells how pixels become input values, and what is assumed."""
-    say(f"note: {path} does not say how pixels become input values; they are divided by 255")
+    return PhotoModel(size, number, None, recorded, recorded, model.scores)
 
 
 # --- .tflite files --------------------------------------------------------------------------
 
 
-def open_tflite(path: Path) -> PhotoModel:
-    """A .tflite file in an interpreter."""
+def open_tflite(
+    path: Path, assumed: np.ndarray = DIVIDED, single_score: bool = False
+) -> PhotoModel:
+    """A .tflite file in an interpreter.
+
+    Images and scores may have their channels before rows and columns, as networks of PyTorch have.
+    Scores and maps of fewer pixels than the image are enlarged to its size.
+
+    Args:
+        path: of the file.
+        assumed: float32 (256, 1) or (256, 3), what each value of a pixel becomes, if nothing tells.
+        single_score: accept one score per pixel, which is returned as (height, width, 1).
+    """
     interpreter = open_interpreter(path)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1:
@@ -97,28 +112,73 @@ def open_tflite(path: Path) -> PhotoModel:
     image, shape = inputs[0], unbatched(path, inputs[0])
     if min(image["shape_signature"][1:], default=0) < 0:  # LiteRT takes 1 for it
         raise UserError(f"{path} {ANY_SIZE}")
+    if channels_first := len(shape) == 3 and shape[0] == 3 != shape[2]:
+        shape = (*shape[1:], 3)
     output = chosen_output(path, shape, outputs)
     description, recorded = describe(path), not fault_beside(path)
-    values = input_values(path, image, description)
+    values, told = input_values(path, image, description, assumed)
     scores_shape, is_map = unbatched(path, output), is_class_map(output)
+    turned = not is_map and is_turned(scores_shape, shape)
+    if turned:
+        scores_shape = (*scores_shape[1:], scores_shape[0])
     if is_map:
-        scores_shape = (*scores_shape[:2], len(description.names or ()) or MOST)
-    size, number = checked_shapes(path, shape, scores_shape)
+        rows_and_columns = scores_shape[1:] if scores_shape[0] == 1 else scores_shape[:2]
+        scores_shape = (*rows_and_columns, len(description.names or ()) or MOST)
+    size, number = checked_shapes(path, shape, scores_shape, single_score)
     if description.names is not None and len(description.names) != number:
         raise UserError(
             f"{path} tells {number} classes apart and names {len(description.names)}; name another "
             "file, or correct the list of classes in it"
         )
-    if not FEWEST <= number <= MOST:
+    if not single_score and not FEWEST <= number <= MOST:
         raise UserError(f"{path} has {number} classes; {FEWEST} to {MOST} can be drawn")
 
     def predict(pixels: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(image["index"], values[pixels, np.arange(3)][None])
+        given = values[pixels, np.arange(3)]
+        given = given.transpose(2, 0, 1) if channels_first else given
+        interpreter.set_tensor(image["index"], np.ascontiguousarray(given[None]))
         interpreter.invoke()
         scores = interpreter.get_tensor(output["index"])[0]
-        return scores.reshape(size) if is_map else scores
+        scores = scores.reshape(scores_shape[:2]) if is_map else scores
+        scores = scores.transpose(1, 2, 0) if turned else scores
+        if number == 1 and (scale := output["quantization"][0]):  # compared with a number
+            scores = (scores.astype(np.float32) - output["quantization"][1]) * np.float32(scale)
+        return scores if scores.shape[:2] == size else enlarged(scores, size)
 
-    return PhotoModel(size, number, description.names, recorded, predict)
+    kind = recorded, told, predict, is_map, channels_first
+    return PhotoModel(size, number, description.names, *kind)
+
+
+def is_turned(scores: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether scores have their classes before rows and columns.
+
+    Args:
+        scores: shape of the scores of one image.
+        image: height, width and channels.
+    """
+    return (
+        len(scores) == 3
+        and not in_proportion(scores[:2], image)
+        and in_proportion(scores[1:], image)
+    )
+
+
+def in_proportion(sides: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether a map has the size of an image, or the same share of both of its sides."""
+    shares = [side / max(1, whole) for side, whole in zip(sides, image)]
+    spread = 1 / max(1, min(image[:2]))  # rounding to a pixel
+    return 1 / LEAST_SIDE <= min(shares) <= max(shares) <= min(1, min(shares) + spread)
+
+
+def enlarged(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scores (rows, columns, classes), bilinearly, or a map (rows, columns), at another size."""
+    height, width = size
+    if scores.ndim == 2:
+        picture = Image.fromarray(scores.astype(np.int32))
+        return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(scores, -1, 0).astype(np.float32)]
+    smooth = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(plane.resize((width, height), smooth)) for plane in planes], -1)
 
 
 def unbatched(path: Path, details: dict[str, Any]) -> tuple[int, ...]:
@@ -130,21 +190,24 @@ def unbatched(path: Path, details: dict[str, Any]) -> tuple[int, ...]:
 
 
 def checked_shapes(
-    path: Path, image: tuple[int, ...], output: tuple[int, ...]
+    path: Path, image: tuple[int, ...], output: tuple[int, ...], single_score: bool = False
 ) -> tuple[tuple[int, int], int]:
     """Height and width of a model's images, and the number of its classes.
+
+    Args:
+        single_score: as for `open_tflite`.
 
     Raises:
         UserError: it maps no image to scores of several classes of its pixels.
     """
     if None in image or None in output:
         raise UserError(f"{path} {ANY_SIZE}")
-    if len(image) != 3 or image[2] != 3 or output[:2] != image[:2] or len(output) != 3:
+    if len(image) != 3 or image[2] != 3 or len(output) != 3 or not in_proportion(output, image):
         raise UserError(
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
             f"to outputs of shape {output}"
         )
-    if output[2] == 1:  # whose largest score would always be class 0
+    if output[2] == 1 and not single_score:  # whose largest score would always be class 0
         raise UserError(
             f"{path} gives one score per pixel, not one per class; for two classes make it give "
             "two logits: 0 and the one before its sigmoid"
@@ -155,7 +218,7 @@ def checked_shapes(
 def is_class_map(output: dict[str, Any]) -> bool:
     """Whether an output has a class for each pixel: integers that stand for no other numbers."""
     shape, kind = [int(length) for length in output["shape"]], np.dtype(output["dtype"])
-    flat = len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)
+    flat = len(shape) == 3 or (len(shape) == 4 and 1 in (shape[1], shape[3]))
     plain = tuple(output["quantization"]) in ((0, 0), (1, 0))
     return flat and np.issubdtype(kind, np.integer) and plain
 
@@ -173,8 +236,14 @@ def chosen_output(
     """
     if len(outputs) == 1:
         return outputs[0]
-    sized = [output for output in outputs if tuple(output["shape"][1:3]) == image[:2]]
-    scores = [output for output in sized if len(output["shape"]) == 4 and output["shape"][3] > 1]
+    sized = [
+        output
+        for output in outputs
+        if image[:2] in (tuple(output["shape"][1:3]), tuple(output["shape"][2:4]))
+    ]
+    scores = [
+        output for output in sized if len(output["shape"]) == 4 and 1 not in output["shape"][1:]
+    ]
     for candidates in (scores, [output for output in sized if is_class_map(output)]):
         if len(candidates) == 1:
             return candidates[0]
@@ -185,61 +254,3 @@ def chosen_output(
         f"{path} has {len(outputs)} outputs ({shapes}), and nothing tells which one has the "
         "classes; convert the network with that output only"
     )
-
-
-def input_values(path: Path, image: dict[str, Any], description: Description) -> np.ndarray:
-    """What goes into a network for each value of a pixel, in the input's type: (256, 3).
-
-    Raises:
-        UserError: nothing tells, or the input cannot hold what the file says.
-    """
-    kind = np.dtype(image["dtype"])
-    if kind.name not in INPUT_TYPES:
-        raise UserError(f"{path} takes input of type {kind.name}, not {', '.join(INPUT_TYPES)}")
-    pixels = np.arange(256, dtype=np.float32)[:, None]
-    real = None
-    if description.mean is not None and description.std is not None:
-        lengths = {len(description.mean), len(description.std)}
-        if not lengths <= {1, 3} or not all(np.isfinite(description.std)) or 0 in description.std:
-            raise UserError(
-                f"{path} says that pixels become values by mean {list(description.mean)} and std "
-                f"{list(description.std)}, which are not those of three colours"
-            )
-        mean, std = (np.array(v, np.float32) for v in (description.mean, description.std))
-        real = np.broadcast_to((pixels - mean) / std, (256, 3))
-    scale, zero_point = image["quantization"]
-    if kind == np.float32:
-        if real is None:
-            note_assumed_pixels(path)
-            real = np.broadcast_to(pixels / np.float32(255), (256, 3))
-        return np.ascontiguousarray(real, np.float32)
-    raw = np.repeat(np.arange(256)[:, None] + np.iinfo(kind).min, 3, axis=1).astype(kind)
-    if not scale:  # plain bytes
-        if kind == np.uint8 or real is None:
-            return raw
-        raise UserError(f"{path} has an input without a scale, which its normalisation needs")
-    if real is not None and is_raw(description):
-        return raw
-    if real is None:
-        black, white = ((raw[[0, 255], 0].astype(float) - zero_point) * scale).tolist()
-        for low, high in PIXEL_RANGES:
-            if max(abs(black - low), abs(white - high)) <= TOLERANCE * (high - low):
-                return raw
-        raise UserError(
-            f"{path} does not say how pixels become input values, and its input, of {black:.4g} to "
-            f"{white:.4g}, is not that of pixels; add NormalizationOptions to its metadata"
-        )
-    exact = np.rint(real.astype(np.float64) / scale + zero_point)
-    limits = np.iinfo(kind)
-    beyond = max(limits.min - exact.min(), exact.max() - limits.max)
-    if not beyond <= TOLERANCE * 255:  # nor if it is no number
-        raise UserError(
-            f"{path} says that pixels become values of {real.min():.4g} to {real.max():.4g}, and "
-            "its quantised input cannot hold these; correct its metadata"
-        )
-    return np.clip(exact, limits.min, limits.max).astype(kind)
-
-
-def is_raw(description: Description) -> bool:
-    """Whether a file wants pixels as they are: the metadata of many files with bytes as input."""
-    return set(description.mean or ()) == {0.0} and set(description.std or ()) == {1.0}

@@ -36,7 +36,7 @@ SHOWN_SHARE = 0.001  # a class with a smaller share of a photo's pixels is not n
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --image, and --model, which --image and --npu use."""
+    """Adds --image and --model."""
     parser.add_argument(
         "--image",
         type=Path,
@@ -48,9 +48,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=Path,
+        nargs="+",
         metavar="FILE",
         help="the .h5 or .tflite file that --image or --npu uses, also one of others (default: the "
-        "int8 file of --models-dir; while models/ has none, the one in models/pretrained/)",
+        "int8 file of --models-dir; while models/ has none, the one in models/pretrained/). "
+        "Without them: files of others (.tflite, .h5, .keras), measured beside ours on the test "
+        "split",
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.base.lazy import jinja2
 from pipeline.data.classes import make_classes
 from pipeline.evaluation.bootstrap import BOOTSTRAP_SAMPLES
 from pipeline.inference.timing import TIMED_RUNS, TURN_RUNS
-from pipeline.report import changes, class_tables
+from pipeline.report import changes, class_tables, other_models_table
 from pipeline.report.chart_style import rendered
 from pipeline.report.charts import (
     BLUE,
@@ -51,6 +51,7 @@ def page(
     photos: dict[str, Any] | None = None,
     comparison: dict[str, Any] | None = None,
     changed_photos: dict[str, Any] | None = None,
+    others: dict[str, Any] | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -60,6 +61,7 @@ def page(
         photos: what `gallery.photo_grid` returns; None: a page without photos.
         comparison: what `comparison.compare` returns; None: a page without that section.
         changed_photos: what `gallery.changed_photos` returns, for that section.
+        others: what `other_models_table.kept` returns; None: a page without that section.
     """
     data, machine = evaluation["dataset"], evaluation["environment"]
     suffix = " (synthetic data)" if data["synthetic"] else ""
@@ -75,6 +77,7 @@ def page(
         numbers=numbers(evaluation),
         changes=changes.section(comparison, evaluation),
         changed_photos=changed_photos,
+        others=other_models_table.section(others),
         drop=DROP_NOTE,
         classes=class_tables.shares_and_iou(evaluation),
         shipped=shipped["name"],

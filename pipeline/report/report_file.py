@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.base.artifacts import ARTIFACTS, read_record
 from pipeline.base.console import say
+from pipeline.base.files import sha256
 from pipeline.base.stage import Stage
-from pipeline.report import gallery, page
+from pipeline.report import gallery, other_models_table, page
 
 
 def draw(stage: Stage, evaluation: dict[str, Any], changes: dict[str, Any] | None) -> None:
@@ -28,6 +29,9 @@ def draw(stage: Stage, evaluation: dict[str, Any], changes: dict[str, Any] | Non
     if changes and changes["against"] is not None:  # the other comparison is in evaluation.json
         numbers = json.dumps(changes, sort_keys=True).encode()
         inputs["the comparison with another folder"] = hashlib.sha256(numbers).hexdigest()
+    others = other_models_table.kept(models_dir)
+    if others:
+        inputs["models of others"] = sha256(models_dir / other_models_table.FILE)
     drawing = drawing.with_inputs(inputs)
     reasons = drawing.reasons("report")
     if not reasons:
@@ -36,5 +40,5 @@ def draw(stage: Stage, evaluation: dict[str, Any], changes: dict[str, Any] | Non
     photos = gallery.photo_grid(models_dir, evaluation)
     changed = gallery.changed_photos(models_dir, evaluation, changes)
     with drawing.new_artifact("report", {}) as (path,):
-        html = page.page(evaluation, models_dir, photos, changes, changed)
+        html = page.page(evaluation, models_dir, photos, changes, changed, others)
         path.write_text(html, encoding="utf-8")

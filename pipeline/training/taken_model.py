@@ -14,31 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.base import commands
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import UserError, say
 from pipeline.base.lazy import keras, layers
 from pipeline.base.stage import Stage
-from pipeline.data.classes import IGNORED
 from pipeline.data.dataset import load_classes, load_split
+from pipeline.inference.conventions import RANGES, TRIED, match, order_of, proposed_order
 from pipeline.inference.iou import mean_iou, split_iou
 from pipeline.inference.keras3_files import read_whole_model
 from pipeline.inference.keras_files import KerasModel, save_model
 from pipeline.training.building import float32_logits, named_for_tensorflow
 from pipeline.training.keras_private import is_graph_model, producing_layer, tensors_read
 from pipeline.training.rebuilding import MOVING, flattened, with_logits
-
-# Input ranges: scale and offset of each, of values 0 to 1. ImageNet's are the mean and standard
-# deviation of its red, green and blue (PyTorch's torchvision divides by them).
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-RANGES: dict[str, tuple[Any, Any]] = {
-    "0..1": (1.0, 0.0),
-    "-1..1": (2.0, -1.0),
-    "0..255": (255.0, 0.0),
-    "imagenet": ((1 / DEVIATION).tolist(), (-MEAN / DEVIATION).tolist()),
-}
-TRIED = 64  # validation pictures that ranges are tried on
-CLEARLY = 0.1  # mean IoU by which another order of classes must be better to be proposed
 
 
 class Taken(NamedTuple):
@@ -101,13 +88,7 @@ def take(stage: Stage, path: Path) -> Taken:
     listed = ", ".join(f"{kind} {matches[kind].mean_iou:.3f}" for kind in tried)
     say(f"{path}: a model of Keras {version}, {model.count_params():,} parameters")
     say(f"mean IoU on {len(images)} validation pictures by input range: {listed}; taken: {best}")
-    found = matches[best]
-    if found.reordered > found.mean_iou + CLEARLY:
-        flag = commands.line("--class-order", ",".join(names[true] for true in found.order))
-        notes.append(
-            f"its classes seem to stand in another order than the data set's: with {flag} "
-            f"mean IoU is {found.reordered:.3f} instead of {found.mean_iou:.3f}"
-        )
+    notes += proposed_order(matches[best], names)
     about = {"file": path.name, "keras": version, "input_range": best}
     return Taken(with_range(model, best), notes, {"network": model.name, "taken": about})
 
@@ -192,52 +173,6 @@ def with_range(model: keras.Model, kind: str) -> keras.Model:
 
 
 # --- the order of the classes -------------------------------------------------------------------
-
-
-class Match(NamedTuple):
-    """How the classes of predictions and of masks overlap."""
-
-    mean_iou: float  # over the classes in the masks, each class with itself
-    order: list[int]  # by output of the network, the class of the masks that it matches best
-    reordered: float  # mean IoU in that order
-
-
-def match(masks: np.ndarray, predicted: np.ndarray, classes: int) -> Match:
-    """Compares predictions with masks, also in the order of classes that fits them best.
-
-    The best pair is taken first, then the best of those that are left.
-
-    Args:
-        masks: integers (n, height, width), class indices or IGNORED.
-        predicted: class indices (n, height, width).
-    """
-    labelled = masks != IGNORED
-    pairs = predicted[labelled].astype(np.int64) * classes + masks[labelled]
-    both = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.float64)
-    union = both.sum(axis=1)[:, None] + both.sum(axis=0)[None] - both
-    iou = both / np.maximum(union, 1)  # of output p and class t
-    present = both.sum(axis=0) > 0
-    left, order = iou.copy(), [-1] * classes
-    for _ in range(classes):
-        output, true = map(int, np.unravel_index(np.argmax(left), left.shape))
-        order[output] = true
-        left[output], left[:, true] = -1, -1
-    reordered = iou[np.arange(classes), order]
-    return Match(
-        float(np.diagonal(iou)[present].mean()), order, float(reordered[present[order]].mean())
-    )
-
-
-def order_of(text: str, names: Sequence[str]) -> list[int]:
-    """The class of each output, from --class-order.
-
-    Raises:
-        UserError: it does not name each class once.
-    """
-    asked = text.split(",")
-    if sorted(asked) != sorted(names):
-        raise UserError(f"--class-order {text}: name each class once: {','.join(names)}")
-    return [names.index(name) for name in asked]
 
 
 def reorder(path: Path, model: keras.Model, order: Sequence[int]) -> None:

@@ -69,9 +69,13 @@ MODES = {
         "qat": ("--qat", (*FILES, "sensitivity", "max_drop", "epochs", "batch_size")),
     },
     evaluation: {
-        "measure": ("", (*LIMITS, "against", "image", "profile", "npu")),
-        "limits": ("--min-mean-iou 0.5", (*LIMITS[:-1], "against", "gate")),
-        "compare": ("--against before", LIMITS),
+        "measure": ("", (*LIMITS, "against", "image", "model", "profile", "npu")),
+        "limits": ("--min-mean-iou 0.5", (*LIMITS[:-1], "against", "model", "gate")),
+        "compare": ("--against before", (*LIMITS, "model")),
+        "models of others": (
+            "--model a.tflite",
+            (*LIMITS, "against", "image", "npu", "input_range", "class_order"),
+        ),
         "photos": ("--image a.jpg", ("model",)),
         "profile": ("--profile", ()),
         "npu": ("--npu", ("model",)),
@@ -198,11 +202,11 @@ def test_model_that_nothing_uses_is_refused_by_the_script(tmp_path):
     """The table of the folder's own models says nothing of that file."""
     model = tmp_path / "mine.tflite"
     model.write_bytes(b"this is no model at all")
-    done = run_script("evaluation.py", "--models-dir", tmp_path, "--model", model)
+    done = run_script("evaluation.py", "--models-dir", tmp_path, "--profile", "--model", model)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "evaluation.py: --model does nothing without --image or --npu; the models of --models-dir "
-        "are measured; leave it out\n"
+        "evaluation.py: --model does nothing with --profile; the models of --models-dir are "
+        "profiled; leave it out\n"
     )
 
 

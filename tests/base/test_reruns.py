@@ -55,7 +55,7 @@ KINDS = {
     "network": (
         *("training", "training/networks.py", "training/building.py", "training/rebuilding.py"),
         *("training/views.py", "training/imagenet.py", "training/earlier_model.py"),
-        *("training/taken_model.py", "inference/keras3_files.py"),
+        *("training/taken_model.py", "inference/keras3_files.py", "inference/conventions.py"),
     ),
     "loss": ("training", "training/losses.py"),
     "augmentation": ("training", "training/input_pipeline.py", "training/mirroring.py"),
@@ -108,6 +108,7 @@ KINDS = {
             "report/overlays.py",
         ),
         *("report/gallery.py", "report/page.py", "report/page.html", "report/changes.py"),
+        "report/other_models_table.py",
     ),
     "tables, gates": (
         NONE,
@@ -155,6 +156,10 @@ KINDS = {
         *("prediction/file_kinds.py", "prediction/photo_models.py", "prediction/photo_rules.py"),
         "prediction/tflite_description.py",
         *("deploy/ethos_u.py", "checks/op_profile.py"),
+    ),
+    "models of others": (
+        *(NONE, "checks/other_models.py", "prediction/foreign_model.py"),
+        "prediction/input_values.py",
     ),
     "preflight checks of a network": (NONE, "checks/preflight.py", "checks/rehearsal.py"),
     "the plot of sensitivity to pruning": (NONE, "checks/pruning_sensitivity.py"),

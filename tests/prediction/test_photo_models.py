@@ -19,7 +19,8 @@ from pipeline.base.lazy import keras, layers, tf
 from pipeline.inference import contract
 from pipeline.inference.litert import set_image
 from pipeline.prediction import photo_models
-from pipeline.prediction.photo_models import chosen_output, input_values, open_photo_model
+from pipeline.prediction.input_values import input_values
+from pipeline.prediction.photo_models import chosen_output, open_photo_model
 from pipeline.prediction.tflite_description import Description, describe
 from tests.helpers.toy_networks import saved_as
 
@@ -115,7 +116,7 @@ def test_file_of_ours_takes_what_set_image_gives_it(finished_run):
         interpreter = photo_models.open_interpreter(path)
         image = interpreter.get_input_details()[0]
         set_image(interpreter, random)
-        values = input_values(path, image, describe(path))
+        values, _ = input_values(path, image, describe(path))
         expected = interpreter.get_tensor(image["index"])[0]
         assert values.dtype == expected.dtype
         np.testing.assert_array_equal(values[random, np.arange(3)], expected)
@@ -147,7 +148,7 @@ TEXT = Description((127.5,), (127.5,))
     ],
 )
 def test_pixels_become_the_values_that_the_file_asks_for(image, description, black, white):
-    values = input_values("file", image, description)
+    values, _ = input_values("file", image, description)
     np.testing.assert_allclose(values[0], np.broadcast_to(black, 3), atol=1e-3)
     np.testing.assert_allclose(values[255], np.broadcast_to(white, 3), atol=1e-3)
     assert values.dtype == image["dtype"]

@@ -128,7 +128,7 @@ def test_one_command_draws_several_photos(finished_run, tmp_path):
 
 def opened(scores, side, classes):
     """A model of square images."""
-    return PhotoModel((side, side), classes, None, False, scores)
+    return PhotoModel((side, side), classes, None, False, True, scores)
 
 
 def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
