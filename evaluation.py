@@ -11,6 +11,7 @@ Writes  models/evaluation.json, evaluation.csv    the numbers
     python evaluation.py --model other.tflite more.keras        (models of others, beside ours)
     python evaluation.py --image cat.jpg dog.png                (segments your own photos)
     python evaluation.py --image cat.jpg --model models/original_model.h5
+    python evaluation.py --image photos --out segmented         (all pictures in a folder)
     python evaluation.py --profile                              (time per operator)
     python evaluation.py --npu                                  (estimated time on NPUs)
 
@@ -228,9 +229,8 @@ def main(argv: list[str] | None = None) -> int:
             folder = pretrained.folder_of_models(models_dir, ["int8"])
             model = artifact_path(folder, "int8")
         if arguments.image:
-            predict.write_overlays(arguments.image, model)
-        else:
-            console.say(ethos_u.table(ethos_u.estimate(model)))
+            return predict.write_overlays(arguments.image, model, arguments.out)
+        console.say(ethos_u.table(ethos_u.estimate(model)))
         return 0
 
     there = finished.of_folder(arguments.against, models_dir) if arguments.against else None

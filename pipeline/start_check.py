@@ -20,6 +20,7 @@ PACKAGES = {  # the direct requirements (requirements.txt), each with the module
     "numpy": "numpy",
     "ai-edge-litert": "ai_edge_litert",
     "litert-quantizer": "litert_quantizer",
+    "scipy": "scipy",
     "matplotlib": "matplotlib",
     "pillow": "PIL",
     "pycocotools": "pycocotools",

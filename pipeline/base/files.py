@@ -21,18 +21,24 @@ MARK = ".unfinished-"  # in the name of a temporary file, before the number of i
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, sweeping: bool = True) -> Iterator[Path]:
     """Yields a temporary name beside `path`, renamed to it only if the block succeeds.
 
     The name keeps the suffix, because Keras picks the format by it. A rename within a folder is
     atomic (POSIX `rename`), so that a killed run leaves the old file or the new one.
+
+    Args:
+        path: of the file.
+        sweeping: whether to look through the folder for what killed runs left of this file. Who
+            writes thousands of files into one folder sweeps it once.
 
     Raises:
         UserError: a library could not write; NumPy and Pillow do not say what the system said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}{MARK}{os.getpid()}{path.suffix}")
-    sweep(path.parent, path.stem)
+    if sweeping:
+        sweep(path.parent, path.stem)
     try:
         yield temporary
         with temporary.open("rb+") as file:  # Windows syncs no file that is open for reading

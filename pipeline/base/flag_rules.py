@@ -192,6 +192,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "with --profile",
             "run evaluation.py once for each",
         ),
+        Rule(("out",), lambda settings: bool(settings.get("image")), "without --image", ""),
         Rule(
             ("model",),
             lambda settings: side_mode(settings) != "profile",

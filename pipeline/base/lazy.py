@@ -128,6 +128,7 @@ if TYPE_CHECKING:  # the names as type checkers know them
     from matplotlib import patches as matplotlib_patches
     from matplotlib import text as matplotlib_text
     from pycocotools import mask as coco_masks
+    from scipy import ndimage
     from tensorflow.lite.python import convert as tf_convert
     from tf_keras import layers
 else:
@@ -150,6 +151,7 @@ else:
     jinja2 = _Later("jinja2")
     coco_masks = _Later("pycocotools.mask")
     yaml = _Later("yaml")
+    ndimage = _Later("scipy.ndimage")
 
 ON_TENSORFLOW = {
     module.__name__ for module in (tf, tf_convert, keras, layers, keras3, tfmot, tfds, quantizer)

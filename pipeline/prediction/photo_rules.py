@@ -23,8 +23,9 @@ from pipeline.base.console import UserError, say
 from pipeline.data.classes import Classes, make_classes
 from pipeline.data.dataset import load_classes
 from pipeline.data.fitting import FitRule, rule_from
+from pipeline.data.image_reader import opened
 from pipeline.data.photo_audit import inspect_photo
-from pipeline.data.photographs import PHOTO_RULES, rules_from
+from pipeline.data.photographs import PHOTO_RULES, rules_from, white_key
 from pipeline.inference.contract import read
 from pipeline.prediction.photo_models import PhotoModel
 
@@ -118,12 +119,18 @@ def note_stretch(path: Path, photo_size: tuple[int, int], size: tuple[int, int])
     return True
 
 
-def note_new_depth(path: Path, rules: Mapping[str, Any]) -> None:
-    """Prints a note if a photo is deeper than 8 bits, and the model was trained on none such."""
-    facts = inspect_photo(path, f"the photo {path}")
-    key = "float_white" if facts.floating else "white"
-    if facts.largest is not None and key not in rules:
-        say(
-            f"note: {path} holds values up to {facts.largest:g}, and the pictures that the model "
-            f"was trained on have 8 bits; {getattr(PHOTO_RULES, key)} is taken for white"
-        )
+def note_on_depth(path: Path, rules: Mapping[str, Any]) -> str:
+    """A note on a photo that is deeper than 8 bits if the model was trained on none such; else "".
+
+    Raises:
+        Unreadable: the photo cannot be read.
+    """
+    name = f"the photo {path}"
+    with opened(path, name) as picture:
+        key = white_key(picture)
+    if not key or key in rules:
+        return ""
+    return (
+        f"{path} holds values up to {inspect_photo(path, name).largest:g}, and the pictures "
+        f"that the model was trained on have 8 bits; {getattr(PHOTO_RULES, key)} is taken for white"
+    )

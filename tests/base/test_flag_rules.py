@@ -76,7 +76,7 @@ MODES = {
             "--model a.tflite",
             (*LIMITS, "against", "image", "npu", "input_range", "class_order"),
         ),
-        "photos": ("--image a.jpg", ("model",)),
+        "photos": ("--image a.jpg", ("model", "out")),
         "profile": ("--profile", ()),
         "npu": ("--npu", ("model",)),
     },

@@ -21,7 +21,7 @@ from pipeline.data.classes import make_classes
 from pipeline.data.fitting import FitRule
 from pipeline.inference.contract import add_contract
 from pipeline.inference.keras_files import save_model
-from pipeline.prediction import predict
+from pipeline.prediction import legends, predict
 from pipeline.prediction.photo_models import PhotoModel, open_photo_model
 from pipeline.prediction.photo_rules import PhotoUse, use_of
 from pipeline.report.overlays import overlay
@@ -72,6 +72,7 @@ def test_overlay_has_the_photos_displayed_size(
     assert f"{photo.name}.overlay.png: {displayed[0]} x {displayed[1]} pixels" in output
     assert re.search(r"\d+\.\d ms for the network", output)
     written = {f"{photo.name}.{kind}.png" for kind in ("overlay", "classes", "legend")}
+    written.add(f"{photo.name}.classes.csv")
     assert {path.name for path in tmp_path.iterdir()} == {photo.name, *written}
 
 
@@ -139,12 +140,12 @@ def test_legend_that_fails_is_a_note(tmp_path, monkeypatch, capsys):
     photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
     model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
     monkeypatch.setattr(predict, "open_photo_model", lambda _: model)
-    monkeypatch.setattr(predict, "legend_figure", fail)
+    monkeypatch.setattr(legends, "legend_figure", fail)
     predict.write_overlays([photo], tmp_path / "model.tflite")
     output = capsys.readouterr().out
     assert f"note: {photo}.legend.png could not be drawn: no glyphs" in output
     assert f"wrote {photo}.overlay.png: 20 x 20 pixels; class 0 100.0%" in output
-    names = {"cat.png", "cat.png.overlay.png", "cat.png.classes.png"}
+    names = {"cat.png", "cat.png.overlay.png", "cat.png.classes.png", "cat.png.classes.csv"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -158,7 +159,7 @@ def test_overlay_is_the_photo_mixed_with_the_colours_of_the_class_map(tmp_path, 
         photo = random.integers(0, 256, (side, side, 3), np.uint8)
         Image.fromarray(photo).save(tmp_path / "photo.png")
         predict.write_overlays([tmp_path / "photo.png"], tmp_path / "model.tflite")
-        kinds = (Image.open(tmp_path / f"photo.png.{kind}.png") for kind in predict.KINDS[:2])
+        kinds = (Image.open(tmp_path / f"photo.png.{kind}.png") for kind in ("overlay", "classes"))
         drawn, class_map = map(np.asarray, kinds)
         np.testing.assert_array_equal(drawn, overlay(photo, class_map, colours))
         if side == SIZE:
@@ -233,7 +234,10 @@ def test_unreadable_photo_or_model_is_an_error(finished_run, tmp_path):
         (bad, "not a picture"),
         (cut, "cannot be read"),
         (missing, "missing"),
-        (tmp_path, "is a folder, not a file"),
+        (
+            tmp_path,
+            "none of 2 photos: the photo .*bad.jpg is damaged.*; the photo .*cut.png cannot",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             evaluation.main([*models_dir, "--image", str(photo)])
@@ -269,15 +273,21 @@ def test_model_of_one_score_per_pixel_is_refused(tmp_path, suffix):
         open_photo_model(saved_as(model, tmp_path / f"binary{suffix}"))
 
 
-@pytest.mark.parametrize("kind", predict.KINDS)
-def test_only_pictures_of_an_earlier_run_are_replaced(tmp_path, monkeypatch, capsys, kind):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("it's a dog.png.overlay.png", "it's a dog.png.classes.png"),
+        *("photos.legend.png", "photos.classes.csv"),
+    ],
+)
+def test_only_files_of_an_earlier_run_are_replaced(tmp_path, monkeypatch, capsys, name):
     """A class map that the user drew by hand, say. Nothing is drawn, and the command keeps it."""
     cat, dog = tmp_path / "cat.png", tmp_path / "it's a dog.png"
     for photo in (cat, dog):
         photo.write_bytes(encoded("RGB", (20, 20), "PNG"))
     model = opened(lambda _: np.zeros((SIZE, SIZE, 3), np.float32), SIZE, 3)
     monkeypatch.setattr(predict, "open_photo_model", lambda _: model)
-    theirs = tmp_path / f"it's a dog.png.{kind}.png"
+    theirs = tmp_path / name
     theirs.write_bytes(dog.read_bytes())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"not written by evaluation\.py") as refused:
@@ -285,9 +295,10 @@ def test_only_pictures_of_an_earlier_run_are_replaced(tmp_path, monkeypatch, cap
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     subprocess.run(str(refused.value).split("first: ")[1], shell=True, check=True)
     for _ in range(2):
-        predict.write_overlays([cat, dog], tmp_path / "model.tflite")
+        assert predict.write_overlays([cat, dog], tmp_path / "model.tflite") == 0
     assert theirs.read_bytes() != dog.read_bytes() and "note: " not in capsys.readouterr().out
-    assert (tmp_path / f"it's a dog.png.{kind}.before.png").read_bytes() == dog.read_bytes()
+    kept = theirs.with_name(f"{theirs.stem}.before{theirs.suffix}")
+    assert kept.read_bytes() == dog.read_bytes()
 
 
 def test_overlay_that_cannot_be_written_is_an_error(finished_run, tmp_path, monkeypatch):

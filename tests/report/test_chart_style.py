@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.classes import make_classes
-from pipeline.prediction import predict
+from pipeline.prediction import legends
 from pipeline.report import chart_style, charts, overlays
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def test_no_name_or_title_stops_a_chart(tmp_path, name):
     image, mask = np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8), np.uint8)
     classes = make_classes((name, "other"))
     charts.save(overlays.examples(image, mask, f"data/{name}", classes), tmp_path / "dataset.jpg")
-    predict.draw_legend(classes, np.array([0.75, 0.25]), tmp_path / "legend.png")
+    legends.draw_legend(classes, np.array([[0.75, 0.25]]), tmp_path / "legend.png")
     for file in ("dataset.jpg", "legend.png"):
         with Image.open(tmp_path / file) as picture:
             picture.load()
@@ -261,7 +261,7 @@ def test_names_without_a_font_are_numbers_and_one_note_says_so(install_fonts, ca
     figure = overlays.examples(image, mask, "Training", classes)
     drawn(figure)
     assert legend_labels(figure) == ["class 1"]
-    figure = predict.legend_figure(classes, np.array([0, 0.4, 0.6]))
+    figure = legends.legend_figure(classes, np.array([[0, 0.4, 0.6]]))
     drawn(figure)
     assert legend_labels(figure) == ["sky (2): 60.0%", "class 1 (1): 40.0%"]
     figure = charts.bars(["int8"], {name: ("red", [0.5]) for name in CHINESE}, "IoU", "{:.3f}")
