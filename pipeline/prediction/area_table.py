@@ -45,8 +45,9 @@ def areas(found: Image.Image, number: int) -> Areas:
     indices = np.asarray(found)
     pixels = np.array(found.histogram()[:number], np.int64)
     regions, larger = np.zeros_like(pixels), np.zeros_like(pixels)
+    boxes = ndimage.find_objects(indices + 1)  # of each class; 0 would be no object
     for k in np.flatnonzero(pixels):
-        labels, regions[k] = ndimage.label(indices == k, NEIGHBOURS)
+        labels, regions[k] = ndimage.label(indices[boxes[k]] == k, NEIGHBOURS)
         sizes = np.zeros(regions[k] + 1, np.int64)
         for top in range(0, len(labels), BAND):  # np.bincount makes 8 bytes of each pixel
             sizes += np.bincount(labels[top : top + BAND].ravel(), minlength=len(sizes))

@@ -143,7 +143,7 @@ def write_overlays(named: list[Path], model: Path, out: Path | None = None) -> i
         raise UserError(listed if len(failed) == 1 else f"none of {len(failed)} photos: {listed}")
     write_shared(shared, drawn, use.classes)
     seconds = time.perf_counter() - started
-    say_end(found, drawn, shared, f"{seconds:.1f} s, {len(drawn) / seconds:.1f} a second")
+    say_end(found, drawn, shared, f"{seconds:.1f} s ({seconds / len(drawn):.2f} s each)")
     for error in failed:
         say(f"FAILED: {error}")
     return 1 if failed else 0
@@ -209,6 +209,8 @@ def say_end(found: Found, drawn: Mapping[Path, Drawn], shared: Path, speed: str)
         say(f"note: {notes[0]}{more}")
     if len(found.photos) > 1:
         table = area_table.target(shared).name
-        say(f"{len(drawn)} photos in {speed}; of all: {target(shared, 'legend')}, {table}")
+        say(
+            f"{len(drawn)} of {len(found.photos)} photos in {speed}; of all: {target(shared, 'legend')}, {table}"
+        )
     if found.skipped:
         say(f"skipped, because they are no pictures: {first_names(found.skipped)}")

@@ -127,6 +127,8 @@ def test_pixels_that_touch_at_a_corner_are_one_region():
     picture = Image.fromarray(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.uint8))
     counted = area_table.areas(picture, 3)
     assert counted.regions.tolist() == [1, 1, 0] and counted.pixels.tolist() == [7, 2, 0]
+    last = area_table.areas(Image.fromarray(np.array([[254, 3, 254]], np.uint8)), 255)
+    assert (last.regions[254], last.regions[3], last.regions.sum()) == (2, 1, 3), "of 255 classes"
 
 
 def test_legend_of_several_photos_has_the_classes_that_one_of_them_shows():
@@ -349,7 +351,7 @@ def test_many_photos_have_no_lines_of_their_own(model, tmp_path, monkeypatch, ca
     predict.write_overlays([tmp_path], model)
     output = capsys.readouterr().out
     assert "wrote " not in output and "10 of 11 photos, " in output and " a second, " in output
-    assert "11 photos in " in output
+    assert "11 of 11 photos in " in output
     predict.write_overlays([tmp_path / f"{k}.png" for k in range(3)], model)
     output = capsys.readouterr().out
-    assert output.count("wrote ") == 3 and " of 3 photos" not in output
+    assert output.count("wrote ") == 3 and "2 of 3 photos" not in output
