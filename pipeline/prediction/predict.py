@@ -208,9 +208,8 @@ def say_end(found: Found, drawn: Mapping[Path, Drawn], shared: Path, speed: str)
         more = f" (and so on for {len(notes) - 1} more photos)" if notes[1:] else ""
         say(f"note: {notes[0]}{more}")
     if len(found.photos) > 1:
-        table = area_table.target(shared).name
-        say(
-            f"{len(drawn)} of {len(found.photos)} photos in {speed}; of all: {target(shared, 'legend')}, {table}"
-        )
+        counted = f"{len(drawn)} of {len(found.photos)} photos"
+        both = f"{target(shared, 'legend')}, {area_table.target(shared).name}"
+        say(f"{counted} in {speed}; of all: {both}")
     if found.skipped:
         say(f"skipped, because they are no pictures: {first_names(found.skipped)}")

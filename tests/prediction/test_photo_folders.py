@@ -12,6 +12,7 @@ from PIL import Image
 import evaluation
 from pipeline.base.artifacts import artifact_path
 from pipeline.base.console import UserError
+from pipeline.base.files import MARK
 from pipeline.data.classes import make_classes
 from pipeline.prediction import area_table, legends, photo_drawing, predict
 from pipeline.prediction.photo_models import PhotoModel
@@ -282,14 +283,17 @@ def test_photo_that_cannot_be_read_is_named_and_ends_no_other(model, tmp_path, c
     whole = (tmp_path / "2.jpg").read_bytes()
     (tmp_path / "2.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "3.jpg").write_text("no picture", encoding="utf-8")
-    assert predict.write_overlays([tmp_path], model) == 1
-    names = files_below(tmp_path) - {f"{k}.jpg" for k in range(5)}
-    assert names == outputs("0.jpg", "1.jpg", "4.jpg") | ALL
+    out = tmp_path / "out"
+    words = ["--image", str(tmp_path), "--model", str(model), "--out", str(out)]
+    assert evaluation.main(words) == 1
+    assert files_below(tmp_path) == {f"{k}.jpg" for k in range(5)} | {
+        f"out/{name}" for name in outputs("0.jpg", "1.jpg", "4.jpg") | ALL
+    }
     output = capsys.readouterr().out.splitlines()
     failed = [line for line in output if line.startswith("FAILED: ")]
     assert len(failed) == 2 and output[-2:] == failed
     assert "2.jpg cannot be read (image file is truncated" in failed[0] and "3.jpg" in failed[1]
-    drawn = {row["photo"] for row in table_of(tmp_path / "photos.classes.csv")}
+    drawn = {row["photo"] for row in table_of(out / "photos.classes.csv")}
     assert drawn == {str(tmp_path / f"{k}.jpg") for k in (0, 1, 4)}
 
 
@@ -315,6 +319,15 @@ def test_interrupt_leaves_whole_photos_and_nothing_else(model, tmp_path, monkeyp
         for kind in DRAWN:
             with Image.open(tmp_path / f"{photo}.{kind}.png") as picture:
                 picture.load()
+
+
+def test_what_a_killed_run_left_is_removed(model, tmp_path):
+    photo, left = add_photo(tmp_path / "a.png"), f".a.png.overlay{MARK}4194305.png"
+    for name in (left, ".mine.png"):
+        (tmp_path / name).write_bytes(b"half")
+    predict.write_overlays([photo], model)
+    hidden = {name for name in files_below(tmp_path) if name.startswith(".")}
+    assert hidden == {".mine.png"}
 
 
 def test_few_photos_are_in_memory_and_one_at_a_time_if_they_are_large(model, tmp_path, monkeypatch):
