@@ -25,8 +25,8 @@ from pipeline.base.lazy import keras, layers, tf
 
 # The layers that an .h5 file may name. If your own network has another plain layer, add it here.
 LAYERS = {
-    *("Functional", "Sequential", "InputLayer", "Rescaling", "Resizing", "Dropout"),
-    *("SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
+    *("Functional", "Sequential", "InputLayer", "Rescaling", "Normalization", "Resizing"),
+    *("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
     *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"),
     *("Dense", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Activation"),
     *("ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Add", "Subtract", "Multiply", "Average"),

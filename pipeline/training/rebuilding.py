@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, layers, tf
 from pipeline.training.keras_private import (
@@ -37,14 +39,19 @@ def flattened(model: keras.Model) -> keras.Model:
     A layer keeps its name. If another layer has that name already, the name of the model that it
     came from goes before it.
 
+    A Normalization layer, as the EfficientNets of `keras.applications` have it, becomes a Rescaling
+    layer: its mean and deviation are fixed numbers, which no training changes.
+
     Args:
         model: functional or sequential.
 
     Returns:
-        A functional model of new layers with the same weights; the given one if there is no model
-        inside it, or if it is neither functional nor sequential.
+        A functional model of new layers with the same weights; the given one if there is no such
+        model or layer inside it, or if it is neither functional nor sequential.
     """
-    if not is_graph_model(model) or not any(is_graph_model(layer) for layer in model.layers):
+    if not is_graph_model(model) or not any(
+        is_graph_model(layer) or isinstance(layer, layers.Normalization) for layer in model.layers
+    ):
         return model
     return Rebuilt(model, {}).model
 
@@ -158,7 +165,8 @@ class Rebuilt:
             name=model.name,
         )
         for old, new in self._new.values():
-            new.set_weights(old.get_weights())
+            if new.weights:
+                new.set_weights(old.get_weights())
 
     def _replay(
         self, model: keras.Model, inputs: list[Any], mode: dict[str, Any], inside: str
@@ -208,7 +216,11 @@ class Rebuilt:
             settings = layer.get_config()
             if inside:
                 settings["name"] = self._free_name(layer.name, inside)
-            self._new[id(layer)] = layer, type(layer).from_config(settings)
+            if isinstance(layer, layers.Normalization):
+                new = as_rescaling(layer, settings)
+            else:
+                new = type(layer).from_config(settings)
+            self._new[id(layer)] = layer, new
         return self._new[id(layer)][1]
 
     def _free_name(self, name: str, inside: str) -> str:
@@ -219,6 +231,25 @@ class Rebuilt:
             number += 1
         self._names.add(free)
         return free
+
+
+def as_rescaling(layer: layers.Layer, settings: Mapping[str, Any]) -> layers.Layer:
+    """A Rescaling layer that computes what a Normalization layer does.
+
+    Args:
+        settings: of the normalisation; name and type are kept.
+    """
+    mean, variance = (np.asarray(value, np.float64)[0] for value in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
+    scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+    # One number a channel is a list of them, and one for all a number, as later stages expect it.
+    if scale.size == scale.shape[-1]:
+        scale, offset = (
+            value.ravel() if value.size > 1 else value.max() for value in (scale, offset)
+        )
+    return layers.Rescaling(
+        scale.tolist(), offset.tolist(), name=settings["name"], dtype=settings["dtype"]
+    )
 
 
 def refuse_dictionary(call: Call) -> None:

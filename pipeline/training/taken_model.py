@@ -124,9 +124,9 @@ def fitting(
         raise UserError(f"{path} is a model of a class of its own, not made of calls of layers")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(
-            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, not one "
-            "each; save one that ends with its main output: "
-            "keras.Model(model.input, model.outputs[0])"
+            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs "
+            f"({', '.join(model.output_names)}), not one each; save one that ends with its main "
+            "output, number K from 0: keras.Model(model.input, model.outputs[K])"
         )
     if model.inputs[0].dtype.name != "float32":
         raise UserError(f"{path} takes {model.inputs[0].dtype.name} pixels, not float32 ones")

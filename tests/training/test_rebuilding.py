@@ -123,6 +123,36 @@ def test_layers_keep_their_names_where_no_other_layer_has_them():
     assert "convolution" in names and "half_convolution" in names
 
 
+MEAN, VARIANCE = np.array([0.2, 0.5, 0.9]), np.array([0.04, 0.25, 0.01])
+NORMALISED = {  # arguments of the layer, its weights, and what it computes
+    "fixed": ({"mean": MEAN, "variance": VARIANCE}, [], MEAN, VARIANCE),
+    "adapted": ({}, [MEAN, VARIANCE, 9], MEAN, VARIANCE),  # as in keras.applications
+    "one number": ({"axis": None, "mean": 0.3, "variance": 4.0}, [], 0.3, 4.0),
+}
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_normalisation_by_fixed_numbers_becomes_a_rescaling(kind, inside, inverse):
+    settings, weights, mean, variance = NORMALISED[kind]
+    layer = layers.Normalization(invert=inverse, name="statistics", **settings)
+    image = layers.Input((SIZE, SIZE, 3))
+    model = keras.Model(image, layer(image), name="inner")
+    layer.set_weights([np.asarray(value) for value in weights])
+    if inside:
+        again = layers.Input((SIZE, SIZE, 3))
+        model = keras.Model(again, model(again))
+    flat = flattened(model)
+    assert [type(layer).__name__ for layer in flat.layers] == ["InputLayer", "Rescaling"]
+    assert flat.layers[1].name == "statistics" and flat.count_params() == 0
+    images = np.random.default_rng(0).random((2, SIZE, SIZE, 3), np.float32)
+    deviation = np.maximum(np.sqrt(variance), 1e-7)
+    expected = images * deviation + mean if inverse else (images - mean) / deviation
+    np.testing.assert_allclose(flat(images), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(keras.Model.from_config(flat.get_config())(images), flat(images))
+
+
 def test_network_of_plain_layers_is_the_given_one():
     model = network_of(convolution(CLASSES))
     assert flattened(model) is model
