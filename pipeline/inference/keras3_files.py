@@ -8,13 +8,15 @@ Keras reads them, so that none runs code.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
+import operator
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import numpy as np
 
 from pipeline.base.archives import ZIP_ERRORS
 from pipeline.base.console import UserError
-from pipeline.base.lazy import keras, keras3, layers
+from pipeline.base.lazy import keras, keras3, layers, tf
 from pipeline.inference.keras_files import LAYERS, PARTS, foreign_part
 
 LARGEST_DIFFERENCE = 1e-4  # of scores of the two models, over the largest score (1 if smaller)
@@ -32,6 +34,19 @@ RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}  # settings that Keras 2 ca
 # Settings that are about training, or that the weights decide.
 NOT_COPIED = ("initializer", "regularizer", "constraint", "dtype", "quantization_config")
 LAYER_MODULES = ("keras.layers", "keras.models", "keras.src.layers.", "keras.src.models.")
+# Functions of Keras 3 that a model may call, as `x + y` does.
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "keras.src.ops.numpy.Add": operator.add,
+    "keras.src.ops.numpy.Subtract": operator.sub,
+    "keras.src.ops.numpy.Multiply": operator.mul,
+    "keras.src.ops.numpy.TrueDivide": operator.truediv,
+    "keras.src.ops.numpy.Maximum": lambda x, y: tf.maximum(x, y),
+    "keras.src.ops.numpy.Minimum": lambda x, y: tf.minimum(x, y),
+    "keras.src.ops.numpy.Concatenate": lambda tensors, axis: tf.concat(tensors, axis),
+    "keras.src.ops.nn.Relu": lambda x: tf.nn.relu(x),
+    "keras.src.ops.nn.Sigmoid": lambda x: tf.sigmoid(x),
+    "keras.src.ops.nn.Softmax": lambda x, axis: tf.nn.softmax(x, axis),
+}
 PRECISIONS = ("DTypePolicy", "DTypePolicyMap")
 TENSOR = "__keras_tensor__"  # how a configuration of Keras 3 names what a layer reads
 SAVE = "save the whole model where it was made: model.save('model.keras')"
@@ -112,7 +127,7 @@ def foreign_in_keras3(config: Any) -> str | None:
     if name is not None and name != TENSOR:
         part = module in PARTS or (name in PRECISIONS and module.startswith("keras"))
         layer = name in LAYERS and (module == "keras" or module.startswith(LAYER_MODULES))
-        if not part and not layer:  # calls of functions such as x + 1 are among them
+        if not part and not layer and operation_of(config) is None:
             return f"{module}.{name}"
         if config.get("registered_name") not in (None, name):
             return f"the custom object {config['registered_name']}"
@@ -122,6 +137,11 @@ def foreign_in_keras3(config: Any) -> str | None:
         if key not in ("build_config", "compile_config", "module")
     )
     return next(filter(None, map(foreign_in_keras3, inner)), None)
+
+
+def operation_of(config: dict[str, Any]) -> Callable[..., Any] | None:
+    """The function of OPERATIONS that a configuration of Keras 3 calls; None if it calls none."""
+    return OPERATIONS.get(f"{config.get('module')}.{config.get('class_name')}")
 
 
 # --- Keras 3 to Keras 2 -------------------------------------------------------------------------
@@ -200,7 +220,7 @@ def made_again(config: dict[str, Any]) -> keras.Model:
 
 
 def layer_like(config: dict[str, Any]) -> Any:
-    """A new layer of Keras 2 (a tensor for an input) like one of Keras 3, from its configuration.
+    """A new layer of Keras 2 like one of Keras 3; for an input a tensor, for a function itself.
 
     Raises:
         UserError: Keras 2 has no such layer.
@@ -213,6 +233,8 @@ def layer_like(config: dict[str, Any]) -> Any:
         return layers.Input(
             shape[1:], dtype=settings.get("dtype", "float32"), name=settings["name"]
         )
+    if operation := operation_of(config):
+        return functools.partial(operation, **{k: v for k, v in settings.items() if k == "axis"})
     make = getattr(layers, kind)
     known = {*inspect.signature(make.__init__).parameters, "name", "trainable"}
     names = RENAMED.get(kind, {})
@@ -264,6 +286,8 @@ def copy_weights(theirs: Any, ours: keras.Model) -> None:
         UserError: those of a layer have other shapes.
     """
     for layer in ours.layers:
+        if not layer.weights:  # calls of functions are among them, and have names of their own
+            continue
         same = theirs.get_layer(layer.name)
         if isinstance(layer, keras.Model):
             copy_weights(same, layer)

@@ -3,6 +3,9 @@
 The models of Keras 3 are made and run by Keras 3 itself.
 """
 
+import json
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from pipeline.base.console import UserError
 from pipeline.base.lazy import keras, keras3, tf
 from pipeline.inference import keras3_files
 from pipeline.inference.keras3_files import read_whole_model
+from pipeline.inference.keras_files import foreign_part
 from tests.helpers.toy_networks import saved_as, toy_network
 
 SIDE = 32
@@ -31,7 +35,8 @@ def nested():
     deep = layers.SeparableConv2D(12, 3, 2, padding="same", activation="silu")(skip)
     backbone = keras3.Model(image, [skip, deep], name="backbone")
     inputs = layers.Input((SIDE, SIDE, 3))
-    skip, x = backbone(layers.Rescaling(2.0, -1.0)(inputs))
+    centred = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1.0, 2.0])
+    skip, x = backbone(centred(layers.Rescaling(2.0, -1.0)(inputs)))
     block = keras3.Sequential([layers.Conv2D(12, 3, padding="same"), layers.ReLU(6.0)])
     x = layers.Add()([block(block(x)), x])
     x = layers.Conv2DTranspose(8, 3, 2, padding="same")(
@@ -104,9 +109,38 @@ def test_custom_layer_is_refused_by_name(tmp_path):
     refused(tmp_path / "model.keras", "Doubling")
 
 
-def test_call_of_a_function_is_refused_though_a_layer_has_its_name(tmp_path):
-    keras3_model(lambda x: x + 1.0).save(tmp_path / "model.keras")
-    refused(tmp_path / "model.keras", "ops.numpy.Add")
+def test_calls_of_functions_give_the_same_scores(tmp_path):
+    """As in `x + y`: of tensors, and of a tensor and a number on either side."""
+    layers, ops = keras3.layers, keras3.ops
+    image = layers.Input((SIDE, SIDE, 3))
+    x, y = (layers.Conv2D(4, 3, padding="same")(image) for _ in range(2))
+    z = ops.concatenate([x + y, 1.0 - x, 2.0 * ops.relu(x)], axis=-1)
+    z = ops.maximum(z, 0.1) * ops.sigmoid(z) - ops.minimum(z / 3.0, z * z)
+    z = ops.softmax(layers.Conv2D(3, 1)(ops.concatenate([z, z], axis=1)), axis=-1)
+    theirs = random_weights(keras3.Model(image, z))
+    theirs.save(tmp_path / "model.keras")
+    model, _ = read_whole_model(tmp_path / "model.keras")
+    pictures = np.random.default_rng(1).random((3, SIDE, SIDE, 3), np.float32)
+    np.testing.assert_allclose(model(pictures), np.asarray(theirs(pictures)), atol=1e-6)
+    assert foreign_part(json.loads(model.to_json())) is None  # it can be saved and read back
+
+
+def test_call_of_another_function_is_refused_though_a_layer_has_its_name(tmp_path):
+    shape = (-1, SIDE, SIDE * 3)
+    keras3_model(lambda x: keras3.ops.reshape(x, shape)).save(tmp_path / "model.keras")
+    refused(tmp_path / "model.keras", "ops.numpy.Reshape")
+
+
+@pytest.mark.parametrize("module", ["numpy", "theirs.keras.src.ops.numpy"])
+def test_function_of_another_module_is_refused_though_it_has_that_name(tmp_path, module):
+    """Keras would import that module."""
+    keras3_model(lambda x: x + 1.0).save(tmp_path / "plain.keras")
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(tmp_path / "plain.keras") as read, zipfile.ZipFile(path, "w") as written:
+        for name in read.namelist():
+            written.writestr(name, read.read(name).replace(b"keras.src.ops.numpy", module.encode()))
+    read_whole_model(tmp_path / "plain.keras")
+    refused(path, f"{module}.Add")
 
 
 def test_layer_that_keras_2_lacks_is_refused_by_name(tmp_path):
