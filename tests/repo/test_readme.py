@@ -130,6 +130,10 @@ def table(record: dict, short: bool = False) -> str:
 
     if "models" in record:
         return (short_table if short else readme_table)(record).strip()
+    if "taken" in record:
+        from tests.helpers import taken_packages
+
+        return taken_packages.markdown(record)
     if "campaign" in record:
         return campaign.markdown(record)
     return (compare_files if "files" in record else against_other_runtimes).markdown(record)
