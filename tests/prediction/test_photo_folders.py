@@ -30,7 +30,7 @@ def by_brightness(image):
 @pytest.fixture
 def model(monkeypatch, tmp_path_factory):
     """A model file that is never opened, and a network in its place; may be told to fail."""
-    network = PhotoModel((SIDE, SIDE), 3, ("dark", "medium", "bright"), False, by_brightness)
+    network = PhotoModel((SIDE, SIDE), 3, ("dark", "medium", "bright"), False, True, by_brightness)
     monkeypatch.setattr(predict, "open_photo_model", lambda _: network)
     return tmp_path_factory.mktemp("model") / "model.tflite"
 
@@ -306,7 +306,7 @@ def test_interrupt_leaves_whole_photos_and_nothing_else(model, tmp_path, monkeyp
             raise KeyboardInterrupt
         return by_brightness(image)
 
-    network = PhotoModel((SIDE, SIDE), 3, None, False, interrupted)
+    network = PhotoModel((SIDE, SIDE), 3, None, False, True, interrupted)
     monkeypatch.setattr(predict, "open_photo_model", lambda _: network)
     photos = [add_photo(tmp_path / f"{k:02}.png", k) for k in range(40)]
     with pytest.raises(KeyboardInterrupt):
