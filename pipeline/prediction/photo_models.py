@@ -202,7 +202,7 @@ def checked_shapes(
     """
     if None in image or None in output:
         raise UserError(f"{path} {ANY_SIZE}")
-    if len(image) != 3 or image[2] != 3 or len(output) != 3 or not in_proportion(output, image):
+    if len(image) != 3 or image[2] != 3 or len(output) != 3 or not in_proportion(output[:2], image):
         raise UserError(
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
             f"to outputs of shape {output}"
