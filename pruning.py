@@ -65,7 +65,7 @@ from pipeline.training.views import distillation_pair
 
 SPARSITY = 0.6  # fraction of zeros in all pruned kernels together
 EPOCHS = 20
-LEAST_STEPS = 750  # of the optimizer in them: few images get more epochs (docs/choices.md)
+LEAST_STEPS = 1500  # of the optimizer in them: few images get more epochs (docs/choices.md)
 BATCH_SIZE = 16  # images
 LEARNING_RATE = 1e-3  # peak, after warm-up
 WARM_UP_STEPS = 50

@@ -70,7 +70,7 @@ from pipeline.training.views import distillation_pair
 from pipeline.training.workers import ending_together
 
 EPOCHS = 40  # supervised
-LEAST_STEPS = 1500  # of the optimizer in them: few images get more epochs (docs/choices.md)
+LEAST_STEPS = 3000  # of the optimizer in them: few images get more epochs (docs/choices.md)
 BATCH_SIZE = 16  # images, over all devices together
 LEARNING_RATE = 1.5e-3  # peak, after warm-up
 WARM_UP_STEPS = 200
