@@ -100,8 +100,10 @@ def open_foreign(
     # Cropping would leave pixels that the network says nothing of.
     fit = "pad" if record.get("fit") == "crop" else record.get("fit", "stretch")
 
+    open_with = opener(path, (images.shape[1], images.shape[2]), len(names))
+
     def opened(kind: str) -> ForeignModel:
-        network, model = opener(path, (images.shape[1], images.shape[2]), len(names))(kind)
+        network, model = open_with(kind)
         single = None
         if network.number == 1:
             tried = np.stack([network.predict(resized(image, network)) for image in images[:8]])
