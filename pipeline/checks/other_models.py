@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def open_all(arguments: argparse.Namespace) -> list[ForeignModel]:
     names = load_classes(arguments.models_dir).names
     order = order_of(arguments.class_order, names) if arguments.class_order else None
     opened = []
-    for path in dict.fromkeys(arguments.model):
+    for path in {path.resolve(): path for path in arguments.model}.values():
         model = open_foreign(path, arguments.models_dir, arguments.input_range, order)
         say(f"{path}: {model.about}")
         opened.append(model)
@@ -125,9 +126,10 @@ def measure(models: Sequence[ForeignModel], models_dir: Path, seed: int) -> dict
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
-    """What tables call files: their names, or their paths if two have the same or one of ours."""
-    names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    """What tables call files: their names, or whole paths if two have one name, or one of OURS."""
+    names = Counter(path.name for path in paths)
+    alone = {name for name, number in names.items() if number == 1} - set(OURS)
+    return [path.name if path.name in alone else str(path.resolve()) for path in paths]
 
 
 def time_beside(

@@ -73,7 +73,7 @@ class ForeignModel:
         if classes.max(initial=0) >= len(self.order):
             raise UserError(
                 f"{self.path} gives pixels the class {int(classes.max())}, and the data set has "
-                f"{len(self.order)} classes, 0 to {len(self.order) - 1}"
+                f"{len(self.order)} classes, 0 to {len(self.order) - 1}; name another file"
             )
         return np.asarray(self.order)[classes]
 
@@ -132,6 +132,8 @@ def open_foreign(
     else:
         listed = ", ".join(f"{kind} {of.mean_iou:.3f}" for kind, (_, of) in found.items())
         about = f"input {best}, by mean IoU on {len(images)} validation pictures: {listed}"
+    if model.network.output:
+        about += f"; of its outputs, {model.network.output} is read"
     about = "; ".join([about, *([] if order else proposed_order(agreement, names))])
     return replace(model, about=about)
 

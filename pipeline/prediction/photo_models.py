@@ -42,6 +42,7 @@ class PhotoModel:
     predict: Callable[[np.ndarray], np.ndarray]
     is_map: bool = False  # whether it gives a map of classes
     channels_first: bool = False  # whether the file's input is (1, 3, height, width)
+    output: str = ""  # the name of the one that is read, if there are several
 
 
 def open_photo_model(path: Path) -> PhotoModel:
@@ -145,7 +146,8 @@ def open_tflite(
             scores = (scores.astype(np.float32) - output["quantization"][1]) * np.float32(scale)
         return scores if scores.shape[:2] == size else enlarged(scores, size)
 
-    kind = recorded, told, predict, is_map, channels_first
+    chosen = str(output["name"]) if len(outputs) > 1 else ""
+    kind = recorded, told, predict, is_map, channels_first, chosen
     return PhotoModel(size, number, description.names, *kind)
 
 

@@ -99,6 +99,33 @@ def test_network_of_another_kind_gives_the_same_classes(finished_run, tmp_path, 
     order = [1, 2, 0] if kind == "another order" else None
     model = open_foreign(path, finished_run, None, order)
     assert (model.class_maps(images) == expected).mean() > least
+    assert ("of its outputs" in model.about) == (kind == "two outputs")
+
+
+@pytest.mark.slow
+def test_integers_with_a_scale_of_their_own(finished_run, tmp_path):
+    """The input of a quantised file need not hold 0..1: this one holds ImageNet's values."""
+    network = load_model(finished_run, "original")
+    images = load_split(finished_run, "train")[0][:50]
+    values = (images.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    converter = tf.lite.TFLiteConverter.from_keras_model(variant("ImageNet", network))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in values)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    path = tmp_path / "other.tflite"
+    path.write_bytes(converter.convert())
+    model = open_foreign(path, finished_run, None, None)
+    assert "input imagenet, by mean IoU" in model.about
+    tested = load_split(finished_run, "test")[0][:12]
+    assert (model.class_maps(tested) == KerasModel(network).class_maps(tested)).mean() > 0.95
+
+
+def test_labels_are_never_those_of_ours(tmp_path):
+    """A file called int8 took the place of ours in the table."""
+    paths = [tmp_path / name for name in ("int8", "a/m.tflite", "b/m.tflite", "n.tflite")]
+    labels = other_models.labels_of(paths)
+    assert labels == [*map(str, (path.resolve() for path in paths[:3])), "n.tflite"]
 
 
 @pytest.mark.slow
