@@ -177,7 +177,7 @@ def validation_of(numbers: dict[str, Any], name: str) -> float | None:
 def origin_of_changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Settings, code, packages and data that differ, see `compare`.
 
-    An evaluation of an older version holds no code: then nothing is said of it.
+    An evaluation of an older version holds no code: then it is not known whether that differs.
     """
     settings: list[list[Any]] = []
     stages = [dictionary(one.get("stages")) for one in (then, now)]
@@ -206,6 +206,7 @@ def origin_of_changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, An
     return {
         "settings": sorted(settings, key=lambda entry: (order.index(entry[0]), entry[1])),
         "code": {kind: sorted(files) for kind, files in code.items()},
+        "code_known": bool(codes[0] and codes[1]),
         "packages": [
             [name, *(part[name] for part in packages)]
             for name in both

@@ -69,8 +69,12 @@ def causes(changes: Changes) -> list[str]:
         lines.append(f"another data set, with {test}")
     lines += [f"{name}: a new model" for name in changes["new"]]
     lines += [f"{name}: no longer made" for name in changes["gone"]]
+    code_known = changes.get("code_known", True)
     if not lines:
-        lines = ["settings, code and data are the same"]
+        same = "settings, code and data" if code_known else "settings and data"
+        lines = [f"{same} are the same"]
+    if not code_known:
+        lines.append("the code of then is not known: an older version of this pipeline ran")
     if changes["same"]:
         lines.append(f"the same file as then: {', '.join(changes['same'])}")
     return lines

@@ -162,6 +162,9 @@ def test_causes_are_settings_code_and_packages(then):
         ["quantization.py", "seed", 7, 8],
     ]
     assert changes["code"] == {"edited": ["a.py"], "new": ["d.py"], "gone": ["b.py"]}
+    assert changes["code_known"]
+    del then.numbers["code"]
+    assert not comparison.compare(then, Finished(other, then.counts))["code_known"]
     assert changes["packages"] == [["numpy", "2", "3"]]
 
 

@@ -57,6 +57,15 @@ def test_word_is_what_the_interval_allows(interval, expected):
     assert changes.word(interval) == expected
 
 
+def test_code_that_is_not_known_is_not_called_the_same(quiet):
+    """An evaluation of an older version holds no code; "settings, code and data are the same"."""
+    first, second = changes.causes(quiet | {"code_known": False, "same": []})
+    assert first == "settings and data are the same"
+    assert second.startswith("the code of then is not known")
+    (line,) = changes.causes(quiet | {"same": []})
+    assert line == "settings, code and data are the same"
+
+
 def test_terminal_says_what_was_changed_and_what_came_of_it(changed, numbers):
     numbers["dataset"]["test_pictures"] = "ef"
     numbers["test_reads"] = {"ef": 4, "other": 9}
