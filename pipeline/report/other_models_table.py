@@ -16,13 +16,18 @@ OURS = ("float32", "int8")  # timed beside them; the others are compared with th
 NOT_OURS = "not ours"
 WIDTH = 100  # characters per line of the terminal
 MEANING = (
-    "ms: one image, 1 thread, all in turns in one process. - int8: mean IoU minus that of our int8 "
-    "file, with its paired 95 % interval over the same test pictures."
+    "ms: one image, 1 thread, all in turns in one process. minus int8: mean IoU minus that of our "
+    "int8 file, with its paired 95 % interval over the same test pictures."
 )
 # Column head, least width, and the key of a row.
 COLUMNS = (
     *(("model", -14, "name"), ("", -9, "whose"), ("MB", 6, "megabytes"), ("ms", 7, "median")),
-    *(("p90", 7, "p90"), ("ms / int8", 10, "ratio"), ("mIoU", 8, "score"), ("- int8", 9, "gain")),
+    *(
+        ("p90", 7, "p90"),
+        ("ms / int8", 10, "ratio"),
+        ("mIoU", 8, "score"),
+        ("minus int8", 12, "gain"),
+    ),
     ("95 % interval", 20, "interval"),
 )
 
@@ -71,17 +76,22 @@ def section(content: dict[str, Any] | None) -> dict[str, Any] | None:
     notes = [f"{row['name']}: {row['about']}." for row in content["others"]]
     machine = content["environment"]
     notes.append(f"{MEANING} Measured on {machine['cpu']}.")
-    return {"head": head, "rows": rows, "notes": notes}
+    return {"head": head, "rows": rows, "notes": notes + busy(content)}
 
 
 def terminal(content: dict[str, Any]) -> str:
     """The table for the terminal, with what its columns mean."""
     heads = [(head, width) for head, width, _ in COLUMNS]
-    busy = [
-        f"{row['name']}: {reason}"
-        for row in [*content["ours"], *content["others"]]
-        if (reason := row["latency_ms"].get("busy"))
-    ]
     lines = text_table(heads, table(content)[1:])
     lines += textwrap.wrap(MEANING, WIDTH)
-    return "\n".join(lines + [f"busy machine: {text}" for text in busy])
+    return "\n".join(lines + busy(content))
+
+
+def busy(content: dict[str, Any]) -> list[str]:
+    """The models whose times are those of a busy machine, a line each."""
+    rows = [*content["ours"], *content["others"]]
+    return [
+        f"busy machine, {row['name']}: {reason}"
+        for row in rows
+        if (reason := row["latency_ms"].get("busy"))
+    ]
