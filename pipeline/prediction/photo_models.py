@@ -125,7 +125,7 @@ def open_tflite(
     if is_map:
         rows_and_columns = scores_shape[1:] if scores_shape[0] == 1 else scores_shape[:2]
         scores_shape = (*rows_and_columns, len(description.names or ()) or MOST)
-    size, number = checked_shapes(path, shape, scores_shape, single_score)
+    size, number = checked_shapes(path, shape, scores_shape, single_score, fewer_pixels=True)
     if description.names is not None and len(description.names) != number:
         raise UserError(
             f"{path} tells {number} classes apart and names {len(description.names)}; name another "
@@ -192,19 +192,25 @@ def unbatched(path: Path, details: dict[str, Any]) -> tuple[int, ...]:
 
 
 def checked_shapes(
-    path: Path, image: tuple[int, ...], output: tuple[int, ...], single_score: bool = False
+    path: Path,
+    image: tuple[int, ...],
+    output: tuple[int, ...],
+    single_score: bool = False,
+    fewer_pixels: bool = False,
 ) -> tuple[tuple[int, int], int]:
     """Height and width of a model's images, and the number of its classes.
 
     Args:
         single_score: as for `open_tflite`.
+        fewer_pixels: accept an output of fewer pixels than the image, in proportion.
 
     Raises:
         UserError: it maps no image to scores of several classes of its pixels.
     """
     if None in image or None in output:
         raise UserError(f"{path} {ANY_SIZE}")
-    if len(image) != 3 or image[2] != 3 or len(output) != 3 or not in_proportion(output[:2], image):
+    fits = in_proportion(output[:2], image) if fewer_pixels else output[:2] == image[:2]
+    if len(image) != 3 or image[2] != 3 or len(output) != 3 or not fits:
         raise UserError(
             f"{path} is not a segmentation model of this pipeline: it maps images of shape {image} "
             f"to outputs of shape {output}"
