@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.base.artifacts import artifact_path, read_record
 from pipeline.base.console import progress, say
@@ -27,7 +26,7 @@ from pipeline.inference.conventions import RANGES, order_of
 from pipeline.inference.iou import iou_per_class, mean_iou
 from pipeline.inference.keras_files import save_model
 from pipeline.inference.tflite_files import gzip_bytes
-from pipeline.prediction.foreign_model import ForeignModel, open_foreign
+from pipeline.prediction.foreign_model import ForeignModel, open_foreign, resized
 from pipeline.report.other_models_table import FILE, OURS
 
 
@@ -145,8 +144,7 @@ def time_beside(
     images = dict.fromkeys(OURS, image)
     with tempfile.TemporaryDirectory() as folder:
         for number, (label, model) in enumerate(models.items()):
-            paths[label], height, width = model.path, *model.network.size
-            pixels = np.asarray(Image.fromarray(image).resize((width, height)))
+            paths[label], pixels = model.path, resized(image, model.network)
             first = model.network.channels_first
             images[label] = np.ascontiguousarray(pixels.transpose(2, 0, 1)) if first else pixels
             if model.keras_model is not None:

@@ -24,6 +24,7 @@ from pipeline.inference.conventions import RANGES, TRIED, Match, match, proposed
 from pipeline.inference.keras3_files import read_whole_model
 from pipeline.inference.keras_files import KerasModel
 from pipeline.inference.tflite_files import IDENTIFIER
+from pipeline.prediction.input_values import DIVIDED
 from pipeline.prediction.photo_models import PhotoModel, open_tflite, with_checks
 from pipeline.training.taken_model import fitting, with_range
 
@@ -162,8 +163,7 @@ def opener(
 
         def as_tflite(kind: str) -> tuple[PhotoModel, None]:
             scale, offset = (np.array(values, np.float32) for values in RANGES[kind])
-            pixels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-            network = open_tflite(path, pixels * scale + offset, single_score=classes == 2)
+            network = open_tflite(path, DIVIDED * scale + offset, single_score=classes == 2)
             if network.number not in (classes, 1) and not network.is_map:
                 raise UserError(
                     f"{path} tells {network.number} classes apart, and the data set has {classes}"
