@@ -35,9 +35,9 @@ def word(interval: list[float] | None) -> str:
     """
     if interval is None:
         return "other pictures"
-    low, high = interval
-    if low == high == 0:
+    if not any(interval):
         return "the same"
+    low, high = (round(end, 4) for end in interval)  # as they are printed
     return "better" if low > 0 else "worse" if high < 0 else WITHIN
 
 

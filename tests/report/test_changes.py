@@ -49,6 +49,8 @@ def quiet(changed):
         ([-0.002, -0.001], "worse"),
         ([-0.001, 0.002], "within the spread"),
         ([0.0, 0.002], "within the spread"),
+        ([-0.002, -0.00004], "within the spread"),  # its end is printed as 0.0000
+        ([-0.00002, 0.00001], "within the spread"),
         ([0.0, 0.0], "the same"),
         (None, "other pictures"),
     ],
